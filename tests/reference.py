@@ -1,0 +1,296 @@
+"""Slow reference simulator of the replay server: the specification that the kernel must equal.
+
+Every rule of the physics stands here once, in plain Python integers (numpy only rounds and casts),
+and nothing is imported from the package. Times are nanoseconds, context lengths are tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from reference_observation import queue_row, server_row
+from reference_request import Request, requests_of
+
+SMARTSPEC_MAX = 16  # longest draft that SmartSpec considers
+SCHEDULE_MAX = 255  # longest draft of a schedule, which is stored in uint8
+SECONDS = 1e-9
+
+# (reward, dt_ns, ran_round, invalid, terminated, truncated)
+StepResult = tuple[float, int, bool, bool, bool, bool]
+
+
+class ReferenceServer:
+    """An episode of one workload on one server, from the empty system to the last completion.
+
+    `workload` and `server` are any objects with the attributes of Workload and of ServerModel.
+    `now` is a decision time unless the episode is `terminated` or `truncated`.
+    """
+
+    def __init__(
+        self,
+        workload: Any,
+        server: Any,
+        slots: int,
+        reward_scale: float = 1.0,
+        time_limit_ns: int | None = None,
+        queue_limit: int | None = None,
+        saturation_rps: float = 1.0,
+    ) -> None:
+        self.server, self.cost = server, server.cost
+        self.reward_scale, self.saturation_rps = reward_scale, saturation_rps
+        self.time_limit_ns, self.queue_limit = time_limit_ns, queue_limit
+        self.smartspec = server.draft_length == "smartspec"
+        self.nominal = 0 if self.smartspec else int(server.draft_length)
+        longest = SMARTSPEC_MAX if self.smartspec else self.nominal
+        self.lookahead = (SCHEDULE_MAX if workload.schedule is not None else longest) + 1
+        self.requests = requests_of(workload)
+        self.arrived = 0  # requests 0 .. arrived - 1 have arrived
+        self.backlog: list[Request] = []
+        self.table: list[Request | None] = [None] * slots
+        self.picked: list[Request] = []  # in the order of picking
+        self.completed: list[int] = []  # arrival numbers in order of completion
+        self.now = self.rounds = self.idle_ns = self.integral_ns = 0
+        self.hits = self.trials = 0.0  # SmartSpec's accepted and tested draft tokens, decayed
+        self.last_draft_length = self.nominal
+        self.draft_step_s = self._draft_step_s(1, 1)
+        self.verify_s = self._verify_s(self.nominal + 1, 0)
+        self.terminated = self.truncated = False
+        self._next_decision()
+
+    # -- time between rounds ----------------------------------------------------------------------
+
+    def in_system(self) -> int:
+        """Requests that have arrived and are not finished, backlog included."""
+        return self.arrived - len(self.completed)
+
+    def in_slots(self) -> list[Request]:
+        """Requests in a slot, in order of slot."""
+        return [request for request in self.table if request is not None]
+
+    def _admit(self) -> None:
+        """Arrivals up to now join the backlog, whose head takes the lowest free slot."""
+        while self.arrived < len(self.requests):
+            request = self.requests[self.arrived]
+            if request.arrival_ns > self.now:
+                break
+            self.backlog.append(request)
+            self.arrived += 1
+        while self.backlog and None in self.table:
+            request = self.backlog.pop(0)
+            request.slot = self.table.index(None)
+            request.rounds_at_entry = self.rounds
+            self.table[request.slot] = request
+
+    def _next_decision(self) -> None:
+        """Admit, jump over idle time, and see whether the episode is over."""
+        self._admit()
+        limit = self.time_limit_ns
+        if len(self.completed) == len(self.requests):
+            self.terminated = True
+        elif limit is not None and self.now >= limit:
+            self.truncated = True
+        else:
+            if self.in_system() == 0:
+                target = self.requests[self.arrived].arrival_ns
+                if limit is not None and target >= limit:
+                    target, self.truncated = limit, True
+                self.idle_ns += target - self.now
+                self.now = target
+                self._admit()
+            if self.queue_limit is not None and self.rounds > 0:
+                self.truncated = self.truncated or self.in_system() > self.queue_limit
+
+    # -- picking ----------------------------------------------------------------------------------
+
+    def selectable(self) -> set[int]:
+        """Slots that may still be picked for the next round."""
+        if len(self.picked) >= self.server.batch_size:
+            return set()
+        reserved = sum(request.context + self.lookahead for request in self.picked)
+        room = self.server.pool_tokens - reserved
+        return {
+            request.slot
+            for request in self.in_slots()
+            if request not in self.picked and request.context + self.lookahead <= room
+        }
+
+    def pick(self, slot: int) -> None:
+        """Put the request of a selectable slot into the next round, without starting it."""
+        request = self.table[slot]
+        if request is None or slot not in self.selectable():
+            raise ValueError(f"expected a slot of {sorted(self.selectable())}, got {slot}")
+        self.picked.append(request)
+
+    def step(self, action: int) -> StepResult:
+        """Pick slot `action`, or start the round (action == slots); a masked action starts it."""
+        self._expect_running()
+        start = action == len(self.table)
+        invalid = not self.picked if start else action not in self.selectable()
+        if invalid and not self.picked:
+            self.picked = [min(self.in_slots(), key=lambda request: request.number)]
+        if not invalid and not start:
+            self.pick(action)
+            if self.selectable():  # none in a full batch
+                return 0.0, 0, False, False, False, False
+        return self._start_round(invalid)
+
+    def step_priorities(self, priorities: list[float]) -> StepResult:
+        """Run one whole round: lowest priority (by slot) first, ties by arrival number."""
+        self._expect_running()
+        while choices := self.selectable():
+            waiting = [request for request in self.in_slots() if request.slot in choices]
+            self.picked.append(min(waiting, key=lambda r: (priorities[r.slot], r.number)))
+        return self._start_round(invalid=False)
+
+    def _start_round(self, invalid: bool) -> StepResult:
+        integral_ns, dt_ns = self.run_round()
+        reward = -(integral_ns * SECONDS) / self.reward_scale
+        return reward, dt_ns, True, invalid, self.terminated, self.truncated
+
+    def _expect_running(self) -> None:
+        if self.terminated or self.truncated:
+            raise ValueError("expected a running episode, got one that is over")
+
+    # -- the round --------------------------------------------------------------------------------
+
+    def run_round(self) -> tuple[int, int]:
+        """Run the picked requests, go on to the next decision: (integral_ns, dt_ns)."""
+        self._expect_running()
+        if not self.picked:
+            raise ValueError("expected a picked request, got none")
+        start, batch, self.picked = self.now, self.picked, []
+
+        for request in self.in_slots():
+            if 0 < request.last_round == self.rounds and request not in batch:
+                request.preemptions += 1
+
+        swapped = self._make_room(batch)
+        chosen = self._smartspec_length(len(batch)) if self.smartspec else self.nominal
+        lengths = [request.draft_length(chosen) for request in batch]
+        drafts = [r.drafts(n, r.generated) for r, n in zip(batch, lengths, strict=True)]
+        prefill = prefills = 0
+        for request in batch:
+            if request.swapped:
+                swapped += request.context
+            elif not request.resident:
+                prefill += request.context
+                prefills += 1
+                if request.generated > 0:
+                    request.recomputed_tokens += request.context
+            request.resident, request.swapped = True, False
+        steps, drafted, verify = max(drafts), sum(drafts), sum(drafts) + len(batch)
+        kv = sum(request.context for request in batch)
+        duration = self._duration(verify, prefill, kv, steps, drafted, prefills, swapped)
+
+        self.now += duration
+        self.rounds += 1
+        integral = self.in_system() * duration
+        for request in self.requests[self.arrived :]:
+            integral += max(0, self.now - request.arrival_ns)
+        self.integral_ns += integral
+        self.last_draft_length = max(lengths)
+        self.verify_s = self._verify_s(verify, kv)
+        if steps > 0:
+            self.draft_step_s = self._draft_step_s(steps, drafted)
+        accepted = [self._commit(r, d, duration) for r, d in zip(batch, drafts, strict=True)]
+        if drafted > 0:
+            refused = sum(a < d for a, d in zip(accepted, drafts, strict=True))
+            self.hits = 0.99 * self.hits + sum(accepted)
+            self.trials = 0.99 * self.trials + (sum(accepted) + refused)
+        self._next_decision()
+        return integral, self.now - start
+
+    def _make_room(self, batch: list[Request]) -> int:
+        """Evict until the batch fits with its look-ahead; return the tokens swapped out."""
+        needed = sum(request.context + self.lookahead for request in batch)
+        swapped = 0
+        while True:
+            others = [r for r in self.in_slots() if r.resident and r not in batch]
+            if needed + sum(r.context for r in others) <= self.server.pool_tokens:
+                return swapped
+            victim = max(others, key=lambda r: (self._victim_key(r), r.number))
+            victim.resident = False
+            if self.server.eviction == "swap":
+                victim.swapped = True
+                swapped += victim.context
+
+    def _victim_key(self, request: Request) -> int:
+        idle_ns = self.now - request.last_end_ns
+        keys = {"longest_idle": idle_ns, "latest_arrival": 0, "largest": request.context}
+        return keys[self.server.victim]  # ties: the latest arrival
+
+    def _commit(self, request: Request, drafted: int, duration: int) -> int:
+        """Credit a request with the round that ends now; return its accepted tokens."""
+        accepted = min(request.runs[request.generated], drafted)
+        if not request.history:
+            request.first_token_ns = self.now
+        request.history.append((drafted, accepted))
+        request.generated += request.committed(drafted, request.generated)
+        request.attained_ns += duration
+        request.last_round, request.last_end_ns = self.rounds, self.now
+        if request.generated == request.length:
+            self.table[request.slot] = None
+            request.slot, request.resident = -1, False
+            request.completion_ns = self.now
+            self.completed.append(request.number)
+        return accepted
+
+    def _smartspec_length(self, batch: int) -> int:
+        """Draft length of most expected tokens per nanosecond, the smallest on ties."""
+        cost = self.cost
+        alpha = (self.hits + 1) / (self.trials + 2)
+        best, best_rate, expected, power = 0, 0.0, 0.0, 1.0
+        for k in range(SMARTSPEC_MAX + 1):
+            expected += power
+            power *= alpha
+            terms = cost.overhead_ns + cost.target_pass_ns
+            terms += cost.target_token_ns * batch * (k + 1)
+            terms += cost.draft_step_ns * k
+            terms += cost.draft_token_ns * batch * k
+            rate = batch * expected / terms
+            if rate > best_rate:
+                best, best_rate = k, rate
+        return best
+
+    def _duration(
+        self, verify: int, prefill: int, kv: int, steps: int, drafted: int, new: int, swapped: int
+    ) -> int:
+        """Time of a round; `new` counts its prefilled requests. Terms in this order, float64."""
+        cost = self.cost
+        terms = cost.overhead_ns + cost.target_pass_ns
+        terms += cost.target_token_ns * (verify + prefill)
+        terms += cost.target_kv_token_ns * kv
+        terms += cost.draft_step_ns * steps
+        terms += cost.draft_token_ns * drafted
+        terms += cost.prefill_request_ns * new
+        terms += cost.swap_token_ns * swapped
+        return int(np.rint(terms))  # half to even
+
+    # -- what an observer sees, and results -------------------------------------------------------
+
+    def _draft_step_s(self, steps: int, drafted: int) -> float:
+        drafting = self.cost.draft_step_ns * steps + self.cost.draft_token_ns * drafted
+        return float(drafting / steps * SECONDS)
+
+    def _verify_s(self, verify: int, kv: int) -> float:
+        terms = self.cost.overhead_ns + self.cost.target_pass_ns
+        terms += self.cost.target_token_ns * verify
+        terms += self.cost.target_kv_token_ns * kv
+        return float(terms * SECONDS)
+
+    def observation(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """(queue float32[slots, 21], server float32[8]); empty slots are all zero."""
+        rows = [queue_row(self, request) for request in self.table]
+        return np.array(rows).astype(np.float32), np.array(server_row(self)).astype(np.float32)
+
+    def alone_ns(self, i: int) -> int:
+        """Service of request i alone on an empty server, at the nominal draft length."""
+        request, position, total = self.requests[i], 0, 0
+        while position < request.length:
+            kv, first = request.prompt + position, int(position == 0)
+            drafted = request.drafts(self.nominal, position)
+            total += self._duration(drafted + 1, kv * first, kv, drafted, drafted, first, 0)
+            position += request.committed(drafted, position)
+        return total

@@ -1,0 +1,77 @@
+"""Request of the reference simulator: its workload, and what has happened to it so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(eq=False)
+class Request:
+    """One request; times in nanoseconds, context and length in tokens."""
+
+    number: int  # arrival number, from 0
+    arrival_ns: int
+    prompt: int
+    length: int  # true output tokens, end-of-sequence included
+    predicted: float
+    category: int
+    runs: list[int]  # accept_run by output position
+    proposable: list[int] | None  # most draft tokens by output position
+    schedule: list[int] | None  # draft length by own round
+    slot: int = -1  # -1 outside the table
+    rounds_at_entry: int = 0  # the server's rounds when it entered its slot
+    generated: int = 0
+    history: list[tuple[int, int]] = field(default_factory=list)  # (drafted, accepted) by round
+    last_round: int = 0  # number (from 1) of the last round it ran in
+    last_end_ns: int = 0  # when that round ended
+    resident: bool = False  # its key-value cache is in the pool
+    swapped: bool = False  # its key-value cache was moved out
+    attained_ns: int = 0
+    preemptions: int = 0
+    recomputed_tokens: int = 0
+    first_token_ns: int = -1
+    completion_ns: int = -1
+
+    @property
+    def context(self) -> int:
+        return self.prompt + self.generated
+
+    def draft_length(self, chosen: int) -> int:
+        """Draft length of its next round: its schedule goes before what the server chose."""
+        return chosen if self.schedule is None else self.schedule[len(self.history)]
+
+    def drafts(self, draft_length: int, position: int) -> int:
+        """Tokens drafted at an output position."""
+        if self.proposable is None:
+            return draft_length
+        return min(draft_length, self.proposable[position])
+
+    def committed(self, drafted: int, position: int) -> int:
+        """Tokens that a round at an output position commits."""
+        return min(min(self.runs[position], drafted) + 1, self.length - position)
+
+
+def requests_of(workload: Any) -> list[Request]:
+    """The requests of a workload, by arrival number, in Python integers (uint8 would overflow)."""
+    return [
+        Request(
+            number=i,
+            arrival_ns=int(workload.arrival_ns[i]),
+            prompt=int(workload.prompt_tokens[i]),
+            length=int(workload.output_tokens[i]),
+            predicted=float(workload.predicted_tokens[i]),
+            category=int(workload.category[i]),
+            runs=_own(workload.accept_run, workload.offset, i) or [],
+            proposable=_own(workload.proposable, workload.offset, i),
+            schedule=_own(workload.schedule, workload.schedule_offset, i),
+        )
+        for i in range(len(workload.arrival_ns))
+    ]
+
+
+def _own(values: Any, offset: Any, i: int) -> list[int] | None:
+    """The part of a flat array that belongs to request i."""
+    if values is None:
+        return None
+    return [int(value) for value in values[offset[i] : offset[i + 1]]]
