@@ -1,0 +1,58 @@
+# Every target works alone on a fresh clone: it makes .venv and installs there, once, what it needs.
+# Another interpreter: make venv PYTHON=python3.12. Options for the script behind a target, or for
+# pytest: make evaluate ARGS="--scenario code-serial", make test ARGS="-k wheel".
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+# The tested versions; a machine with a GPU may want others (see constraints.txt).
+INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help venv evaluate test bench lint tune reproduce wheel clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(VENV)/.evaluate  ## make .venv: the package, pictures and progress bars
+
+evaluate: $(VENV)/.evaluate  ## compare the policies: table, results.json and a picture
+	$(RUN) scripts/evaluate.py $(ARGS)
+
+test: $(VENV)/.dev  ## run the tests
+	$(RUN) -m pytest $(ARGS)
+
+bench: $(VENV)/.evaluate  ## measure the speed: table and bench.json
+	$(RUN) scripts/bench.py $(ARGS)
+
+lint: $(VENV)/.dev  ## check style and types
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+
+tune: $(VENV)/.evaluate  ## choose the policies' parameters again, on the tune set
+	$(RUN) scripts/tune.py $(ARGS)
+
+reproduce: $(VENV)/.evaluate  ## write docs/reproduction.md: the paper's claims against ours
+	$(RUN) scripts/reproduce_paper.py $(ARGS)
+
+wheel: $(VENV)/.dev  ## build the source archive and the wheel into dist/
+	$(RUN) -m build --no-isolation
+
+clean:  ## remove .venv, caches and builds; results stay
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
+	  "Python 3.11 or newer is needed, $(PYTHON) is %d.%d: set PYTHON=" % v[:2] or 0)'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.evaluate: $(VENV)/.python pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[evaluate]'
+	@touch $@
+
+# torch goes first and by itself: a package that depends on it would choose its own build.
+$(VENV)/.dev: $(VENV)/.evaluate
+	$(INSTALL) torch
+	$(INSTALL) --editable '.[dev]'
+	@touch $@
