@@ -1,0 +1,235 @@
+"""Acceptance traces: how many draft tokens in a row are accepted from every output position.
+
+With greedy decoding this is a property of the text, not of the schedule, so one small array
+replays any draft length and any order of serving exactly. docs/traces.md says what each field
+means and how the file looks byte by byte.
+"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laps_env.trace_file import (
+    FORMAT,
+    VERSION,
+    TraceError,
+    read_trace_file,
+    write_beside,
+    write_trace_file,
+)
+from laps_env.trace_schema import ARRAYS, TraceInfo, check_trace, fail, read_info
+
+__all__ = ["AcceptanceTrace", "TraceError", "TraceInfo", "acceptance_counts"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AcceptanceTrace:
+    """R requests with T output positions in all; position t of request i is offset[i] + t.
+
+    The arrays are read-only. `validate` checks every relation named here and is called by `load`
+    and `save`.
+    """
+
+    accept_run: NDArray[np.uint8]
+    """[T] draft tokens accepted in a row by a round that starts here, capped at 255. Runs may
+    point past the end of the output."""
+    offset: NDArray[np.int64]
+    """[R + 1] first position of each request; offset[0] = 0, offset[R] = T."""
+    output_tokens: NDArray[np.int64]
+    """[R] output length with the end-of-sequence token, >= 1; equals the steps of `offset`."""
+    prompt_tokens: NDArray[np.int64]
+    """[R] prompt length, >= 0; 0 = not recorded."""
+    category: NDArray[np.int64]
+    """[R] index into `categories`."""
+    categories: tuple[str, ...]
+    info: TraceInfo
+    proposable: NDArray[np.uint8] | None = None
+    """[T] draft tokens the drafter can propose from here; None = as many as it is asked for."""
+    observed: NDArray[np.uint8] | None = None
+    """[T] 1 = measured, 0 = filled by a fitted model; None = all measured."""
+    group: NDArray[np.int64] | None = None
+    """[R] requests of one group (the turns of one question) stay together in `split`."""
+    schedule: NDArray[np.uint8] | None = None
+    """[S] draft length of every recorded round."""
+    schedule_offset: NDArray[np.int64] | None = None
+    """[R + 1] first recorded round of each request."""
+    committed: NDArray[np.uint8] | None = None
+    """[S] tokens committed by every recorded round, accepted drafts + 1."""
+    source: str = "<memory>"
+    """The file the trace was read from, for messages."""
+
+    def __post_init__(self) -> None:
+        for name in ARRAYS:
+            array = getattr(self, name)
+            if isinstance(array, np.ndarray):
+                view = array.view()
+                view.flags.writeable = False
+                object.__setattr__(self, name, view)
+
+    @property
+    def num_requests(self) -> int:
+        """R."""
+        return len(self.output_tokens)
+
+    @property
+    def observed_share(self) -> float:
+        """Share of the positions whose run was measured rather than filled, in [0, 1]."""
+        return 1.0 if self.observed is None else float(self.observed.mean())
+
+    def recorded_alpha(self) -> NDArray[np.float64]:
+        """[R] per-request alpha of the recorded rounds: accepted / (accepted + rejections).
+
+        NaN where a request has neither. Needs `schedule` and `committed`.
+        """
+        if self.schedule is None or self.schedule_offset is None or self.committed is None:
+            self._fail(None, "committed", "recorded rounds", "none")
+        drafted = self.schedule
+        if self.proposable is not None:
+            starts = np.cumsum(self.committed, dtype=np.int64) - self.committed
+            drafted = np.minimum(drafted, self.proposable[starts])
+        accepted, trials = acceptance_counts(self.committed, drafted, self.schedule_offset)
+        with np.errstate(invalid="ignore"):
+            return accepted / trials
+
+    def replay(self) -> NDArray[np.int64]:
+        """[S] tokens committed in every recorded round when `schedule` is replayed.
+
+        A round at position t with r tokens left and draft length n drafts
+        d = min(n, proposable[t]) and commits min(min(accept_run[t], d) + 1, r).
+        Raises TraceError where the schedule is too short or too long for an output.
+        """
+        if self.schedule is None or self.schedule_offset is None:
+            self._fail(None, "schedule", "recorded rounds", "none")
+        rounds = np.diff(self.schedule_offset)
+        position, end = self.offset[:-1].copy(), self.offset[1:]
+        committed = np.zeros(len(self.schedule), np.int64)
+        for k in range(int(rounds.max())):
+            active = np.flatnonzero(rounds > k)
+            done = active[position[active] >= end[active]]
+            if done.size:
+                self._fail(int(done[0]), "schedule", f"{k} rounds", f"{rounds[done[0]]} rounds")
+            at, index = position[active], self.schedule_offset[active] + k
+            drafted = self.schedule[index].astype(np.int64)
+            if self.proposable is not None:
+                drafted = np.minimum(drafted, self.proposable[at])
+            accepted = np.minimum(self.accept_run[at], drafted)
+            committed[index] = np.minimum(accepted + 1, end[active] - at)
+            position[active] += committed[index]
+        short = np.flatnonzero(position != end)
+        if short.size:
+            i = int(short[0])
+            missing = int(end[i] - position[i])
+            self._fail(
+                i, "schedule", "rounds to the end of the output", f"{missing} tokens missing"
+            )
+        return committed
+
+    def select(self, requests: NDArray[np.int64]) -> "AcceptanceTrace":
+        """The trace of these requests, in this order."""
+
+        def flat(offset: NDArray[np.int64]) -> NDArray[np.int64]:
+            parts = [np.arange(offset[i], offset[i + 1]) for i in requests]
+            return np.concatenate([np.empty(0, np.int64), *parts])
+
+        def offsets(offset: NDArray[np.int64]) -> NDArray[np.int64]:
+            return np.concatenate([[0], np.cumsum(np.diff(offset)[requests])]).astype(np.int64)
+
+        index = {"request": np.asarray(requests, np.int64), "position": flat(self.offset)}
+        if self.schedule_offset is not None:
+            index["round"] = flat(self.schedule_offset)
+        chosen: dict[str, Any] = {}
+        for name, array in self._arrays().items():
+            axis = ARRAYS[name][1]
+            chosen[name] = offsets(array) if axis == "request + 1" else array[index[axis]]
+        return replace(self, **chosen)
+
+    def split(self, seed: int, train_share: float) -> tuple["AcceptanceTrace", "AcceptanceTrace"]:
+        """Split by `group` (by request without groups) at random into (train, evaluation).
+
+        train_share in (0, 1) is the share of the groups; both parts get at least one group.
+        """
+        if not 0 < train_share < 1:
+            self._fail(None, "train_share", "a share between 0 and 1", train_share)
+        group = np.arange(self.num_requests) if self.group is None else self.group
+        groups = np.unique(group)
+        if len(groups) < 2:
+            self._fail(None, "group", "at least 2 groups to split", len(groups))
+        count = min(max(round(train_share * len(groups)), 1), len(groups) - 1)
+        train = np.random.default_rng(seed).permutation(groups)[:count]
+        in_train = np.isin(group, train)
+        return self.select(np.flatnonzero(in_train)), self.select(np.flatnonzero(~in_train))
+
+    def save(self, path: str | Path) -> None:
+        """Validate, write beside `path`, rename. The usual ending is `.atrace`."""
+        named = replace(self, source=str(path))
+        named.validate()
+        header = {"info": asdict(self.info), "categories": list(self.categories)}
+        write_trace_file(Path(path), header, self._arrays())
+
+    @classmethod
+    def load(cls, path: str | Path, mmap: bool = True) -> "AcceptanceTrace":
+        """Read and validate a trace; with `mmap` the arrays are views of the mapped file."""
+        path = Path(path)
+        header, arrays = read_trace_file(path, mmap=mmap)
+        for name in arrays.keys() - ARRAYS.keys():
+            raise TraceError(
+                f"{path}: {name}: expected one of {list(ARRAYS)}, got an unknown array"
+            )
+        for name, (_, _, required) in ARRAYS.items():
+            if required and name not in arrays:
+                raise TraceError(f"{path}: {name}: expected an array, got none")
+        categories = header.get("categories")
+        if not isinstance(categories, list):
+            raise TraceError(f"{path}: categories: expected a list of names, got {categories!r}")
+        info = read_info(path, header.get("info"))
+        trace = cls(**arrays, categories=tuple(categories), info=info, source=str(path))
+        trace.validate()
+        return trace
+
+    def export_jsonl(self, path: str | Path) -> None:
+        """Write a header line and then one JSON object per request, for tools of others."""
+        head = {"format": FORMAT, "version": VERSION, "info": asdict(self.info)}
+        lines = [json.dumps(head)]
+        for i in range(self.num_requests):
+            row: dict[str, Any] = {"request": i, "category": self.categories[self.category[i]]}
+            for name, array in self._arrays().items():
+                axis = ARRAYS[name][1]
+                if axis == "request" and name != "category":
+                    row[name] = int(array[i])
+                elif axis in ("position", "round"):
+                    offset = self.offset if axis == "position" else self.schedule_offset
+                    assert offset is not None  # validate: rounds come with their offsets
+                    row[name] = array[offset[i] : offset[i + 1]].tolist()
+            lines.append(json.dumps(row))
+        write_beside(Path(path), [("\n".join(lines) + "\n").encode()])
+
+    def validate(self) -> None:
+        """Raise TraceError naming the file, the request and the field that is wrong."""
+        check_trace(self)
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        present = {name: getattr(self, name) for name in ARRAYS}
+        return {name: array for name, array in present.items() if array is not None}
+
+    def _fail(self, request: int | None, name: str, expected: object, actual: object) -> NoReturn:
+        fail(self.source, request, name, expected, actual)
+
+
+def acceptance_counts(
+    committed: NDArray[Any], drafted: NDArray[Any], round_offset: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """[R] accepted draft tokens and [R] trials (accepted + rejections) of recorded rounds.
+
+    The last round of a request is never counted as a rejection: the end of the output may have
+    cut it short.
+    """
+    accepted = np.asarray(committed, np.int64) - 1
+    rejected = accepted < drafted
+    rejected[round_offset[1:] - 1] = False
+    first = round_offset[:-1]
+    hits = np.add.reduceat(accepted, first)
+    return hits, hits + np.add.reduceat(rejected.astype(np.int64), first)

@@ -1,0 +1,296 @@
+"""The trace format: round trips, and every kind of damage named."""
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from laps_env.trace_file import MAGIC, TraceError
+from laps_env.traces import AcceptanceTrace, TraceInfo
+
+ARRAYS = [
+    "accept_run",
+    "offset",
+    "output_tokens",
+    "prompt_tokens",
+    "category",
+    "proposable",
+    "observed",
+    "group",
+    "schedule",
+    "schedule_offset",
+    "committed",
+]
+
+
+def small_trace(**changes):
+    """Two requests of 4 and 3 tokens; bits 1101 | 000, draft length 2."""
+    values = {
+        "accept_run": np.array([2, 1, 0, 1, 0, 0, 0], np.uint8),
+        "offset": np.array([0, 4, 7]),
+        "output_tokens": np.array([4, 3]),
+        "prompt_tokens": np.array([10, 0]),
+        "category": np.array([1, 0]),
+        "categories": ("code", "qa"),
+        "info": TraceInfo("draft-model", "big", "small", {"temperature": 0.0}, consistent=True),
+        "observed": np.array([1, 1, 1, 0, 1, 1, 1], np.uint8),
+        "group": np.array([7, 8]),
+        "schedule": np.array([2, 2, 2, 2, 2], np.uint8),
+        "schedule_offset": np.array([0, 2, 5]),
+        "committed": np.array([3, 1, 1, 1, 1], np.uint8),
+    }
+    return AcceptanceTrace(**(values | changes))
+
+
+def assert_same(a, b):
+    for name in ARRAYS:
+        x, y = getattr(a, name), getattr(b, name)
+        assert (x is None) == (y is None), name
+        if x is not None:
+            assert x.dtype == y.dtype
+            np.testing.assert_array_equal(x, y, err_msg=name)
+    assert (a.categories, a.info) == (b.categories, b.info)
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_round_trip(tmp_path, mmap):
+    path = tmp_path / "t.atrace"
+    trace = small_trace()
+    trace.save(path)
+    read = AcceptanceTrace.load(path, mmap=mmap)
+    assert_same(trace, read)
+    assert read.source == str(path)
+    assert read.observed_share == pytest.approx(6 / 7)
+    assert not read.accept_run.flags.writeable
+    assert [p.name for p in tmp_path.iterdir()] == ["t.atrace"]  # nothing left beside it
+
+
+def test_loading_maps_the_file(tmp_path):
+    path = tmp_path / "t.atrace"
+    small_trace().save(path)
+    base = AcceptanceTrace.load(path).accept_run
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+        base = base.base
+    assert isinstance(base, np.memmap)
+
+
+@st.composite
+def traces(draw):
+    lengths = draw(st.lists(st.integers(1, 12), min_size=1, max_size=6))
+    total, count = sum(lengths), len(lengths)
+    runs = st.lists(st.integers(0, 255), min_size=total, max_size=total)
+    optional = {
+        "proposable": st.none() | runs,
+        "observed": st.none() | st.lists(st.integers(0, 1), min_size=total, max_size=total),
+    }
+    trace = AcceptanceTrace(
+        accept_run=np.array(draw(runs), np.uint8),
+        offset=np.cumsum([0, *lengths]),
+        output_tokens=np.array(lengths),
+        prompt_tokens=np.arange(count),
+        category=np.zeros(count, np.int64),
+        categories=(draw(st.text(max_size=5)),),
+        info=TraceInfo(draw(st.text(max_size=5)), "t", provenance={"n": [1, None, "x"]}),
+        schedule=np.array([4] * total, np.uint8),
+        schedule_offset=np.cumsum([0, *lengths]),
+        **{
+            name: None if (value := draw(strategy)) is None else np.array(value, np.uint8)
+            for name, strategy in optional.items()
+        },
+    )
+    # One round per token is right only where nothing is accepted; else leave the rounds out.
+    if trace.accept_run.any():
+        return replace(trace, schedule=None, schedule_offset=None)
+    return trace
+
+
+@settings(max_examples=60, deadline=None)
+@given(trace=traces(), mmap=st.booleans())
+def test_any_trace_survives_the_file(tmp_path_factory, trace, mmap):
+    path = tmp_path_factory.mktemp("any") / "t.atrace"
+    trace.save(path)
+    assert_same(trace, AcceptanceTrace.load(path, mmap=mmap))
+
+
+def changed(**header_changes):
+    """A file whose header is changed after it was written; arrays=... changes one array entry."""
+
+    def damage(raw):
+        length = int.from_bytes(raw[8:16], "little")
+        header = json.loads(raw[16 : 16 + length])
+        start = -(-(16 + length) // 64) * 64
+        for name, value in header_changes.items():
+            if name == "arrays":
+                header["arrays"]["accept_run"] |= value
+            else:
+                header[name] = value
+        head = json.dumps(header).encode()
+        padding = bytes(-(16 + len(head)) % 64)
+        return raw[:8] + len(head).to_bytes(8, "little") + head + padding + raw[start:]
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda raw: b"", "magic: expected"),
+        (lambda raw: b"PK\x03\x04" + raw[4:], r"magic: expected .* got b'PK"),
+        (lambda raw: raw.replace(b"\r\n", b"\n", 1), "magic"),
+        (lambda raw: MAGIC + raw[8:12], "header: expected"),
+        (lambda raw: raw[:100], "truncated"),
+        (lambda raw: raw[:-1], r"committed: expected \d+ bytes of data, got \d+ .truncated"),
+        (lambda raw: raw + b"\0", "data: expected"),
+        (lambda raw: MAGIC + (2**63).to_bytes(8, "little") + raw[16:], "a length of 92233720368"),
+        (lambda raw: raw[:16] + b"[" + raw[17:], "header: expected a JSON object"),
+        (changed(version=2), "version: expected 1, got 2"),
+        (changed(version=True), "version: expected 1, got True"),
+        (changed(format="zip"), "format: expected 'laps-env"),
+        (changed(info={}), "info: expected the members"),
+        (changed(info=None), "info: expected an object"),
+        (changed(categories={}), "categories: expected a list"),
+        (changed(categories=[]), "categories: expected distinct names"),
+        (changed(categories=["a", "a"]), "categories: expected distinct names"),
+        (changed(arrays={"dtype": "object"}), "accept_run: expected dtype in"),
+        (changed(arrays={"dtype": "int64", "length": 0}), "accept_run: expected a 1-d uint8"),
+        (changed(arrays={"length": 10**18}), "accept_run: expected .* bytes of data"),
+        (changed(arrays={"length": -1}), "accept_run: expected length and offset"),
+        (changed(arrays={"offset": 8}), "accept_run: expected offset % 64"),
+        (changed(arrays={"offset": 0}), "expected offset >= 7, got 0 .overlap"),
+        (changed(arrays={"length": 6}), "accept_run: expected 7 positions, got 6"),
+        (changed(arrays={"extra": 1}), "accept_run: expected dtype, length and offset"),
+    ],
+)
+def test_damaged_files_are_refused(tmp_path, damage, message):
+    path = tmp_path / "t.atrace"
+    small_trace().save(path)
+    path.write_bytes(damage(path.read_bytes()))
+    for mmap in (True, False):
+        with pytest.raises(TraceError, match=message) as caught:
+            AcceptanceTrace.load(path, mmap=mmap)
+        assert str(caught.value).startswith(str(path))
+
+
+class Armed:
+    """Unpickling this would raise."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("loading a trace executed something",))
+
+
+def test_a_pickle_is_not_executed(tmp_path):
+    path = tmp_path / "t.atrace"
+    path.write_bytes(pickle.dumps(Armed()))
+    with pytest.raises(TraceError, match="magic"):
+        AcceptanceTrace.load(path)
+    np.save(path.with_suffix(".npy"), np.array([Armed()], object), allow_pickle=True)
+    with pytest.raises(TraceError, match="magic"):
+        AcceptanceTrace.load(path.with_suffix(".npy"))
+
+
+INT = np.int64
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"output_tokens": np.array([4, -3])}, "request 1, output_tokens: expected >= 1, got -3"),
+        ({"output_tokens": np.array([4, 2])}, "request 1, offset: expected 2, got 3"),
+        ({"output_tokens": np.array([], INT), "offset": np.array([0]), "prompt_tokens": np.array(
+            [], INT), "category": np.array([], INT), "group": None, "schedule_offset": np.array(
+            [0])}, "output_tokens: expected at least one request"),
+        ({"prompt_tokens": np.array([-1, 3])}, "request 0, prompt_tokens: expected >= 0, got -1"),
+        ({"category": np.array([1, 2])}, r"request 1, category: expected 0 .. 1, got 2"),
+        ({"group": np.array([1])}, "group: expected 2 entries, got 1"),
+        ({"offset": np.array([1, 5, 8])}, "request 0, offset: expected a start at 0"),
+        ({"offset": np.array([0.0, 4, 7])}, "offset: expected a 1-d int64 array, got 1-d float64"),
+        ({"accept_run": np.zeros(6, np.uint8)}, "accept_run: expected 7 positions, got 6"),
+        ({"accept_run": np.array([2, 1, 0, 1, 0, 2, 0], np.uint8)},
+         r"request 1, accept_run\[2\]: expected 1 after 2, got 0"),
+        ({"observed": np.array([1, 1, 1, 1, 1, 3, 1], np.uint8)},
+         r"request 1, observed\[1\]: expected 0 or 1, got 3"),
+        ({"schedule": None}, "schedule: expected the draft length"),
+        ({"schedule_offset": np.array([0, 0, 5])}, "request 0, schedule_offset: expected >= 1"),
+        ({"schedule": np.array([2, 2, 2], np.uint8)}, "schedule: expected 5 rounds, got 3"),
+        ({"schedule_offset": np.array([0, 3, 5])}, "request 0, schedule: expected 2 rounds, got 3"),
+        ({"schedule_offset": np.array([0, 2, 4]), "schedule": np.full(4, 2, np.uint8),
+          "committed": None}, "request 1, schedule: .* 1 tokens missing"),
+        ({"committed": np.array([3, 1, 1, 2, 1], np.uint8)},
+         "request 1, committed: expected 1 in round 1 by accept_run and schedule, got 2"),
+        ({"categories": ("x", 3)}, "categories: expected distinct names"),
+        ({"info": TraceInfo("d", "t", consistent=1)}, "info.consistent: expected bool, got 1"),
+        ({"info": TraceInfo("d", "t", decoding={"temperature": float("nan")})}, "header: expected"),
+    ],
+)  # fmt: skip
+def test_wrong_values_are_named(tmp_path, changes, message):
+    path = tmp_path / "t.atrace"
+    with pytest.raises(TraceError, match=message) as caught:
+        small_trace(**changes).save(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_capped_runs_are_consistent():
+    run = np.minimum(np.arange(300, 0, -1), 255).astype(np.uint8)
+    one = np.array([300])
+    trace = small_trace(
+        accept_run=run, output_tokens=one, offset=np.array([0, 300]), prompt_tokens=one,
+        category=one * 0, group=None, observed=None, schedule=None, schedule_offset=None,
+        committed=None,
+    )  # fmt: skip
+    trace.validate()
+
+
+def test_replay_with_proposable():
+    trace = small_trace(
+        proposable=np.array([1, 0, 2, 2, 2, 2, 2], np.uint8),
+        schedule=np.full(6, 2, np.uint8),
+        schedule_offset=np.array([0, 3, 6]),
+        committed=np.array([2, 1, 1, 1, 1, 1], np.uint8),
+    )
+    trace.validate()
+    np.testing.assert_array_equal(trace.replay(), trace.committed)
+    # accepted 1 of the 1 proposable, then 0 of 2 (the last round never counts as a rejection)
+    np.testing.assert_array_equal(trace.recorded_alpha(), [1 / 2, 0])
+
+
+def test_split_keeps_groups_together(tmp_path):
+    count = 40
+    trace = AcceptanceTrace(
+        accept_run=np.arange(2 * count, dtype=np.uint8),
+        offset=np.arange(0, 2 * count + 1, 2),
+        output_tokens=np.full(count, 2),
+        prompt_tokens=np.ones(count, INT),
+        category=np.zeros(count, INT),
+        categories=("qa",),
+        info=TraceInfo("eagle", "big"),
+        group=np.arange(count) // 2,
+    )
+    train, rest = trace.split(seed=3, train_share=0.7)
+    assert (train.num_requests, rest.num_requests) == (28, 12)
+    assert not set(train.group) & set(rest.group)
+    for part in (train, rest):
+        part.validate()
+        np.testing.assert_array_equal(part.accept_run[::2] // 4, part.group)
+    assert_same(train, trace.split(seed=3, train_share=0.7)[0])
+    for share in (0.0, 1.0, float("nan")):
+        with pytest.raises(TraceError, match="train_share"):
+            trace.split(seed=3, train_share=share)
+
+
+def test_export_jsonl(tmp_path):
+    path = tmp_path / "t.jsonl"
+    small_trace().export_jsonl(path)
+    head, first, second = (json.loads(line) for line in Path(path).read_text().splitlines())
+    assert (head["version"], head["info"]["target_model"]) == (1, "big")
+    assert first == {
+        "request": 0, "category": "qa", "output_tokens": 4, "accept_run": [2, 1, 0, 1],
+        "prompt_tokens": 10, "observed": [1, 1, 1, 0], "group": 7, "schedule": [2, 2],
+        "committed": [3, 1],
+    }  # fmt: skip
+    assert second["accept_run"] == [0, 0, 0]
