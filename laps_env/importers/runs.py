@@ -1,0 +1,161 @@
+"""From recorded rounds to `accept_run` at every position.
+
+A round that starts at position t, drafts g tokens and commits a of them has accepted a - 1. Unless
+it is the last of its output (which the end may have cut short):
+
+* a - 1 < g: the run at t is exactly a - 1;
+* a - 1 = g: the run at t is at least g.
+
+With a *plain draft model* under greedy decoding there is one bit per position, "the draft's next
+token after the true prefix is the target's", so a round also tells the bits of every position it
+passes: t .. t + a - 2 are 1, and t + a - 1 is 0 or, after a full acceptance, unknown. With an
+n-gram or EAGLE-style drafter it tells the run at t and nothing else.
+
+What is not known is filled with bits from a `Fill` and marked unobserved.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laps_env.trace_schema import MAX_RUN
+from laps_env.traces import AcceptanceTrace, TraceInfo, acceptance_counts
+
+Fill = Callable[[np.random.Generator, str, float, int], NDArray[np.bool_]]
+"""fill(rng, category, observed_alpha, count) -> [count] acceptance bits, in order of position.
+observed_alpha is the request's own alpha, shrunk to the mean of its category."""
+
+PRIOR_TRIALS = 20.0  # weight of the category's mean alpha against a request's own trials
+
+
+def bernoulli_fill(
+    rng: np.random.Generator, category: str, observed_alpha: float, count: int
+) -> NDArray[np.bool_]:
+    """Independent bits of rate `observed_alpha`: the simplest fill."""
+    return rng.random(count) < observed_alpha
+
+
+@dataclass(frozen=True)
+class RecordedRequest:
+    """One generated output as recorded, round by round."""
+
+    category: str
+    group: int
+    prompt_tokens: int
+    """0 = not recorded."""
+    committed: NDArray[np.int64]
+    """[rounds] tokens committed, 1 .. drafted + 1."""
+    drafted: NDArray[np.int64]
+    """[rounds] draft tokens proposed, 0 .. 255."""
+
+
+def build_trace(
+    requests: Sequence[RecordedRequest],
+    info: TraceInfo,
+    *,
+    plain_draft: bool,
+    fill: Fill,
+    seed: int,
+    path: Path,
+) -> AcceptanceTrace:
+    """The trace of recorded requests; deterministic in `seed`, request by request.
+
+    The header gets the file's name, the seed and the share of filled positions.
+    """
+    categories = tuple(sorted({request.category for request in requests}))
+    code = {name: i for i, name in enumerate(categories)}
+    committed = np.concatenate([request.committed for request in requests])
+    drafted = np.concatenate([request.drafted for request in requests])
+    lengths = np.array([request.committed.sum() for request in requests], np.int64)
+    offset = _offsets(lengths)
+    round_offset = _offsets(np.array([len(request.committed) for request in requests], np.int64))
+    category = np.array([code[request.category] for request in requests], np.int64)
+    alpha = _shrunk_alpha(committed, drafted, round_offset, category)
+
+    def filled(i: int, count: int) -> NDArray[np.bool_]:
+        rng = np.random.default_rng([seed, i])
+        return fill(rng, categories[category[i]], float(alpha[i]), count)
+
+    ends = np.cumsum(committed)
+    decided = committed - 1 < drafted
+    decided[round_offset[1:] - 1] = False
+    if plain_draft:
+        bits = np.ones(offset[-1], bool)
+        bits[ends - 1] = False
+        unknown = np.zeros(offset[-1], bool)
+        unknown[ends[~decided] - 1] = True
+        # A run is known if it stops at a known rejection, or passes the largest run that is kept.
+        stop = _next_zero(bits, offset)
+        observed = ~unknown[stop] | (stop - np.arange(offset[-1]) >= MAX_RUN)
+        for i in range(len(requests)):
+            places = offset[i] + np.flatnonzero(unknown[offset[i] : offset[i + 1]])
+            bits[places] = filled(i, len(places))
+        run = _run_lengths(bits, offset)
+    else:
+        bits = np.concatenate([filled(i, int(lengths[i])) for i in range(len(requests))])
+        run = _run_lengths(bits, offset)
+        starts = ends - committed
+        # A run that was not seen to stop goes on as the filled bits do behind it.
+        run[starts] = committed - 1 + np.where(decided, 0, run[ends - 1])
+        observed = np.zeros(offset[-1], bool)
+        observed[starts[decided]] = True
+
+    provenance = {
+        **info.provenance,
+        "file": path.name,
+        "seed": seed,
+        "fill": getattr(fill, "__name__", type(fill).__name__),
+        "filled_share": round(1.0 - float(observed.mean()), 6),
+    }
+    trace = AcceptanceTrace(
+        accept_run=np.minimum(run, MAX_RUN).astype(np.uint8),
+        offset=offset,
+        output_tokens=lengths,
+        prompt_tokens=np.array([request.prompt_tokens for request in requests], np.int64),
+        category=category,
+        categories=categories,
+        info=replace(info, provenance=provenance, consistent=plain_draft),
+        observed=observed.astype(np.uint8),
+        group=np.array([request.group for request in requests], np.int64),
+        schedule=drafted.astype(np.uint8),
+        schedule_offset=round_offset,
+        committed=committed.astype(np.uint8),
+        source=str(path),
+    )
+    trace.validate()
+    return trace
+
+
+def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+
+def _shrunk_alpha(
+    committed: NDArray[np.int64],
+    drafted: NDArray[np.int64],
+    round_offset: NDArray[np.int64],
+    category: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """[R] accepted / trials of each request, with PRIOR_TRIALS more at its category's rate."""
+    accepted, trials = acceptance_counts(committed, drafted, round_offset)
+    # Laplace's rule keeps the rate of a category with few trials away from 0 and 1.
+    mean = (np.bincount(category, accepted) + 1) / (np.bincount(category, trials) + 2)
+    shrunk: NDArray[np.float64] = (accepted + PRIOR_TRIALS * mean[category]) / (
+        trials + PRIOR_TRIALS
+    )
+    return shrunk
+
+
+def _next_zero(bits: NDArray[np.bool_], offset: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[T] first position from here whose bit is 0; the request's end where there is none."""
+    stop = np.where(bits, offset[-1], np.arange(offset[-1]))
+    stop = np.minimum.accumulate(stop[::-1])[::-1]
+    return np.minimum(stop, np.repeat(offset[1:], np.diff(offset)))
+
+
+def _run_lengths(bits: NDArray[np.bool_], offset: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[T] ones in a row from here; a run ends at the latest with its output."""
+    return _next_zero(bits, offset) - np.arange(offset[-1])

@@ -1,0 +1,103 @@
+"""Reading foreign line-by-line records: every error names the file, the line and the field."""
+
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laps_env.trace_file import TraceError
+
+
+@dataclass(frozen=True)
+class Record:
+    """A JSON object and the place it was read from, with checked access to its members."""
+
+    values: dict[str, Any]
+    place: str
+
+    def fail(self, name: str, expected: str, actual: object) -> NoReturn:
+        """Raise TraceError for the member `name`; long values are shortened."""
+        shown = repr(actual)
+        shown = shown if len(shown) <= 80 else shown[:77] + "..."
+        raise TraceError(f"{self.place}, {name}: expected {expected}, got {shown}")
+
+    def get(self, name: str) -> Any:
+        """The member `name`, which must be there."""
+        if name not in self.values:
+            self.fail(name, "a value", None)
+        return self.values[name]
+
+    def integer(self, name: str, minimum: int) -> int:
+        """An integer of at least `minimum` (and below 2^62)."""
+        value = self.get(name)
+        if type(value) is not int or not minimum <= value < 2**62:
+            self.fail(name, f"an integer >= {minimum}", value)
+        return value
+
+    def number(self, name: str) -> float:
+        """A finite number of at least 0."""
+        value = self.get(name)
+        if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
+            self.fail(name, "a finite number >= 0", value)
+        return float(value)
+
+    def text(self, name: str) -> str:
+        """A non-empty string."""
+        value = self.get(name)
+        if not isinstance(value, str) or not value:
+            self.fail(name, "a non-empty string", value)
+        return value
+
+    def member(self, name: str) -> "Record":
+        """An object inside this one."""
+        value = self.get(name)
+        if not isinstance(value, dict):
+            self.fail(name, "an object", value)
+        return Record(value, f"{self.place}, {name}")
+
+    def integers(self, name: str, minimum: int, maximum: int) -> NDArray[np.int64]:
+        """A non-empty list of integers as an array."""
+        value = self.get(name)
+        if not isinstance(value, list) or not value:
+            self.fail(name, "a non-empty list of integers", value)
+        for k, item in enumerate(value):
+            if type(item) is not int or not minimum <= item <= maximum:
+                self.fail(f"{name}[{k}]", f"an integer in {minimum} .. {maximum}", item)
+        return np.array(value, np.int64)
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The JSON objects of a JSONL file, plain or gzip; blank lines are skipped.
+
+    Raises TraceError for a line that is no JSON object, a damaged gzip stream, an empty file.
+    """
+    with path.open("rb") as raw:
+        compressed = raw.read(2) == b"\x1f\x8b"
+    line = 0
+    empty = True
+    with gzip.open(path) if compressed else path.open("rb") as file:
+        while True:
+            line += 1
+            place = f"{path}: line {line}"
+            try:
+                text = file.readline()
+                if not text:
+                    break
+                if not text.strip():
+                    continue
+                value = json.loads(text)
+            except (EOFError, OSError, zlib.error, ValueError, RecursionError) as error:
+                raise TraceError(f"{place}: expected a JSON object, got {error}") from None
+            if not isinstance(value, dict):
+                raise TraceError(f"{place}: expected a JSON object, got {type(value).__name__}")
+            empty = False
+            yield Record(value, place)
+    if empty:
+        raise TraceError(f"{path}: expected at least one record, got an empty file")
