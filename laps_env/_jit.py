@@ -1,0 +1,85 @@
+"""`jit`: numba with an on-disk cache that is keyed by the *sources of all compiled code*.
+
+numba's own cache notices an edit of a function's file, but not of a function that it calls from
+another file; a digest of every compiled source in the cache's path closes that hole, and lets the
+first run say that it compiles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba import types
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def _compiled_sources() -> list[Path]:
+    files = [*(_ROOT / "laps_env").rglob("*.py"), *(_ROOT / "policies").glob("*.py")]
+    compiled = [f for f in files if b"from laps_env._jit import" in f.read_bytes()]
+    return [_ROOT / "laps_env" / "layout.py", *sorted(compiled)]
+
+
+def _cache_directory() -> Path:
+    digest = hashlib.sha256(f"{numba.__version__} {sys.version_info[:2]}".encode())
+    for file in _compiled_sources():
+        digest.update(file.read_bytes())
+    base = os.environ.get("LAPS_ENV_CACHE") or Path.home() / ".cache" / "laps_env"
+    return Path(base) / digest.hexdigest()[:16]
+
+
+CACHE_DIRECTORY = _cache_directory()
+
+
+@contextmanager
+def _own_cache() -> Any:
+    """numba chooses a function's cache when it is decorated: point it to ours meanwhile."""
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(CACHE_DIRECTORY)
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """Compile for the kernel: cached, without the interpreter lock, IEEE arithmetic."""
+    with _own_cache():
+        return numba.njit(
+            cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True
+        )(function)
+
+
+_ROW = types.Array(types.float32, 1, "C")
+_NUMBERS = types.Array(types.float64, 1, "C")
+_RULE_SIGNATURE = types.float64(_ROW, _ROW, _NUMBERS, _NUMBERS)
+
+#: The type of a rule inside the kernel: one compiled kernel calls any rule through a pointer.
+RULE = types.FunctionType(_RULE_SIGNATURE)
+
+
+def rule(function: Callable[..., float]) -> Any:
+    """Compile a scheduling rule: ``priority(row, server, params, memory) -> float``, lowest first.
+
+    ``row`` is the request's row of ``observation["queue"]``, ``server`` is ``observation["server"]``
+    (columns in `laps_env.layout`), ``params`` are the rule's parameters, ``memory`` its private
+    float64 cells for this request, zero when the request enters its slot. Calling a rule twice on
+    the same observation must change nothing: it is called once per *decision*, not per round.
+    """
+    with _own_cache():
+        return numba.cfunc(_RULE_SIGNATURE, cache=True, error_model="numpy", _nrt=False)(function)
+
+
+def announce_compilation() -> None:
+    """Say on standard error that the first use compiles, where no cache exists yet."""
+    if not CACHE_DIRECTORY.exists():
+        print(
+            "laps_env: compiling the kernel (only the first time)...", file=sys.stderr, flush=True
+        )

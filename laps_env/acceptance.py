@@ -1,0 +1,154 @@
+"""Fitted acceptance: a generator of requests whose rounds look like recorded ones.
+
+An i.i.d. acceptance rate per request makes early estimates too good, and acceptance-aware
+schedulers look better than they are. The profiles here have a request effect, a length effect and
+a two-state chain, which together reproduce the recorded autocorrelation and the slow convergence
+of the running mean:
+
+    log N ~ Normal(log_mean, log_sd)
+    logit(alpha) = mu + slope * (log N - log_mean) / log_sd + sigma * z  (+ or -) delta
+
+where the sign is the state of a chain with P(low -> high) = p_low_high and P(high -> low) =
+p_high_low. The chain moves once per *natural round*: a maximal run of accepted draft tokens with
+the target's own token after it (assumed: the fits were made on recorded rounds, 29 % of which
+were cut by the draft length).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from laps_env._jit import jit
+from laps_env.random import ACCEPTANCE, ATTRIBUTES, Key, normals, uniforms
+
+#: ``accept_run`` is stored as uint8.
+LONGEST_RUN = 255
+
+
+@dataclass(frozen=True)
+class ChainProfile:
+    """One task category: the laws of its prompt length, output length and acceptance.
+
+    Attributes:
+        log_mean, log_sd: of the natural log of output tokens.
+        mu, slope, sigma, delta: of logit(alpha), see the module's formula.
+        p_low_high, p_high_low: chain transition probabilities per natural round.
+        prompt_log_mean, prompt_log_sd: of the natural log of prompt tokens.
+        source: of the numbers.
+
+    Raises:
+        ValueError: a number is not finite, a deviation negative, or a probability outside [0, 1].
+    """
+
+    log_mean: float
+    log_sd: float
+    mu: float
+    slope: float
+    sigma: float
+    delta: float
+    p_low_high: float
+    p_high_low: float
+    prompt_log_mean: float
+    prompt_log_sd: float
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "source" and not math.isfinite(value):
+                raise ValueError(f"{field.name}: expected a finite number, got {value!r}")
+        for name in ("log_sd", "sigma", "delta", "prompt_log_sd"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: expected a number >= 0, got {getattr(self, name)!r}")
+        for name in ("p_low_high", "p_high_low"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected 0..1, got {getattr(self, name)!r}")
+
+    def numbers(self) -> npt.NDArray[np.float64]:
+        """The ten numbers in the order of the fields (a row of the generator's table)."""
+        return np.array([getattr(self, f.name) for f in fields(self) if f.name != "source"])
+
+
+(
+    _LOG_MEAN,
+    _LOG_SD,
+    _MU,
+    _SLOPE,
+    _SIGMA,
+    _DELTA,
+    _P_LOW_HIGH,
+    _P_HIGH_LOW,
+    _PROMPT_LOG_MEAN,
+    _PROMPT_LOG_SD,
+) = range(10)
+
+
+@jit
+def draw_attributes(
+    key: Key,
+    episode: int,
+    profiles: npt.NDArray[np.float64],
+    cumulative_mix: npt.NDArray[np.float64],
+    longest: int,
+    category: npt.NDArray[np.int64],
+    prompt: npt.NDArray[np.int64],
+    output: npt.NDArray[np.int64],
+) -> None:
+    """Category, prompt tokens and output tokens of each request (arrays [R], written)."""
+    for i in range(category.size):
+        u, _ = uniforms(key, ATTRIBUTES, episode, i, 0)
+        k = 0
+        while k < cumulative_mix.size - 1 and u > cumulative_mix[k]:
+            k += 1
+        z_output, z_prompt = normals(key, ATTRIBUTES, episode, i, 1)
+        p = profiles[k]
+        category[i] = k
+        output[i] = bounded_tokens(p[_LOG_MEAN] + p[_LOG_SD] * z_output, longest)
+        prompt[i] = bounded_tokens(p[_PROMPT_LOG_MEAN] + p[_PROMPT_LOG_SD] * z_prompt, longest)
+
+
+@jit
+def bounded_tokens(log_tokens: float, longest: int) -> int:
+    """A token count from its logarithm, within 1..longest."""
+    return np.int64(min(max(np.rint(math.exp(min(log_tokens, 40.0))), 1.0), longest))
+
+
+@jit
+def draw_accept_runs(
+    key: Key,
+    episode: int,
+    profiles: npt.NDArray[np.float64],
+    category: npt.NDArray[np.int64],
+    output: npt.NDArray[np.int64],
+    offset: npt.NDArray[np.int64],
+    accept_run: npt.NDArray[np.uint8],
+) -> None:
+    """The acceptance of every output position, ``accept_run`` [T] (written)."""
+    for i in range(category.size):
+        p = profiles[category[i]]
+        z, _ = normals(key, ACCEPTANCE, episode, i, 0)
+        u_state, _ = uniforms(key, ACCEPTANCE, episode, i, 1)
+        base = p[_MU] + p[_SIGMA] * z
+        if p[_LOG_SD] > 0:
+            base += p[_SLOPE] * (math.log(output[i]) - p[_LOG_MEAN]) / p[_LOG_SD]
+        # log of alpha = 1 / (1 + exp(-logit)); a run is geometric: floor(log u / log alpha)
+        log_low = -math.log1p(math.exp(-(base - p[_DELTA])))
+        log_high = -math.log1p(math.exp(-(base + p[_DELTA])))
+        switching = p[_P_LOW_HIGH] + p[_P_HIGH_LOW]
+        high = u_state * switching < p[_P_LOW_HIGH]
+        position, block = 0, 2
+        while position < output[i]:
+            u_run, u_switch = uniforms(key, ACCEPTANCE, episode, i, block)
+            block += 1
+            run = np.int64(min(math.log(u_run) / (log_high if high else log_low), LONGEST_RUN))
+            for k in range(min(run + 1, output[i] - position)):
+                accept_run[offset[i] + position + k] = run - k
+            position += run + 1
+            if high:
+                high = u_switch >= p[_P_HIGH_LOW]
+            else:
+                high = u_switch < p[_P_LOW_HIGH]

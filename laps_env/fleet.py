@@ -1,0 +1,304 @@
+"""Many servers side by side: the compiled loops behind the environments and the evaluation."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from laps_env._jit import jit
+from laps_env.kernel import (
+    FREE,
+    REQUEST,
+    ROUND,
+    SERVER,
+    SLOT,
+    Episode,
+    advance_to_work,
+    check_limits,
+    fits,
+    pick,
+    pick_by_priority,
+    refresh_times,
+    run_round,
+)
+from laps_env.layout import (
+    BACKLOG,
+    BATCH_SIZE,
+    DRAFT_LENGTH,
+    DRAFT_STEP_S,
+    FREE_CACHE_TOKENS,
+    LOAD_ESTIMATE,
+    QUEUE_COLUMNS,
+    SELECTABLE,
+    SERVER_COLUMNS,
+    SINCE_ARRIVAL_S,
+    VERIFY_S,
+)
+
+#: Arrivals in the load estimate.
+LOAD_WINDOW = 32
+
+
+class Fleet(NamedTuple):
+    """The state of E servers with N slots each; row i of every array belongs to server i."""
+
+    servers: npt.NDArray[Any]  # SERVER [E]
+    requests: npt.NDArray[Any]  # REQUEST [E, R]
+    accept_run: npt.NDArray[np.uint8]  # [E, T]
+    proposable: npt.NDArray[np.uint8]  # [E, T] or [E, 0]
+    schedule: npt.NDArray[np.uint8]  # [E, S]
+    slots: npt.NDArray[Any]  # SLOT [E, N]
+    active: npt.NDArray[np.int64]  # [E, N]
+    batch: npt.NDArray[np.int64]  # [E, N]
+    ranked: npt.NDArray[np.int64]  # [E, N]
+    window: npt.NDArray[Any]  # ROUND [E, N, W]
+    queue: npt.NDArray[np.float32]  # [E, N, F] observation
+    server_view: npt.NDArray[np.float32]  # [E, G] observation
+    mask: npt.NDArray[np.int8]  # [E, N + 1] valid actions
+    reward: npt.NDArray[np.float64]  # [E] of the last step
+    dt: npt.NDArray[np.float64]  # [E] seconds of the last step
+    ran_round: npt.NDArray[np.bool_]  # [E] the last step ran a round
+    invalid: npt.NDArray[np.bool_]  # [E] the last action was masked
+
+
+def make_fleet(num_envs: int, slots: int, window: int) -> Fleet:
+    """An empty fleet; the arrays that hold workloads grow when one is put on it."""
+    e, n = num_envs, slots
+    return Fleet(
+        servers=np.zeros(e, SERVER),
+        requests=np.zeros((e, 0), REQUEST),
+        accept_run=np.zeros((e, 0), np.uint8),
+        proposable=np.zeros((e, 0), np.uint8),
+        schedule=np.zeros((e, 0), np.uint8),
+        slots=np.zeros((e, n), SLOT),
+        active=np.zeros((e, n), np.int64),
+        batch=np.zeros((e, n), np.int64),
+        ranked=np.zeros((e, n), np.int64),
+        window=np.zeros((e, n, window), ROUND),
+        queue=np.zeros((e, n, len(QUEUE_COLUMNS)), np.float32),
+        server_view=np.zeros((e, len(SERVER_COLUMNS)), np.float32),
+        mask=np.zeros((e, n + 1), np.int8),
+        reward=np.zeros(e),
+        dt=np.zeros(e),
+        ran_round=np.zeros(e, np.bool_),
+        invalid=np.zeros(e, np.bool_),
+    )
+
+
+@jit
+def episode_of(fleet: Fleet, i: int) -> Episode:
+    """Server i's arrays."""
+    return Episode(
+        fleet.requests[i],
+        fleet.accept_run[i],
+        fleet.proposable[i],
+        fleet.schedule[i],
+        fleet.slots[i],
+        fleet.active[i],
+        fleet.batch[i],
+        fleet.ranked[i],
+        fleet.window[i],
+        fleet.queue[i],
+    )
+
+
+@jit
+def start_episode(c: Any, fleet: Fleet, i: int) -> None:
+    """Empty server i, with its requests, limits and saturation set, moves to its first decision."""
+    server = fleet.servers[i]
+    e = episode_of(fleet, i)
+    server.now = server.arrived = server.admitted = server.finished = server.active = 0
+    server.picked = server.wanted = server.held = server.reserved = server.rounds = 0
+    server.busy_ns = server.integral_ns = server.truncated = server.order = 0
+    server.hits = server.trials = 0.0
+    nominal = max(c.draft_length, 0)
+    server.last_draft_length = nominal
+    server.draft_step_ns = c.draft_step_ns + c.draft_token_ns
+    server.verify_ns = c.overhead_ns + c.target_pass_ns + c.target_token_ns * (nominal + 1)
+    for k in range(e.slots.shape[0]):
+        e.slots[k].request = FREE
+    e.queue[:] = 0
+    advance_to_work(server, e)
+    show_all(c, fleet, i, e)
+
+
+@jit
+def show_choices(c: Any, server: Any, e: Episode, mask: npt.NDArray[np.int8]) -> int:
+    """Write the action mask and its column; returns how many requests may be picked."""
+    mask[:] = 0
+    choices = 0
+    for k in range(server.active):
+        index = e.active[k]
+        selectable = 1 if fits(c, server, e.slots[index]) else 0
+        mask[index] = selectable
+        e.queue[index, SELECTABLE] = selectable
+        choices += selectable
+    mask[-1] = 1 if server.picked > 0 else 0
+    return choices
+
+
+@jit
+def show_server(c: Any, server: Any, e: Episode, view: npt.NDArray[np.float32]) -> None:
+    """Write the observation's server part."""
+    view[BATCH_SIZE] = c.batch_size
+    view[DRAFT_LENGTH] = server.last_draft_length
+    view[DRAFT_STEP_S] = server.draft_step_ns * 1e-9
+    view[VERIFY_S] = server.verify_ns * 1e-9
+    free = c.pool_tokens - server.held - server.reserved
+    for k in range(server.picked):
+        slot = e.slots[e.batch[k]]
+        free += slot.context * slot.resident
+    view[FREE_CACHE_TOKENS] = max(free, 0)
+    view[BACKLOG] = server.arrived - server.admitted
+    view[LOAD_ESTIMATE] = 0
+    view[SINCE_ARRIVAL_S] = 0
+    if server.arrived > 0:
+        latest = server.arrived - 1
+        view[SINCE_ARRIVAL_S] = (server.now - e.requests[latest].arrival_ns) * 1e-9
+        gaps = min(LOAD_WINDOW, latest)
+        span = e.requests[latest].arrival_ns - e.requests[latest - gaps].arrival_ns
+        if span > 0:
+            view[LOAD_ESTIMATE] = gaps / (span * 1e-9) / server.saturation_rps
+
+
+@jit
+def show_all(c: Any, fleet: Fleet, i: int, e: Episode) -> int:
+    """Bring server i's whole observation up to date; returns how many requests may be picked."""
+    server = fleet.servers[i]
+    refresh_times(server, e)
+    show_server(c, server, e, fleet.server_view[i])
+    return show_choices(c, server, e, fleet.mask[i])
+
+
+@jit
+def serve(c: Any, fleet: Fleet, i: int, e: Episode) -> None:
+    """Run the round and move to the next decision."""
+    server = fleet.servers[i]
+    run_round(c, server, e)
+    advance_to_work(server, e)
+    check_limits(server)
+    show_all(c, fleet, i, e)
+    fleet.ran_round[i] = True
+
+
+@jit
+def act(c: Any, fleet: Fleet, i: int, action: int) -> None:
+    """One pick, or the start of the round (`laps_env.env.SpecDecodeReplay`, Action Space)."""
+    server = fleet.servers[i]
+    e = episode_of(fleet, i)
+    starts = e.slots.shape[0]
+    fleet.ran_round[i] = False
+    fleet.invalid[i] = fleet.mask[i, action] == 0
+    if fleet.invalid[i]:
+        if server.picked == 0:
+            pick(server, e, e.active[0])
+    elif action != starts:
+        pick(server, e, action)
+        show_server(c, server, e, fleet.server_view[i])
+        if show_choices(c, server, e, fleet.mask[i]) > 0:
+            return
+    serve(c, fleet, i, e)
+
+
+@jit
+def step_picks(
+    c: Any, fleet: Fleet, actions: npt.NDArray[np.int64], skip: npt.NDArray[np.bool_], scale: float
+) -> None:
+    """Every server not skipped takes one action (`act`)."""
+    for i in range(actions.shape[0]):
+        if not skip[i]:
+            begin_step(fleet, i)
+            before = fleet.servers[i].now
+            act(c, fleet, i, actions[i])
+            end_step(fleet, i, before, scale)
+
+
+@jit
+def step_priorities(
+    c: Any,
+    fleet: Fleet,
+    scores: npt.NDArray[np.float64],
+    skip: npt.NDArray[np.bool_],
+    scale: float,
+) -> None:
+    """Every server not skipped runs one whole round: the highest scores, ties by arrival."""
+    for i in range(scores.shape[0]):
+        if not skip[i]:
+            begin_step(fleet, i)
+            e = episode_of(fleet, i)
+            before = fleet.servers[i].now
+            pick_by_priority(c, fleet.servers[i], e, -scores[i])
+            serve(c, fleet, i, e)
+            end_step(fleet, i, before, scale)
+
+
+@jit
+def begin_step(fleet: Fleet, i: int) -> None:
+    """Clear what a step reports."""
+    fleet.servers[i].integral_ns = 0
+    fleet.invalid[i] = False
+
+
+@jit
+def end_step(fleet: Fleet, i: int, before: int, scale: float) -> None:
+    """Reward and duration of the step that began at ``before``."""
+    server = fleet.servers[i]
+    fleet.reward[i] = -(server.integral_ns * 1e-9) / scale
+    fleet.dt[i] = (server.now - before) * 1e-9
+
+
+@jit
+def score_by_rule(
+    server: Any,
+    e: Episode,
+    view: npt.NDArray[np.float32],
+    rule: Any,
+    params: npt.NDArray[np.float64],
+    memory: npt.NDArray[np.float64],
+    truth: npt.NDArray[np.float64],
+    priority: npt.NDArray[np.float64],
+) -> None:
+    """Priorities of all active requests by a rule (`laps_env._jit.rule`).
+
+    ``memory`` [N, 1 + cells]: column 0 names the owner (arrival number + 1), so that a new request
+    finds its cells zeroed. ``truth`` [T], the rounds still to run from each output position, is
+    empty but for a clairvoyant rule, which finds its value in its first cell.
+    """
+    for k in range(server.active):
+        index = e.active[k]
+        slot = e.slots[index]
+        if memory[index, 0] != slot.request + 1:
+            memory[index] = 0.0
+            memory[index, 0] = slot.request + 1
+        if truth.size > 0:
+            memory[index, 1] = truth[e.requests[slot.request].offset + slot.generated]
+        priority[index] = rule(e.queue[index], view, params, memory[index, 1:])
+
+
+@jit
+def run_rule(
+    c: Any,
+    fleet: Fleet,
+    rule: Any,
+    params: npt.NDArray[np.float64],
+    memory: npt.NDArray[np.float64],
+    truth: npt.NDArray[np.float64],
+    priority: npt.NDArray[np.float64],
+    max_rounds: int,
+) -> None:
+    """Serve server 0's episode with a rule, whole rounds, to its end or for ``max_rounds``."""
+    server = fleet.servers[0]
+    e = episode_of(fleet, 0)
+    view = fleet.server_view[0]
+    for _ in range(max_rounds):
+        if server.finished == server.requests or server.truncated == 1:
+            return
+        score_by_rule(server, e, view, rule, params, memory, truth, priority)
+        pick_by_priority(c, server, e, priority)
+        run_round(c, server, e)
+        advance_to_work(server, e)
+        check_limits(server)
+        refresh_times(server, e)
+        show_server(c, server, e, view)

@@ -1,0 +1,82 @@
+"""Counter-based random numbers: a draw depends on its address alone, never on what was drawn before.
+
+The address is (set tag, seed) as the key and (stream, episode, request, block) as the counter, so a
+workload cannot depend on actions, on the number of environments, or on another request.
+Generator: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from laps_env._jit import jit
+
+#: Disjoint sets of workloads. Nothing is fitted or chosen on ``final``; ``reference`` is for the
+#: saturation throughput alone.
+SET_TAGS = ("train", "tune", "final", "reference")
+
+#: What a draw is for, so that e.g. another arrival process leaves the lengths as they are.
+ARRIVALS, ATTRIBUTES, ACCEPTANCE, PREDICTION = range(4)
+
+Key = npt.NDArray[np.uint64]
+
+_MASK = np.uint64(0xFFFFFFFF)
+_SHIFT = np.uint64(32)
+
+
+def make_key(set_tag: str, seed: int) -> Key:
+    """The two-word Philox key of a workload set's seed.
+
+    Args:
+        set_tag: one of `SET_TAGS`.
+        seed: any integer >= 0.
+
+    Raises:
+        ValueError: unknown set or negative seed.
+    """
+    if set_tag not in SET_TAGS:
+        raise ValueError(f"set tag: expected one of {SET_TAGS}, got {set_tag!r}")
+    if seed < 0:
+        raise ValueError(f"seed: expected an integer >= 0, got {seed}")
+    sequence = np.random.SeedSequence([SET_TAGS.index(set_tag), seed])
+    return sequence.generate_state(2, np.uint32).astype(np.uint64)
+
+
+@jit
+def philox(k0: int, k1: int, c0: int, c1: int, c2: int, c3: int) -> tuple[int, int, int, int]:
+    """Philox4x32-10: four 32-bit words from a two-word key and a four-word counter."""
+    k0, k1 = np.uint64(k0), np.uint64(k1)
+    c0, c1, c2, c3 = np.uint64(c0), np.uint64(c1), np.uint64(c2), np.uint64(c3)
+    for _ in range(10):
+        p0 = np.uint64(0xD2511F53) * c0
+        p1 = np.uint64(0xCD9E8D57) * c2
+        c0, c1, c2, c3 = (
+            (p1 >> _SHIFT) ^ c1 ^ k0,
+            p1 & _MASK,
+            (p0 >> _SHIFT) ^ c3 ^ k1,
+            p0 & _MASK,
+        )
+        k0 = (k0 + np.uint64(0x9E3779B9)) & _MASK
+        k1 = (k1 + np.uint64(0xBB67AE85)) & _MASK
+    return c0, c1, c2, c3
+
+
+@jit
+def uniforms(key: Key, stream: int, episode: int, request: int, block: int) -> tuple[float, float]:
+    """Two independent uniforms strictly inside (0, 1)."""
+    a, b, c, d = philox(key[0], key[1], block, request, episode, stream)
+    # 52 bits, centred: adding 1/2 to a 53-bit integer would round up to 1.0 at the very end
+    first = ((a << np.uint64(20)) ^ (b >> np.uint64(12))) * 1.0 + 0.5
+    second = ((c << np.uint64(20)) ^ (d >> np.uint64(12))) * 1.0 + 0.5
+    return first * 2.0**-52, second * 2.0**-52
+
+
+@jit
+def normals(key: Key, stream: int, episode: int, request: int, block: int) -> tuple[float, float]:
+    """Two independent standard normals (Box and Muller)."""
+    u, v = uniforms(key, stream, episode, request, block)
+    radius = math.sqrt(-2.0 * math.log(u))
+    return radius * math.cos(2.0 * math.pi * v), radius * math.sin(2.0 * math.pi * v)

@@ -1,0 +1,195 @@
+"""Named scenarios: data in `laps_env/data`, not code.
+
+A scenario pairs the acceptance and the costs of *one* system with an arrival process and a server;
+its saturation throughput is stored beside it, so that a load means the same for every policy.
+`docs/scenarios.md` documents the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from laps_env.acceptance import ChainProfile
+from laps_env.arrivals import (
+    AllAtOnce,
+    ArrivalProcess,
+    GammaGaps,
+    ModulatedPoisson,
+    Poisson,
+    RecordedArrivals,
+)
+from laps_env.physics import CostModel, ServerModel
+from laps_env.prediction import LengthPredictor, make_predictor
+from laps_env.workload import BodySource, GeneratedBodies, RecordedBodies, Workload, WorkloadFamily
+
+#: Standard deviation of log(predicted / true length) where none is given (assumed).
+DEFAULT_PREDICTOR_ERROR = 0.5
+
+#: In place of a load: play recorded arrivals back with the gaps they had.
+AS_RECORDED = "recorded"
+
+_ARRIVALS: dict[str, type[Any]] = {
+    "poisson": Poisson,
+    "gamma": GammaGaps,
+    "modulated_poisson": ModulatedPoisson,
+    "all_at_once": AllAtOnce,
+}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A server and the traffic it meets.
+
+    Attributes:
+        name: as given to ``gym.make(..., scenario=name)``.
+        description: one line.
+        server: batch, draft length, pool and costs.
+        bodies: lengths and acceptance of the requests.
+        arrivals: when they come.
+        saturation_rps: completed requests per second of first come first served with all requests
+            present at time 0, on the ``reference`` workload, at the scenario's own server; every
+            load is a fraction of it, whatever is overridden.
+    """
+
+    name: str
+    description: str
+    server: ServerModel
+    bodies: BodySource
+    arrivals: ArrivalProcess
+    saturation_rps: float = field(default=math.nan)
+
+    def workload(
+        self,
+        *,
+        load: float | str,
+        num_requests: int,
+        set_tag: str = "train",
+        seed: int = 0,
+        episode: int = 0,
+        predictor_error: float | LengthPredictor = DEFAULT_PREDICTOR_ERROR,
+    ) -> Workload:
+        """The workload at an address (set tag, seed, episode).
+
+        Args:
+            load: arrival rate as a fraction of the saturation throughput, > 0 and finite; or
+                ``"recorded"`` for a recorded arrival trace at its own speed.
+            num_requests: >= 1.
+            set_tag: ``train``, ``tune``, ``final`` or ``reference``.
+            seed, episode: >= 0.
+            predictor_error: sd of log(predicted / true length), or a predictor.
+
+        Raises:
+            ValueError: a load, count or address that is out of range.
+        """
+        if num_requests < 1:
+            raise ValueError(f"num_requests: expected an integer >= 1, got {num_requests!r}")
+        family = WorkloadFamily(self.bodies, self.arrivals, make_predictor(predictor_error))
+        mean_gap_s = self._mean_gap_s(load, set_tag)
+        return family.draw(set_tag, seed, episode, num_requests, mean_gap_s)
+
+    def _mean_gap_s(self, load: float | str, set_tag: str) -> float:
+        if load == AS_RECORDED:
+            if not isinstance(self.arrivals, RecordedArrivals):
+                raise ValueError(
+                    f"load: {AS_RECORDED!r} needs a recorded arrival trace, "
+                    f"scenario {self.name!r} has {self.arrivals}"
+                )
+            return self.arrivals.mean_gap_s(heldout=set_tag == "final")
+        return 1.0 / (check_load(load) * self.saturation_rps)
+
+    def with_arrivals(self, arrivals: ArrivalProcess) -> Scenario:
+        """The same server and requests, arriving otherwise."""
+        return replace(self, arrivals=arrivals)
+
+    def with_recorded_acceptance(self, bodies: RecordedBodies) -> Scenario:
+        """The same server on recorded requests; the saturation must be measured anew."""
+        return replace(self, bodies=bodies, saturation_rps=math.nan)
+
+    def with_lengths_of(self, trace: RecordedArrivals) -> Scenario:
+        """The same acceptance profiles, prompt and output lengths as in an arrival trace."""
+        if not isinstance(self.bodies, GeneratedBodies):
+            raise ValueError(
+                "lengths of an arrival trace: expected a generated acceptance, "
+                f"got {self.bodies.name}"
+            )
+        return replace(self, bodies=replace(self.bodies, lengths=trace), saturation_rps=math.nan)
+
+
+def check_load(load: object) -> float:
+    """The load as a float.
+
+    Raises:
+        ValueError: unless it is a finite number > 0.
+    """
+    number = isinstance(load, int | float | np.number) and not isinstance(load, bool)
+    if not number or not math.isfinite(load) or load <= 0:  # type: ignore[arg-type, operator]
+        raise ValueError(f"load: expected a finite number > 0, got {load!r}")
+    return float(load)  # type: ignore[arg-type]
+
+
+def list_scenarios() -> list[str]:
+    """Names of the scenarios that the package carries."""
+    return list(_data("scenarios.json")["scenarios"])
+
+
+def get_scenario(scenario: str | Scenario) -> Scenario:
+    """A scenario by name (or as it is).
+
+    Raises:
+        ValueError: unknown name, listing the known ones.
+    """
+    return scenario if isinstance(scenario, Scenario) else _named(scenario)
+
+
+@cache
+def _named(name: str) -> Scenario:
+    known = _data("scenarios.json")["scenarios"]
+    if name not in known:
+        raise ValueError(f"scenario: expected one of {', '.join(known)}; got {name!r}")
+    entry = known[name]
+    server = ServerModel(cost=CostModel(**_data("costs.json")[entry["cost"]]), **entry["server"])
+    return Scenario(
+        name=name,
+        description=entry["description"],
+        server=server,
+        bodies=_generated_bodies(entry),
+        arrivals=make_arrivals(entry["arrivals"]),
+        saturation_rps=entry["saturation_rps"],
+    )
+
+
+def make_arrivals(spec: dict[str, Any]) -> ArrivalProcess:
+    """An arrival process from its data, ``{"kind": ..., parameters}``.
+
+    Raises:
+        ValueError: unknown kind.
+        TypeError: unknown or missing parameter.
+    """
+    parameters = dict(spec)
+    kind = parameters.pop("kind")
+    if kind not in _ARRIVALS:
+        raise ValueError(f"arrivals: expected one of {', '.join(_ARRIVALS)}; got {kind!r}")
+    process: ArrivalProcess = _ARRIVALS[kind](**parameters)
+    return process
+
+
+def _generated_bodies(entry: dict[str, Any]) -> GeneratedBodies:
+    family = _data("profiles.json")["families"][entry["family"]]
+    profiles = {
+        name: ChainProfile(**family["categories"][name], source=family["source"])
+        for name in entry["mix"]
+    }
+    weights = tuple(entry["mix"].values())
+    return GeneratedBodies(profiles, weights, entry["longest_tokens"], family=entry["family"])
+
+
+@cache
+def _data(name: str) -> Any:
+    return json.loads((files("laps_env") / "data" / name).read_text(encoding="utf-8"))

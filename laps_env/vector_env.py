@@ -1,0 +1,418 @@
+"""`SpecDecodeReplayVectorEnv`: many replay servers in one compiled step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from laps_env.fleet import step_picks, step_priorities
+from laps_env.layout import QUEUE_COLUMNS, SERVER_COLUMNS
+from laps_env.prediction import LengthPredictor
+from laps_env.scenarios import (
+    AS_RECORDED,
+    DEFAULT_PREDICTOR_ERROR,
+    Scenario,
+    check_load,
+    get_scenario,
+)
+from laps_env.simulation import UNLIMITED, Simulation
+from laps_env.summary import summarize, time_alone_ns
+from laps_env.text_view import render_table
+from laps_env.workload import Workload
+
+Observation = dict[str, npt.NDArray[np.float32]]
+Info = dict[str, Any]
+
+RESET_OPTIONS = ("workload", "workload_seed", "reset_mask")
+
+
+def observation_space(slots: int) -> gym.spaces.Dict:
+    """``queue`` [slots, 21] and ``server`` [8], physical units, bounds as `laps_env.layout` says."""
+    queue_high = np.tile(np.float32([c.high for c in QUEUE_COLUMNS]), (slots, 1))
+    server_high = np.float32([c.high for c in SERVER_COLUMNS])
+    return gym.spaces.Dict(
+        queue=gym.spaces.Box(np.zeros_like(queue_high), queue_high, dtype=np.float32),
+        server=gym.spaces.Box(np.zeros_like(server_high), server_high, dtype=np.float32),
+    )
+
+
+class SpecDecodeReplayVectorEnv(VectorEnv):  # type: ignore[type-arg]
+    """E independent copies of `laps_env.env.SpecDecodeReplay`, stepped together.
+
+    Row i reset with seed s equals the single environment reset with seed s + i, in every autoreset
+    mode; so base seeds of runs should lie far apart (2**20, say). Observations are fresh arrays.
+
+    Args:
+        num_envs: E.
+        autoreset_mode: ``NEXT_STEP`` (default), ``SAME_STEP`` or ``DISABLED``; with the last,
+            ``reset(options={"reset_mask": bool [E]})`` resets the rows that have ended.
+        interface: ``"pick"``, one request at a time (actions int [E]), or ``"priority"``, whole
+            rounds (actions float [E, slots]).
+        max_episode_steps: truncate after so many steps.
+        **kwargs: as `SpecDecodeReplay`.
+
+    Raises:
+        ValueError: an argument out of range, naming it, what was expected and what came.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012 (Gymnasium's own declaration)
+        "render_modes": ["ansi"],
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+    }
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        scenario: str | Scenario = "chat-serial",
+        load: float | str = 0.9,
+        num_requests: int = 200,
+        slots: int = 64,
+        batch_size: int | None = None,
+        draft_length: int | str | None = None,
+        pool_tokens: int | None = None,
+        predictor_error: float | LengthPredictor = DEFAULT_PREDICTOR_ERROR,
+        time_limit_s: float | None = None,
+        queue_limit: int | None = None,
+        reward_scale: float = 1.0,
+        set_tag: str = "train",
+        interface: str = "pick",
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        for name, value in (
+            ("num_envs", num_envs),
+            ("num_requests", num_requests),
+            ("slots", slots),
+        ):
+            _check_count(name, value)
+        for name, limit in (("queue_limit", queue_limit), ("max_episode_steps", max_episode_steps)):
+            if limit is not None:
+                _check_count(name, limit)
+        _check_positive("reward_scale", reward_scale)
+        if time_limit_s is not None:
+            _check_positive("time_limit_s", time_limit_s)
+        if load != AS_RECORDED:
+            check_load(load)
+        if interface not in ("pick", "priority"):
+            raise ValueError(f"interface: expected 'pick' or 'priority', got {interface!r}")
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode: expected None or 'ansi', got {render_mode!r}")
+
+        self.scenario = get_scenario(scenario)
+        overrides = {
+            "batch_size": batch_size,
+            "draft_length": draft_length,
+            "pool_tokens": pool_tokens,
+        }
+        self.server_model = self.scenario.server.with_changes(
+            **{name: value for name, value in overrides.items() if value is not None}
+        )
+        self.simulation = Simulation(
+            self.server_model,
+            num_envs=num_envs,
+            slots=slots,
+            saturation_rps=self.scenario.saturation_rps,
+            time_limit_ns=UNLIMITED if time_limit_s is None else round(time_limit_s * 1e9),
+            queue_limit=UNLIMITED if queue_limit is None else queue_limit,
+        )
+        self._workload_options = {
+            "load": load,
+            "num_requests": num_requests,
+            "set_tag": set_tag,
+            "predictor_error": predictor_error,
+        }
+        self._reward_scale = float(reward_scale)
+        self._max_episode_steps = max_episode_steps or UNLIMITED
+        self.render_mode = render_mode
+        self.interface = interface
+        self.num_envs = num_envs
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        self.single_observation_space = observation_space(slots)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.single_action_space = (
+            gym.spaces.Discrete(slots + 1)
+            if interface == "pick"
+            else gym.spaces.Box(-1.0, 1.0, (slots,), np.float32)
+        )
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+        self._started = False
+        self._seeds = np.full(num_envs, -1, np.int64)
+        self._episodes = np.zeros(num_envs, np.int64)
+        self._steps = np.zeros(num_envs, np.int64)
+        self._returns = np.zeros(num_envs)
+        self._ended = np.ones(num_envs, np.bool_)
+
+    # -- reset ------------------------------------------------------------------------------------
+
+    def reset(
+        self,
+        *,
+        seed: int | list[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Observation, Info]:
+        """Start an episode in every row, or in those of ``options["reset_mask"]``.
+
+        Args:
+            seed: of row 0; row i gets seed + i. A list gives each row its own. With None a row goes
+                on with its next episode (at first from an arbitrary seed).
+            options: ``workload`` (a `Workload` for every reset row), ``workload_seed`` (int: the
+                workload of that seed, for this episode alone), ``reset_mask`` (bool [E]).
+
+        Raises:
+            ValueError: an unknown option, or one of the wrong kind.
+        """
+        options = dict(options or {})
+        unknown = set(options) - set(RESET_OPTIONS)
+        if unknown:
+            raise ValueError(
+                f"reset options: expected only {', '.join(RESET_OPTIONS)}; got {sorted(unknown)}"
+            )
+        rows = self._rows_to_reset(options.get("reset_mask"))
+        self._seed_rows(rows, seed)
+        for row in rows:
+            self._reset_row(row, options)
+        self._started = True
+        return self._observe(), self._info()
+
+    def _rows_to_reset(self, mask: Any) -> npt.NDArray[np.intp]:
+        if mask is None:
+            return np.arange(self.num_envs)
+        mask = np.asarray(mask)
+        if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
+            raise ValueError(
+                f"reset_mask: expected bool [{self.num_envs}] with a True, "
+                f"got {mask.dtype} {mask.shape}"
+            )
+        return np.flatnonzero(mask)
+
+    def _seed_rows(self, rows: npt.NDArray[np.intp], seed: int | list[int | None] | None) -> None:
+        """Give each row its seed; episodes of a newly seeded row count from 0."""
+        if isinstance(seed, int | np.integer):
+            super().reset(seed=int(seed))
+            seeds: list[int | None] = [int(seed) + i for i in range(self.num_envs)]
+        else:
+            seeds = list(seed) if seed is not None else [None] * self.num_envs
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"seed: expected {self.num_envs} seeds, got {len(seeds)}")
+        for row in rows:
+            given = seeds[row]
+            if given is None and self._seeds[row] < 0:
+                given = int(self.np_random.integers(2**31))
+            if given is not None:
+                if given < 0:
+                    raise ValueError(f"seed: expected an integer >= 0, got {given}")
+                self._seeds[row] = given
+                self._episodes[row] = -1
+
+    def _reset_row(self, row: int, options: dict[str, Any] | None = None) -> None:
+        self._episodes[row] += 1
+        self._steps[row] = 0
+        self._returns[row] = 0.0
+        self._ended[row] = False
+        fleet = self.simulation.fleet
+        fleet.dt[row] = 0.0
+        fleet.ran_round[row] = fleet.invalid[row] = False
+        self.simulation.start(row, self._make_workload(row, options or {}))
+
+    def _make_workload(self, row: int, options: dict[str, Any]) -> Workload:
+        workload = options.get("workload")
+        if workload is not None:
+            if not isinstance(workload, Workload):
+                raise ValueError(f"workload: expected a Workload, got {type(workload).__name__}")
+            return workload
+        seed, episode = int(self._seeds[row]), int(self._episodes[row])
+        if options.get("workload_seed") is not None:
+            seed, episode = int(options["workload_seed"]), 0
+        return self.scenario.workload(seed=seed, episode=episode, **self._workload_options)
+
+    # -- step -------------------------------------------------------------------------------------
+
+    def step(
+        self, actions: npt.NDArray[Any]
+    ) -> tuple[
+        Observation,
+        npt.NDArray[np.float64],
+        npt.NDArray[np.bool_],
+        npt.NDArray[np.bool_],
+        Info,
+    ]:
+        """One action per row.
+
+        Raises:
+            ValueError: actions of another shape or out of range (nothing has moved then).
+            gymnasium.error.ResetNeeded: before `reset`, or, with ``DISABLED``, after a row's end.
+        """
+        actions = self._check_actions(actions)
+        skip = self._ended.copy()
+        if skip.any() and not (self._started and self.autoreset_mode == AutoresetMode.NEXT_STEP):
+            raise gym.error.ResetNeeded(f"reset needed in rows {np.flatnonzero(skip).tolist()}")
+        for row in np.flatnonzero(skip):
+            self._reset_row(row)
+        fleet = self.simulation.fleet
+        drive = step_picks if self.interface == "pick" else step_priorities
+        drive(self.simulation.constants, fleet, actions, skip, self._reward_scale)
+
+        servers = fleet.servers
+        reward = np.where(skip, 0.0, fleet.reward)
+        self._steps += ~skip
+        self._returns += reward
+        terminated = servers["finished"] == servers["requests"]
+        truncated = (servers["truncated"] == 1) | (self._steps >= self._max_episode_steps)
+        truncated &= ~terminated
+        self._ended = terminated | truncated
+        if not self._ended.any():
+            return self._observe(), reward, terminated, truncated, self._info()
+        info = self._info()
+        self._add_summaries(info, self._ended.copy())
+        if self.autoreset_mode == AutoresetMode.SAME_STEP:
+            info = self._reset_same_step(info)
+        return self._observe(), reward, terminated, truncated, info
+
+    def _check_actions(self, actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        actions = np.asarray(actions)
+        shape = self.action_space.shape
+        if actions.shape != shape:
+            raise ValueError(f"actions: expected shape {shape}, got {actions.shape}")
+        if self.interface == "priority":
+            scores = actions.astype(np.float64)
+            if np.isnan(scores).any():
+                raise ValueError("actions: expected priority scores, got NaN")
+            return scores
+        if actions.dtype.kind not in "iu":
+            raise ValueError(f"actions: expected integers, got {actions.dtype}")
+        if actions.min() < 0 or actions.max() > self.simulation.slots:
+            bad = actions[(actions < 0) | (actions > self.simulation.slots)][0]
+            raise ValueError(f"actions: expected 0..{self.simulation.slots}, got {bad}")
+        return actions.astype(np.int64, copy=False)
+
+    def _reset_same_step(self, info: Info) -> Info:
+        """The ended rows start anew; their last observation and info go to ``final_*``."""
+        ended = self._ended.copy()
+        last = self._observe()
+        final_obs = np.full(self.num_envs, None, object)
+        for row in np.flatnonzero(ended):
+            final_obs[row] = {name: part[row].copy() for name, part in last.items()}
+            self._reset_row(row)
+        return {
+            **self._info(),
+            "final_obs": final_obs,
+            "_final_obs": ended,
+            "final_info": _only_rows(info, ended),
+            "_final_info": ended.copy(),
+        }
+
+    # -- what is seen -----------------------------------------------------------------------------
+
+    def _observe(self) -> Observation:
+        fleet = self.simulation.fleet
+        return {"queue": fleet.queue.copy(), "server": fleet.server_view.copy()}
+
+    def _info(self) -> Info:
+        fleet = self.simulation.fleet
+        info: Info = {
+            "dt": fleet.dt.copy(),
+            "round": fleet.ran_round.copy(),
+            "invalid_action": fleet.invalid.copy(),
+        }
+        if self.interface == "pick":
+            info["action_mask"] = fleet.mask.copy()
+        info.update({f"_{name}": np.ones(self.num_envs, np.bool_) for name in list(info)})
+        return info
+
+    def _add_summaries(self, info: Info, ended: npt.NDArray[np.bool_]) -> None:
+        """``summary``: the episode's metrics in the rows that have ended."""
+        summaries = {row: self.summary(row) for row in np.flatnonzero(ended)}
+        names = next(iter(summaries.values()))
+        table: Info = {}
+        for name in names:
+            column = np.zeros(self.num_envs)
+            for row, summary in summaries.items():
+                column[row] = summary[name]
+            table[name] = column
+            table[f"_{name}"] = ended.copy()
+        info["summary"] = table
+        info["_summary"] = ended
+
+    def summary(self, row: int = 0) -> dict[str, float]:
+        """Metrics of a row's episode so far (`laps_env.summary.summarize`) and its ``return``."""
+        workload = self.simulation.workloads[row]
+        if workload is None:
+            raise gym.error.ResetNeeded("summary: reset the environment first")
+        reference = self.scenario.server.draft_length
+        draft_length = reference if isinstance(reference, int) else 0
+        alone = time_alone_ns(workload, self.server_model, draft_length)
+        server = self.simulation.fleet.servers[row]
+        metrics = summarize(self.simulation.requests(row), server, alone)
+        return {**metrics, "return": float(self._returns[row])}
+
+    def render(self) -> tuple[str, ...] | None:
+        """With ``render_mode="ansi"``, every row's request table as text."""
+        if self.render_mode is None:
+            return None
+        return tuple(self.render_row(row) for row in range(self.num_envs))
+
+    def render_row(self, row: int) -> str:
+        """One row's request table as text."""
+        fleet = self.simulation.fleet
+        server = fleet.servers[row]
+        return render_table(
+            fleet.queue[row],
+            fleet.server_view[row],
+            int(server["now"]) * 1e-9,
+            int(server["finished"]),
+        )
+
+    @property
+    def is_seeded(self) -> bool:
+        """Whether every row has got its seed."""
+        return bool((self._seeds >= 0).all())
+
+    def action_masks(self) -> npt.NDArray[np.bool_]:
+        """Valid actions now, bool [E, slots + 1] (the name that sb3-contrib looks for)."""
+        return self.simulation.fleet.mask.astype(np.bool_)
+
+    def reveal_workload(self, row: int = 0) -> Workload:
+        """The row's workload with its true lengths and acceptance.
+
+        The explicit door for clairvoyant references and for tests: no observation or info holds
+        any of this before the episode ends.
+        """
+        workload = self.simulation.workloads[row]
+        if workload is None:
+            raise gym.error.ResetNeeded("reveal_workload: reset the environment first")
+        return workload
+
+
+def _only_rows(info: Info, rows: npt.NDArray[np.bool_]) -> Info:
+    """An info with its values, and the masks that say which are there, in some rows only."""
+    kept: Info = {}
+    for name, value in info.items():
+        if isinstance(value, dict):
+            kept[name] = value
+        elif name.startswith("_"):
+            kept[name] = rows.copy()
+        else:
+            kept[name] = value.copy()
+            kept[name][~rows] = 0
+    return kept
+
+
+def _check_count(name: str, value: object) -> None:
+    integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not integer or value < 1:  # type: ignore[operator]
+        raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name}: expected a finite number > 0, got {value!r}")

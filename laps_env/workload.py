@@ -1,0 +1,268 @@
+"""The requests of one episode, generated before anything runs and handed to whichever server runs.
+
+A workload is addressed by (set tag, seed, episode): the same address is the same workload for every
+policy, action, environment row and machine word order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from laps_env.acceptance import ChainProfile, draw_accept_runs, draw_attributes
+from laps_env.arrivals import ArrivalProcess, RecordedArrivals
+from laps_env.prediction import LengthPredictor
+from laps_env.random import ATTRIBUTES, Key, make_key, uniforms
+from laps_env.traces import AcceptanceTrace
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """R requests in order of arrival, with T output tokens in all.
+
+    Attributes:
+        arrival_ns: int64 [R], nanoseconds, non-decreasing, >= 0.
+        prompt_tokens: int64 [R], >= 1.
+        output_tokens: int64 [R], >= 1, the end-of-sequence token included.
+        predicted_tokens: float64 [R], > 0, what a scheduler is told.
+        category: int64 [R], index into ``categories``.
+        accept_run: uint8 [T], requests one after the other: how many draft tokens in a row a round
+            that starts at this output position would accept.
+        proposable: uint8 [T] or None: how many tokens the drafter can propose there.
+        schedule: uint8 [S] or None: given draft lengths, round by round, requests one after the
+            other; ``schedule_offset`` int64 [R + 1] says where each request's begin.
+        categories: names.
+        source: where lengths and acceptance come from, for the result row.
+
+    Raises:
+        ValueError: naming the field and, where it applies, the first request that is wrong.
+    """
+
+    arrival_ns: Ints
+    prompt_tokens: Ints
+    output_tokens: Ints
+    predicted_tokens: npt.NDArray[np.float64]
+    category: Ints
+    accept_run: npt.NDArray[np.uint8]
+    proposable: npt.NDArray[np.uint8] | None = None
+    schedule: npt.NDArray[np.uint8] | None = None
+    schedule_offset: Ints | None = None
+    categories: tuple[str, ...] = ("any",)
+    source: str = ""
+    offset: Ints = field(init=False)
+
+    def __post_init__(self) -> None:
+        count = self.arrival_ns.size
+        if count == 0:
+            raise ValueError("workload: expected at least 1 request, got 0")
+        for name in ("prompt_tokens", "output_tokens", "predicted_tokens", "category"):
+            if getattr(self, name).shape != (count,):
+                raise ValueError(
+                    f"workload: {name}: expected shape ({count},), got {getattr(self, name).shape}"
+                )
+        self._check("arrival_ns", np.diff(self.arrival_ns, prepend=0) >= 0, "non-decreasing, >= 0")
+        self._check("prompt_tokens", self.prompt_tokens >= 1, ">= 1")
+        self._check("output_tokens", self.output_tokens >= 1, ">= 1")
+        predicted = self.predicted_tokens
+        self._check("predicted_tokens", np.isfinite(predicted) & (predicted > 0), "finite, > 0")
+        known = (self.category >= 0) & (self.category < len(self.categories))
+        self._check("category", known, f"0..{len(self.categories) - 1}")
+        offset = np.concatenate([[0], np.cumsum(self.output_tokens)])
+        object.__setattr__(self, "offset", offset)
+        for name in ("accept_run", "proposable"):
+            values = getattr(self, name)
+            if values is not None and values.shape != (offset[-1],):
+                raise ValueError(
+                    f"workload: {name}: expected one entry per output token, ({offset[-1]},), "
+                    f"got {values.shape}"
+                )
+        if (self.schedule is None) != (self.schedule_offset is None):
+            raise ValueError("workload: expected schedule and schedule_offset together")
+
+    def _check(self, name: str, fine: npt.NDArray[np.bool_], expected: str) -> None:
+        if not fine.all():
+            i = int(np.argmin(fine))
+            value = getattr(self, name)[i]
+            raise ValueError(f"workload: {name} of request {i}: expected {expected}, got {value}")
+
+    @property
+    def num_requests(self) -> int:
+        """R."""
+        return int(self.arrival_ns.size)
+
+    def equals(self, other: Workload) -> bool:
+        """Whether every array is equal, bit for bit."""
+        return all(
+            np.array_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)
+        )
+
+
+@dataclass(frozen=True)
+class Bodies:
+    """What requests are, before it is known when they come (arrays as in `Workload`)."""
+
+    prompt_tokens: Ints
+    output_tokens: Ints
+    category: Ints
+    accept_run: npt.NDArray[np.uint8]
+    proposable: npt.NDArray[np.uint8] | None = None
+
+
+class BodySource(Protocol):
+    """Anything that draws request bodies from an address: a generator or a recorded trace."""
+
+    @property
+    def categories(self) -> tuple[str, ...]: ...
+
+    @property
+    def name(self) -> str: ...
+
+    def draw(self, key: Key, episode: int, count: int, heldout: bool) -> Bodies: ...
+
+
+@dataclass(frozen=True)
+class GeneratedBodies:
+    """Bodies from fitted profiles (`laps_env.acceptance`), categories mixed at random.
+
+    Attributes:
+        profiles: name -> profile.
+        weights: share of each profile, > 0, normalised here.
+        longest_tokens: prompt and output lengths are cut there.
+        lengths: take prompt and output lengths from the rows of this arrival trace instead, and
+            draw only category and acceptance given the length.
+        family: name of the profiles' family.
+    """
+
+    profiles: dict[str, ChainProfile]
+    weights: tuple[float, ...]
+    longest_tokens: int
+    lengths: RecordedArrivals | None = None
+    family: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.weights) != len(self.profiles) or not all(w > 0 for w in self.weights):
+            raise ValueError(
+                f"weights: expected {len(self.profiles)} numbers > 0, got {self.weights!r}"
+            )
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Names of the profiles."""
+        return tuple(self.profiles)
+
+    @property
+    def name(self) -> str:
+        """Says where lengths and acceptance come from."""
+        lengths = f", lengths of {self.lengths.trace.source}" if self.lengths else ""
+        return f"generator {self.family}{lengths}"
+
+    def draw(self, key: Key, episode: int, count: int, heldout: bool) -> Bodies:
+        """``count`` bodies."""
+        table = np.stack([p.numbers() for p in self.profiles.values()])
+        mix = np.cumsum(self.weights) / np.sum(self.weights)
+        category, prompt, output = (np.empty(count, np.int64) for _ in range(3))
+        draw_attributes(key, episode, table, mix, self.longest_tokens, category, prompt, output)
+        if self.lengths is not None:
+            rows = self.lengths.rows(key, episode, count, heldout)
+            prompt = np.clip(self.lengths.trace.prompt_tokens[rows], 1, self.longest_tokens)
+            output = np.clip(self.lengths.trace.output_tokens[rows], 1, self.longest_tokens)
+        offset = np.concatenate([[0], np.cumsum(output)])
+        accept_run = np.empty(offset[-1], np.uint8)
+        draw_accept_runs(key, episode, table, category, output, offset, accept_run)
+        return Bodies(prompt, output, category, accept_run)
+
+
+@dataclass(frozen=True)
+class RecordedBodies:
+    """Bodies drawn with replacement from recorded requests.
+
+    *Final* workloads draw from ``test``, all others from ``train``; the two share no question.
+
+    Attributes:
+        train, test: two traces with the same categories (`AcceptanceTrace.split`).
+        name: says where lengths and acceptance come from.
+    """
+
+    train: AcceptanceTrace
+    test: AcceptanceTrace
+    name: str
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Names, as in the trace."""
+        return self.train.categories
+
+    def draw(self, key: Key, episode: int, count: int, heldout: bool) -> Bodies:
+        """``count`` bodies."""
+        trace = self.test if heldout else self.train
+        total = trace.output_tokens.size
+        rows = np.array([_row(key, episode, i, total) for i in range(count)])
+        flat = _flat_positions(trace.offset, rows)
+        return Bodies(
+            trace.prompt_tokens[rows].astype(np.int64),
+            trace.output_tokens[rows].astype(np.int64),
+            trace.category[rows].astype(np.int64),
+            np.asarray(trace.accept_run)[flat],
+            None if trace.proposable is None else np.asarray(trace.proposable)[flat],
+        )
+
+
+def _row(key: Key, episode: int, request: int, total: int) -> int:
+    u, _ = uniforms(key, ATTRIBUTES, episode, request, 0)
+    return int(u * total)
+
+
+def _flat_positions(offset: Ints, rows: Ints) -> Ints:
+    """Positions of the chosen requests' tokens in the flat arrays, one request after the other."""
+    lengths = offset[rows + 1] - offset[rows]
+    ends = np.cumsum(lengths)
+    return np.repeat(offset[rows] - (ends - lengths), lengths) + np.arange(ends[-1])
+
+
+@dataclass(frozen=True)
+class WorkloadFamily:
+    """Everything that defines a workload but its address and its load.
+
+    Attributes:
+        bodies: what the requests are.
+        arrivals: when they come, in gaps of mean 1.
+        predictor: what the scheduler is told of their lengths.
+    """
+
+    bodies: BodySource
+    arrivals: ArrivalProcess
+    predictor: LengthPredictor
+
+    def draw(
+        self, set_tag: str, seed: int, episode: int, num_requests: int, mean_gap_s: float
+    ) -> Workload:
+        """The workload at an address.
+
+        Args:
+            set_tag: ``train``, ``tune``, ``final`` or ``reference``.
+            seed: >= 0.
+            episode: >= 0, counts the episodes of one environment row.
+            num_requests: >= 1.
+            mean_gap_s: seconds between arrivals on average, >= 0.
+        """
+        key = make_key(set_tag, seed)
+        heldout = set_tag == "final"
+        bodies = self.bodies.draw(key, episode, num_requests, heldout)
+        gaps = self.arrivals.gaps(key, episode, num_requests, heldout)
+        predicted = self.predictor.predict(key, episode, bodies.output_tokens)
+        return Workload(
+            arrival_ns=np.rint(np.cumsum(gaps) * (mean_gap_s * 1e9)).astype(np.int64),
+            prompt_tokens=bodies.prompt_tokens,
+            output_tokens=bodies.output_tokens,
+            predicted_tokens=predicted,
+            category=bodies.category,
+            accept_run=bodies.accept_run,
+            proposable=bodies.proposable,
+            categories=self.bodies.categories,
+            source=self.bodies.name,
+        )
