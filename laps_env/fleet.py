@@ -15,6 +15,7 @@ from laps_env.kernel import (
     SERVER,
     SLOT,
     Episode,
+    admit,
     advance_to_work,
     check_limits,
     fits,
@@ -120,7 +121,8 @@ def start_episode(c: Any, fleet: Fleet, i: int) -> None:
     for k in range(e.slots.shape[0]):
         e.slots[k].request = FREE
     e.queue[:] = 0
-    advance_to_work(server, e)
+    server.now = e.requests[0].arrival_ns  # no limit is tested before the first round
+    admit(server, e)
     show_all(c, fleet, i, e)
 
 

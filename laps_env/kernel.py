@@ -397,15 +397,20 @@ def release(server: Any, e: Episode, index: int) -> None:
 
 
 @jit
-def choose_draft_length(server: Any, e: Episode, slot: Any, fixed: int) -> int:
-    """Draft length of one request: its given schedule, else the round's; as far as proposable."""
-    request = e.requests[slot.request]
-    n = fixed
+def draft_length_of(server: Any, e: Episode, slot: Any, chosen: int) -> int:
+    """Draft length in force for one request: its given schedule goes before the round's."""
     if server.scheduled == 1:
-        n = np.int64(e.schedule[request.schedule_offset + slot.rounds])
-    if e.proposable.size > 0:
-        n = min(n, np.int64(e.proposable[request.offset + slot.generated]))
-    return n
+        return np.int64(e.schedule[e.requests[slot.request].schedule_offset + slot.rounds])
+    return chosen
+
+
+@jit
+def proposed(e: Episode, slot: Any, draft_length: int) -> int:
+    """Tokens drafted for a request: as far as the drafter can propose at its position."""
+    if e.proposable.size == 0:
+        return draft_length
+    position = e.requests[slot.request].offset + slot.generated
+    return min(draft_length, np.int64(e.proposable[position]))
 
 
 @jit
@@ -417,7 +422,7 @@ def run_round(c: Any, server: Any, e: Episode) -> None:
     if length < 0:
         length = smartspec_draft_length(c, server.hits, server.trials, server.picked)
 
-    prefill, prefills, verify, drafted_total, steps, kv = 0, 0, 0, 0, 0, 0
+    prefill, prefills, verify, drafted_total, steps, kv, longest = 0, 0, 0, 0, 0, 0, 0
     for k in range(server.picked):
         slot = e.slots[e.batch[k]]
         if slot.resident == 0:
@@ -431,7 +436,9 @@ def run_round(c: Any, server: Any, e: Episode) -> None:
             slot.resident = 1
             slot.swapped = 0
             server.held += slot.context
-        slot.drafting = choose_draft_length(server, e, slot, length)
+        draft_length = draft_length_of(server, e, slot, length)
+        longest = max(longest, draft_length)
+        slot.drafting = proposed(e, slot, draft_length)
         verify += slot.drafting + 1
         drafted_total += slot.drafting
         steps = max(steps, slot.drafting)
@@ -451,7 +458,7 @@ def run_round(c: Any, server: Any, e: Episode) -> None:
     server.verify_ns = (
         c.overhead_ns + c.target_pass_ns + c.target_token_ns * verify + c.target_kv_token_ns * kv
     )
-    server.last_draft_length = steps if server.scheduled == 1 else length
+    server.last_draft_length = longest
     if steps > 0:
         server.draft_step_ns = (c.draft_step_ns * steps + c.draft_token_ns * drafted_total) / steps
 

@@ -106,11 +106,16 @@ class ServerModel:
         if self.victim not in VICTIMS:
             raise ValueError(f"victim: expected one of {VICTIMS}, got {self.victim!r}")
 
+    @property
+    def reference_draft_length(self) -> int:
+        """The fixed draft length; 0 where a rule chooses it."""
+        return 0 if isinstance(self.draft_length, str) else int(self.draft_length)
+
     def lookahead(self, scheduled: bool) -> int:
         """Cache tokens reserved for a running request beyond its context: longest draft + 1."""
         if scheduled:
             return MAX_SCHEDULED_DRAFT_LENGTH + 1
-        longest = MAX_DRAFT_LENGTH if isinstance(self.draft_length, str) else self.draft_length
+        longest = MAX_DRAFT_LENGTH if self.draft_length == SMARTSPEC else int(self.draft_length)
         return longest + 1
 
     def with_changes(self, **changes: Any) -> ServerModel:

@@ -348,8 +348,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):  # type: ignore[type-arg]
         workload = self.simulation.workloads[row]
         if workload is None:
             raise gym.error.ResetNeeded("summary: reset the environment first")
-        reference = self.scenario.server.draft_length
-        draft_length = reference if isinstance(reference, int) else 0
+        draft_length = self.scenario.server.reference_draft_length
         alone = time_alone_ns(workload, self.server_model, draft_length)
         server = self.simulation.fleet.servers[row]
         metrics = summarize(self.simulation.requests(row), server, alone)

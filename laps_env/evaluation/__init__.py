@@ -1,0 +1,1 @@
+"""Evaluation: policies x scenarios x loads on shared workloads, with intervals."""

@@ -1,0 +1,96 @@
+"""One policy on one workload, whole rounds inside the kernel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from laps_env.arrivals import AllAtOnce
+from laps_env.fleet import run_rule
+from laps_env.foresight import rounds_to_go
+from laps_env.scenarios import Scenario
+from laps_env.simulation import UNLIMITED, Simulation
+from laps_env.summary import summarize, time_alone_ns
+from laps_env.workload import Workload
+
+if TYPE_CHECKING:
+    from policies import Policy
+
+#: Requests of the workload that measures saturation.
+SATURATION_REQUESTS = 2000
+
+
+def serve(
+    policy: Policy,
+    workload: Workload,
+    scenario: Scenario,
+    *,
+    slots: int = 64,
+    time_limit_s: float | None = None,
+) -> Simulation:
+    """Serve a workload to its end with a policy; returns the simulation for inspection.
+
+    Args:
+        policy: its rule runs inside the kernel.
+        workload: the requests.
+        scenario: its server runs them, with the policy's draft-length rule where it has one.
+        slots: rows of the request table.
+        time_limit_s: cut the episode there, by default never.
+    """
+    server = scenario.server
+    if policy.draft_length is not None:
+        server = server.with_changes(draft_length=policy.draft_length)
+    simulation = Simulation(
+        server,
+        slots=max(slots, server.batch_size),
+        saturation_rps=scenario.saturation_rps,
+        time_limit_ns=UNLIMITED if time_limit_s is None else round(time_limit_s * 1e9),
+    )
+    simulation.start(0, workload)
+    truth = np.zeros(0)
+    if policy.spec.clairvoyant:
+        truth = rounds_to_go(workload, scenario.server.reference_draft_length)
+    memory = np.zeros((simulation.slots, 1 + policy.spec.cells))
+    priority = np.empty(simulation.slots)
+    run_rule(
+        simulation.constants,
+        simulation.fleet,
+        policy.spec.rule,
+        policy.params,
+        memory,
+        truth,
+        priority,
+        UNLIMITED,
+    )
+    return simulation
+
+
+def evaluate_episode(
+    policy: Policy,
+    workload: Workload,
+    scenario: Scenario,
+    *,
+    slots: int = 64,
+    time_limit_s: float | None = None,
+    alone_ns: npt.NDArray[np.int64] | None = None,
+) -> dict[str, float]:
+    """Metrics (`laps_env.summary.summarize`) of a policy on a workload; arguments as `serve`."""
+    simulation = serve(policy, workload, scenario, slots=slots, time_limit_s=time_limit_s)
+    if alone_ns is None:
+        reference = scenario.server.reference_draft_length
+        alone_ns = time_alone_ns(workload, scenario.server, reference)
+    return summarize(simulation.requests(), simulation.fleet.servers[0], alone_ns)
+
+
+def measure_saturation(scenario: Scenario, fcfs: Policy) -> float:
+    """Saturation throughput in requests per second, as `Scenario.saturation_rps` defines it."""
+    unscaled = replace(scenario, saturation_rps=1.0, arrivals=AllAtOnce())
+    workload = unscaled.workload(
+        load=1.0, num_requests=SATURATION_REQUESTS, set_tag="reference", predictor_error=0.0
+    )
+    simulation = serve(fcfs, workload, unscaled)
+    now: Any = simulation.fleet.servers[0]["now"]
+    return float(SATURATION_REQUESTS / (int(now) * 1e-9))

@@ -1,0 +1,133 @@
+"""Scheduling policies: one file per rule, made by name.
+
+``make("laps_sd")`` is the rule with published or default constants, ``make("laps_sd_tuned",
+scenario)`` with those tuned on the scenario's *tune* set, and ``+smartspec`` after either adds the
+draft-length rule of `laps_env.draft_length`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from laps_env.draft_length import SMARTSPEC
+from laps_env.prediction import LengthPredictor
+from laps_env.scenarios import DEFAULT_PREDICTOR_ERROR, Scenario, get_scenario
+from policies import (
+    bayes_srpt,
+    category_shrunk,
+    fastserve,
+    fcfs,
+    gittins,
+    laps_sd,
+    las,
+    oracle_srpt,
+    random_order,
+    sjf,
+    sprpt,
+    trail,
+    vllm_ltr,
+)
+from policies.laws import fit_laws
+from policies.policy import Parameter, Policy, RuleSpec
+
+__all__ = ["SPECS", "Parameter", "Policy", "RuleSpec", "list_policies", "make"]
+
+SPECS: dict[str, RuleSpec] = {
+    module.SPEC.name: module.SPEC
+    for module in (
+        random_order,
+        fcfs,
+        sjf,
+        sprpt,
+        trail,
+        las,
+        fastserve,
+        vllm_ltr,
+        laps_sd,
+        category_shrunk,
+        bayes_srpt,
+        gittins,
+        oracle_srpt,
+    )
+}
+
+_TUNED = "_tuned"
+
+
+def list_policies() -> list[str]:
+    """Names for `make`, without the ``+smartspec`` variants."""
+    names = []
+    for name, spec in SPECS.items():
+        names.append(name)
+        if spec.parameters and name != "random":
+            names.append(name + _TUNED)
+    return names
+
+
+def make(
+    name: str,
+    scenario: str | Scenario = "chat-serial",
+    *,
+    predictor_error: float | LengthPredictor = DEFAULT_PREDICTOR_ERROR,
+    **settings: float,
+) -> Policy:
+    """A policy by name.
+
+    Args:
+        name: from `list_policies`, optionally followed by ``+smartspec``.
+        scenario: whose training split fits the laws that a rule needs, and whose tuned parameters
+            ``_tuned`` takes (a scenario without an entry takes those tuned over all).
+        predictor_error: the error that the training split's predictions have.
+        **settings: parameters that override the default or tuned ones, by name.
+
+    Raises:
+        ValueError: unknown policy or parameter, listing the known ones, or a setting that is not
+            finite.
+    """
+    base, plus, draft_rule = name.partition("+")
+    rule_name = base.removesuffix(_TUNED)
+    if base not in list_policies() or (plus and draft_rule != SMARTSPEC):
+        raise ValueError(
+            f"policy: expected one of {', '.join(list_policies())}, each with or without "
+            f"+{SMARTSPEC}; got {name!r}"
+        )
+    spec = SPECS[rule_name]
+    scenario = get_scenario(scenario)
+    values = {p.name: float(p.default) for p in spec.parameters}
+    if base != rule_name:
+        values.update(tuned_settings(rule_name, scenario.name))
+    unknown = set(settings) - set(values)
+    if unknown:
+        raise ValueError(f"{name}: expected parameters {list(values)}, got {sorted(unknown)}")
+    values.update({key: float(value) for key, value in settings.items()})
+    if not np.isfinite(list(values.values())).all():
+        raise ValueError(f"{name}: expected finite parameters, got {settings}")
+    params = np.array(list(values.values()))
+    if spec.fitted is not None:
+        params = np.concatenate([params, spec.fitted(fit_laws(scenario, predictor_error))])
+    return Policy(name, spec, values, params, draft_rule or None)
+
+
+def tuned_settings(rule_name: str, scenario_name: str) -> dict[str, float]:
+    """Parameters tuned on a scenario's *tune* set, or over all scenarios where it has none."""
+    by_scenario: dict[str, dict[str, float]] = _tuning_results()["settings"][rule_name]
+    return by_scenario.get(scenario_name, by_scenario["all"])
+
+
+@cache
+def _tuning_results() -> Any:
+    return json.loads((files("policies") / "data" / "tuned.json").read_text(encoding="utf-8"))
+
+
+def with_settings(policy: Policy, **settings: float) -> Policy:
+    """The same policy with some parameters replaced (its fitted constants stay)."""
+    values = {**policy.settings, **settings}
+    params = policy.params.copy()
+    params[: len(values)] = list(values.values())
+    return replace(policy, settings=values, params=params)

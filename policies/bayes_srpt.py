@@ -1,0 +1,61 @@
+"""Bayes SRPT: the prediction combined with the category's length law.
+
+log L ~ Normal(m_c, t_c^2) in category c, and the prediction is log-normal around L with standard
+deviation e; the posterior of log L is normal with the usual weights, and the expected length is its
+log-normal mean. Remaining rounds = (expected length - generated) / tokens per round shrunk to the
+category's mean. The law and e are fitted on the training split.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from laps_env._jit import jit, rule
+from laps_env.layout import CATEGORY, PREDICTED_TOKENS
+from policies.category_shrunk import WEIGHT
+from policies.laws import Floats, Laws
+from policies.policy import RuleSpec
+from policies.remaining import OVERRUN, remaining_tokens, shrunk_tokens_per_round
+
+_FITTED = 2
+#: Fitted constants of a category: tokens per round, posterior weight of the prediction, the law's
+#: share of the posterior mean, posterior variance.
+_PER_CATEGORY = 4
+
+
+@jit
+def posterior_log_length(row: Any, law: Any) -> float:
+    """Posterior mean of log L; ``law`` is a category's constants (`length_posteriors`)."""
+    return law[1] * math.log(row[PREDICTED_TOKENS]) + law[2]
+
+
+@rule
+def bayes_srpt(row: Any, server: Any, params: Any, memory: Any) -> float:
+    """Expected remaining rounds; memory keeps the expected length, which never changes."""
+    first = _FITTED + _PER_CATEGORY * int(row[CATEGORY])
+    law = params[first : first + _PER_CATEGORY]
+    if memory[0] == 0:
+        memory[0] = math.exp(posterior_log_length(row, law) + law[3] / 2)
+    speed = shrunk_tokens_per_round(row, law[0], params[1])
+    return remaining_tokens(row, memory[0], params[0]) / speed
+
+
+def length_posteriors(laws: Laws) -> Floats:
+    """The constants of all categories, flat."""
+    prior = np.maximum(laws.log_sd, 1e-6) ** 2
+    error = max(laws.predictor_sd, 1e-6) ** 2
+    weight = prior / (prior + error)
+    table = [laws.tokens_per_round, weight, (1 - weight) * laws.log_mean, weight * error]
+    return np.stack(table, axis=1).ravel()
+
+
+SPEC = RuleSpec(
+    "bayes_srpt",
+    "expected remaining rounds under the length law",
+    bayes_srpt,
+    (OVERRUN, WEIGHT),
+    fitted=length_posteriors,
+)

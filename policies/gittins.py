@@ -1,0 +1,86 @@
+"""Gittins index: the best ratio of expected work to the chance of finishing.
+
+Source: Gittins, "Bandit processes and dynamic allocation indices", JRSS B 41 (1979); for scheduling
+with a known law of sizes it minimises the mean latency of a single server. The law here is the
+posterior of `policies.bayes_srpt`, conditioned on what has been generated: the smallest over D of
+E[min(rest, D)] / P(rest <= D), in rounds through the shrunk tokens per round.
+
+For a log-normal law the index at age a is exp(mu) * G(a / exp(mu)) with G depending on the standard
+deviation alone, so G is tabulated once per category and the round loop only interpolates.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from laps_env._jit import rule
+from laps_env.layout import CATEGORY, GENERATED_TOKENS
+from policies.bayes_srpt import length_posteriors, posterior_log_length
+from policies.category_shrunk import WEIGHT
+from policies.laws import Floats, Laws
+from policies.policy import RuleSpec
+from policies.remaining import shrunk_tokens_per_round
+
+_FITTED = 1
+_LAW = 4
+#: G(x) / (1 + x) is tabulated at x / (1 + x) = 0, 1/128, ..., 127/128.
+_POINTS = 128
+_PER_CATEGORY = _LAW + _POINTS
+
+
+@rule
+def gittins(row: Any, server: Any, params: Any, memory: Any) -> float:
+    """The index in rounds; memory keeps exp(mu), the posterior's median length."""
+    first = _FITTED + _PER_CATEGORY * int(row[CATEGORY])
+    law = params[first : first + _LAW]
+    if memory[0] == 0:
+        memory[0] = math.exp(posterior_log_length(row, law))
+    age = row[GENERATED_TOKENS] / memory[0]
+    place = min(age / (1.0 + age) * _POINTS, _POINTS - 1.0)
+    left = min(int(place), _POINTS - 2)
+    table = first + _LAW + left
+    scaled = params[table] + (params[table + 1] - params[table]) * (place - left)
+    return scaled * (1.0 + age) * memory[0] / shrunk_tokens_per_round(row, law[0], params[0])
+
+
+def index_table(sd: float) -> Floats:
+    """G(x) / (1 + x) on the grid, for a log-normal law with median 1 and deviation ``sd``.
+
+    E[min(rest, D)] is the integral of the survival function; D runs over a grid that is geometric
+    between a thousandth and a hundred times the age's own scale.
+    """
+    grid = np.arange(_POINTS) / _POINTS
+    ages = grid / (1 - grid)
+    table = np.empty(_POINTS)
+    for i, age in enumerate(ages):
+        scale = max(sd, 0.02) * (age + 1.0)
+        spans = np.concatenate([[0.0], np.geomspace(1e-3 * scale, 1e2 * scale, 300)])
+        survival = _survival(age + spans, sd)
+        if survival[0] < 1e-250:  # beyond any length that occurs: keep the last index
+            table[i] = table[i - 1]
+            continue
+        survival = survival / survival[0]
+        steps = np.diff(spans) * (survival[1:] + survival[:-1]) / 2
+        finished = 1.0 - survival[1:]
+        reachable = finished > 1e-12
+        table[i] = (np.cumsum(steps)[reachable] / finished[reachable]).min() / (1 + age)
+    return table
+
+
+def _survival(x: Floats, sd: float) -> Floats:
+    logs = np.log(np.maximum(x, 1e-300)) / (max(sd, 1e-3) * math.sqrt(2.0))
+    return np.array([0.5 * math.erfc(v) for v in logs])
+
+
+def index_tables(laws: Laws) -> Floats:
+    """Length law and index table of each category, flat."""
+    rows = length_posteriors(laws).reshape(-1, _LAW)
+    return np.concatenate([np.concatenate([row, index_table(math.sqrt(row[3]))]) for row in rows])
+
+
+SPEC = RuleSpec(
+    "gittins", "Gittins index under the length law", gittins, (WEIGHT,), fitted=index_tables
+)

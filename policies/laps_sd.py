@@ -1,0 +1,97 @@
+"""LAPS-SD: least attained service while acceptance is uncertain, shortest estimate once stable.
+
+Source: Li, Chen, Li, "Semi-Clairvoyant Scheduling of Speculative Decoding Requests to Minimize LLM
+Inference Latency" (arXiv 2505.17074, IJCAI 2025).
+
+Known from the paper: every request starts *non-perceptible* in the highest-priority queue; several
+queues, pre-empted across queues in the order of least attained service; a request whose token
+acceptance rate has become *stable* turns *perceptible*, its acceptance rate A and output length L
+are predicted, and it is scheduled by its estimated execution time
+
+    T = n L T_SSM / (n A + 1) + L T_LLM / (n A + 1),
+
+L / (n A + 1) rounds of n draft steps and one verification.
+
+Not known, and therefore a parameter here, "assumed": the number of queues, their thresholds and
+growth; the stability test (here: enough rounds, and the windowed rate close to the rate over all
+rounds) and its window (``acceptance_window`` of the server); whether T is of the whole request or
+of the rest; whether A stays as it was when it became stable; how perceptible and non-perceptible
+requests of one queue are ordered (here: a perceptible request joins the queue that covers its T,
+and inside a queue the non-perceptible come first, first come first served, then the shortest T).
+`docs/reproduction.md` sweeps each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from laps_env._jit import jit, rule
+from laps_env.layout import (
+    ACCEPTED,
+    ATTAINED_S,
+    DRAFT_LENGTH,
+    DRAFT_STEP_S,
+    DRAFTED,
+    PREDICTED_TOKENS,
+    ROUNDS,
+    VERIFY_S,
+    WINDOW_ACCEPTANCE,
+)
+from policies.las import GROWTH, QUANTUM, QUEUES, queue_of
+from policies.policy import Parameter, RuleSpec
+from policies.remaining import OVERRUN, remaining_tokens
+
+#: More than any estimate in seconds: the distance between two queues' priorities.
+_QUEUE = 1e7
+
+
+@jit
+def is_stable(row: Any, fewest_rounds: float, tolerance: float) -> bool:
+    """The stability test (assumed): the recent acceptance rate is close to the overall one."""
+    if row[ROUNDS] < fewest_rounds or row[DRAFTED] == 0:
+        return False
+    return abs(row[WINDOW_ACCEPTANCE] - row[ACCEPTED] / row[DRAFTED]) <= tolerance
+
+
+@jit
+def estimated_time(server: Any, tokens: float, acceptance_rate: float) -> float:
+    """T in seconds for ``tokens`` output tokens (arXiv 2505.17074, the estimate of T)."""
+    n = server[DRAFT_LENGTH]
+    rounds = tokens / (n * acceptance_rate + 1.0)
+    return rounds * (n * server[DRAFT_STEP_S] + server[VERIFY_S])
+
+
+@rule
+def laps_sd(row: Any, server: Any, params: Any, memory: Any) -> float:
+    """Queue first, then the estimate; memory: [perceptible, A when it became so]."""
+    queues, quantum, growth = params[0], params[1], params[2]
+    if memory[0] == 0 and is_stable(row, params[3], params[4]):
+        memory[0] = 1.0
+        memory[1] = row[ACCEPTED] / row[DRAFTED]
+    if memory[0] == 0:
+        return _QUEUE * queue_of(row[ATTAINED_S], queues, quantum, growth)
+    frozen, remaining = params[5] == 1, params[6] == 1
+    rate = memory[1] if frozen else row[ACCEPTED] / max(row[DRAFTED], 1.0)
+    tokens = row[PREDICTED_TOKENS]
+    if remaining:
+        tokens = remaining_tokens(row, tokens, params[7])
+    time = estimated_time(server, tokens, rate)
+    return _QUEUE * queue_of(time, queues, quantum, growth) + time
+
+
+SPEC = RuleSpec(
+    "laps_sd",
+    "least attained / perceived service (the reference)",
+    laps_sd,
+    (
+        QUEUES,
+        QUANTUM,
+        GROWTH,
+        Parameter("fewest_rounds", 5, 1, 40, "rounds before a rate can be stable", integer=True),
+        Parameter("tolerance", 0.1, 0.01, 1.0, "|windowed - overall acceptance rate|", log=True),
+        Parameter("frozen", 0, 0, 1, "1: A stays as it was when it became stable", integer=True),
+        Parameter("remaining", 1, 0, 1, "1: T of what is left, 0: of the whole", integer=True),
+        OVERRUN,
+    ),
+    cells=2,
+)

@@ -1,0 +1,172 @@
+"""`Policy`: a scheduling rule with its parameters, one object for every backend.
+
+The rule is one compiled function. The whole-round loop of the evaluation calls it inside the
+kernel; `Policy.predict` calls the same function on an observation, with the protocol of
+stable-baselines3, so a policy runs wherever a model does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from laps_env._jit import jit
+from laps_env.foresight import rounds_to_go
+from laps_env.layout import ARRIVAL_NUMBER, GENERATED_TOKENS, OCCUPIED, SELECTABLE
+from laps_env.physics import ServerModel
+from laps_env.workload import Workload
+
+Floats = npt.NDArray[np.float64]
+Observation = dict[str, npt.NDArray[np.float32]]
+
+
+class Parameter(NamedTuple):
+    """A number that a rule leaves open: its default, and the range in which it is tuned.
+
+    ``source`` is ``"published"`` where the rule's own paper gives the default, else ``"assumed"``.
+    """
+
+    name: str
+    default: float
+    low: float
+    high: float
+    meaning: str
+    source: str = "assumed"
+    log: bool = False
+    integer: bool = False
+
+
+@dataclass(frozen=True)
+class RuleSpec:
+    """What a file of this package exports: a rule and what it needs.
+
+    Attributes:
+        name: as the field names it.
+        title: one line for lists and tables.
+        rule: compiled by `laps_env._jit.rule`.
+        parameters: tunable numbers, ``params[0]``, ``params[1]``, ... of the rule.
+        cells: float64 cells of memory per request.
+        fitted: from the training split (`policies.laws.Laws`) to the constants that follow the
+            parameters in ``params``; None for a rule that needs no law.
+        clairvoyant: the rule finds the true remaining rounds in its first cell.
+    """
+
+    name: str
+    title: str
+    rule: Any
+    parameters: tuple[Parameter, ...] = ()
+    cells: int = 1
+    fitted: Callable[[Any], Floats] | None = None
+    clairvoyant: bool = False
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A rule with its numbers filled in.
+
+    Attributes:
+        name: of the policy, with ``_tuned`` or ``+smartspec`` where they apply.
+        spec: the rule.
+        settings: values of the tunable parameters by name.
+        params: float64, parameters and fitted constants as the rule reads them.
+        draft_length: a draft-length rule that goes with the order, or None for the server's own.
+        truth: rounds still to run from each output position, and where each request's begin;
+            filled by `knowing` alone.
+    """
+
+    name: str
+    spec: RuleSpec
+    settings: dict[str, float]
+    params: Floats
+    draft_length: str | None = None
+    truth: tuple[Floats, npt.NDArray[np.int64]] | None = field(default=None, repr=False)
+
+    def predict(
+        self,
+        observation: Observation,
+        state: Floats | None = None,
+        episode_start: npt.NDArray[np.bool_] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[npt.NDArray[np.int64], Floats]:
+        """The action for an observation of one environment or of a vector of them.
+
+        Args:
+            observation: ``queue`` [(E,) N, F] and ``server`` [(E,) G].
+            state: what the last call returned; None at first.
+            episode_start: bool [E], rows whose memory starts anew.
+            deterministic: every rule is; accepted for the protocol's sake.
+
+        Returns:
+            Actions int64 [E] (or a scalar array), and the new state, float64 [E, N, 1 + cells].
+
+        Raises:
+            ValueError: a clairvoyant rule that has not been given its knowledge.
+        """
+        if self.spec.clairvoyant and self.truth is None:
+            raise ValueError(
+                f"{self.name}: expected knowing(env.unwrapped.reveal_workload(), ...) first: "
+                "a clairvoyant rule sees more than the observation"
+            )
+        batched = observation["queue"].ndim == 3
+        queue = np.ascontiguousarray(
+            observation["queue"] if batched else observation["queue"][None]
+        )
+        server = np.ascontiguousarray(
+            observation["server"] if batched else observation["server"][None]
+        )
+        rows, slots = queue.shape[:2]
+        memory = np.zeros((rows, slots, 1 + self.spec.cells)) if state is None else state.copy()
+        if episode_start is not None:
+            memory[np.asarray(episode_start, np.bool_)] = 0.0
+        truth, offset = self.truth or (np.zeros(0), np.zeros(0, np.int64))
+        actions = np.empty(rows, np.int64)
+        _choose(queue, server, memory, self.spec.rule, self.params, truth, offset, actions)
+        return (actions if batched else actions[0]), memory
+
+    def knowing(self, workload: Workload, server: ServerModel) -> Policy:
+        """A copy that knows a workload's future: the explicit door of clairvoyant rules."""
+        draft_length = server.reference_draft_length
+        return replace(self, truth=(rounds_to_go(workload, draft_length), workload.offset))
+
+
+@jit
+def _choose(
+    queue: npt.NDArray[np.float32],
+    server: npt.NDArray[np.float32],
+    memory: Floats,
+    rule: Any,
+    params: Floats,
+    truth: Floats,
+    offset: npt.NDArray[np.int64],
+    actions: npt.NDArray[np.int64],
+) -> None:
+    """The selectable slot of lowest priority, ties to the earlier arrival; else start the round."""
+    for i in range(queue.shape[0]):
+        best, best_priority = queue.shape[1], np.inf
+        for k in range(queue.shape[1]):
+            row = queue[i, k]
+            if row[OCCUPIED] == 0:
+                continue
+            cells = memory[i, k]
+            if cells[0] != row[ARRIVAL_NUMBER] + 1:
+                cells[:] = 0.0
+                cells[0] = row[ARRIVAL_NUMBER] + 1
+            if truth.size > 0:
+                position = offset[np.int64(row[ARRIVAL_NUMBER])] + np.int64(row[GENERATED_TOKENS])
+                cells[1] = truth[position]
+            priority = rule(row, server[i], params, cells[1:])
+            earlier = (
+                best == queue.shape[1]
+                or priority < best_priority
+                or (
+                    priority == best_priority
+                    and row[ARRIVAL_NUMBER] < queue[i, best, ARRIVAL_NUMBER]
+                )
+            )
+            if row[SELECTABLE] == 1 and earlier:
+                best, best_priority = k, priority
+        actions[i] = best

@@ -1,0 +1,22 @@
+"""Shortest predicted job first, no pre-emption (SSJF).
+
+Source: Qiu et al., "Efficient Interactive LLM Serving with Proxy Model-based Sequence Length
+Prediction" (arXiv 2404.08509), section 3: speculative shortest job first on predicted lengths.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from laps_env._jit import rule
+from laps_env.layout import PREDICTED_TOKENS, ROUNDS
+from policies.policy import RuleSpec
+
+
+@rule
+def sjf(row: Any, server: Any, params: Any, memory: Any) -> float:
+    """A started request is never left; then the shortest prediction."""
+    return -1.0 if row[ROUNDS] > 0 else row[PREDICTED_TOKENS]
+
+
+SPEC = RuleSpec("sjf", "shortest predicted job first, no pre-emption", sjf)

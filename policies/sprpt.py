@@ -1,0 +1,23 @@
+"""Shortest predicted remaining processing time: pre-emptive in every round.
+
+Source: the policy that TRAIL bounds, Shahout et al., "Don't Stop Me Now: Embedding Based Scheduling
+for LLMs" (arXiv 2410.01035), section 3 (SPRPT).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from laps_env._jit import rule
+from laps_env.layout import PREDICTED_TOKENS
+from policies.policy import RuleSpec
+from policies.remaining import OVERRUN, remaining_tokens
+
+
+@rule
+def sprpt(row: Any, server: Any, params: Any, memory: Any) -> float:
+    """The fewest predicted output tokens left."""
+    return remaining_tokens(row, row[PREDICTED_TOKENS], params[0])
+
+
+SPEC = RuleSpec("sprpt", "shortest predicted remaining output", sprpt, (OVERRUN,))

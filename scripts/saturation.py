@@ -1,0 +1,32 @@
+"""Measure each scenario's saturation throughput and write it into its data file.
+
+Run it after a change to the physics, to a cost model or to a profile; a test compares the stored
+numbers with a fresh measurement.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import policies
+from laps_env.evaluation.episodes import measure_saturation
+from laps_env.scenarios import get_scenario, list_scenarios
+
+
+def main() -> None:
+    """Measure all scenarios, then replace the file in one move."""
+    path = Path(str(files("laps_env") / "data" / "scenarios.json"))
+    document = json.loads(path.read_text(encoding="utf-8"))
+    for name in list_scenarios():
+        rate = measure_saturation(get_scenario(name), policies.make("fcfs"))
+        document["scenarios"][name]["saturation_rps"] = rate
+        print(f"{name:20} {rate:.4f} requests/s")
+    beside = path.with_suffix(".new")
+    beside.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    beside.replace(path)
+
+
+if __name__ == "__main__":
+    main()
