@@ -221,17 +221,17 @@ def step_picks(
 def step_priorities(
     c: Any,
     fleet: Fleet,
-    scores: npt.NDArray[np.float64],
+    priorities: npt.NDArray[np.float64],
     skip: npt.NDArray[np.bool_],
     scale: float,
 ) -> None:
-    """Every server not skipped runs one whole round: the highest scores, ties by arrival."""
-    for i in range(scores.shape[0]):
+    """Every server not skipped runs one whole round: its lowest priorities, ties by arrival."""
+    for i in range(priorities.shape[0]):
         if not skip[i]:
             begin_step(fleet, i)
             e = episode_of(fleet, i)
             before = fleet.servers[i].now
-            pick_by_priority(c, fleet.servers[i], e, -scores[i])
+            pick_by_priority(c, fleet.servers[i], e, priorities[i])
             serve(c, fleet, i, e)
             end_step(fleet, i, before, scale)
 

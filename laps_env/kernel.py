@@ -304,7 +304,7 @@ def make_room(c: Any, server: Any, e: Episode) -> int:
 
 @jit
 def commit(server: Any, e: Episode, index: int, drafted: int, accepted: int, duration: int) -> None:
-    """Account one round to one request; release it if it is complete. ``now`` is the round's end."""
+    """Account one round, which ends ``now``, to one request; release it if it is complete."""
     slot = e.slots[index]
     request = e.requests[slot.request]
     tokens = min(accepted + 1, request.output_tokens - slot.generated)

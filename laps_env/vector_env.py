@@ -33,7 +33,7 @@ RESET_OPTIONS = ("workload", "workload_seed", "reset_mask")
 
 
 def observation_space(slots: int) -> gym.spaces.Dict:
-    """``queue`` [slots, 21] and ``server`` [8], physical units, bounds as `laps_env.layout` says."""
+    """``queue`` [slots, 21] and ``server`` [8], units and bounds as `laps_env.layout` says."""
     queue_high = np.tile(np.float32([c.high for c in QUEUE_COLUMNS]), (slots, 1))
     server_high = np.float32([c.high for c in SERVER_COLUMNS])
     return gym.spaces.Dict(
@@ -287,7 +287,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):  # type: ignore[type-arg]
             scores = actions.astype(np.float64)
             if np.isnan(scores).any():
                 raise ValueError("actions: expected priority scores, got NaN")
-            return scores
+            return -scores  # the kernel runs the lowest priority first, as rules have it
         if actions.dtype.kind not in "iu":
             raise ValueError(f"actions: expected integers, got {actions.dtype}")
         if actions.min() < 0 or actions.max() > self.simulation.slots:

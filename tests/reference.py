@@ -57,7 +57,8 @@ class ReferenceServer:
         self.draft_step_s = self._draft_step_s(1, 1)
         self.verify_s = self._verify_s(self.nominal + 1, 0)
         self.terminated = self.truncated = False
-        self._next_decision()
+        self.now = self.idle_ns = self.requests[0].arrival_ns  # no limit is tested at the start
+        self._admit()
 
     # -- time between rounds ----------------------------------------------------------------------
 
@@ -99,7 +100,7 @@ class ReferenceServer:
                 self.idle_ns += target - self.now
                 self.now = target
                 self._admit()
-            if self.queue_limit is not None and self.rounds > 0:
+            if self.queue_limit is not None:
                 self.truncated = self.truncated or self.in_system() > self.queue_limit
 
     # -- picking ----------------------------------------------------------------------------------
@@ -285,12 +286,12 @@ class ReferenceServer:
         rows = [queue_row(self, request) for request in self.table]
         return np.array(rows).astype(np.float32), np.array(server_row(self)).astype(np.float32)
 
-    def alone_ns(self, i: int) -> int:
-        """Service of request i alone on an empty server, at the nominal draft length."""
+    def alone_ns(self, i: int, draft_length: int) -> int:
+        """Service of request i alone on an empty server, at a draft length of reference."""
         request, position, total = self.requests[i], 0, 0
         while position < request.length:
             kv, first = request.prompt + position, int(position == 0)
-            drafted = request.drafts(self.nominal, position)
+            drafted = request.drafts(draft_length, position)
             total += self._duration(drafted + 1, kv * first, kv, drafted, drafted, first, 0)
             position += request.committed(drafted, position)
         return total

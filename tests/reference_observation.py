@@ -69,7 +69,8 @@ def server_row(server: ReferenceServer) -> list[float]:
         "draft_length": server.last_draft_length,
         "draft_step_s": server.draft_step_s,
         "verify_s": server.verify_s,
-        "free_cache_tokens": server.server.pool_tokens - held - reserved,
+        # The look-ahead of the picked may be promised to requests that are still to be evicted.
+        "free_cache_tokens": max(server.server.pool_tokens - held - reserved, 0),
         "backlog": len(server.backlog),
         "since_arrival_s": _since_arrival_s(server),
         "load_estimate": _load(server),

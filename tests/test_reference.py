@@ -99,7 +99,7 @@ def test_first_come_first_served_by_hand() -> None:
     ]
     # Latencies 472 + (775 - 100) + (937 - 150).
     assert simulator.integral_ns == 472 + 675 + 787
-    assert [simulator.alone_ns(i) for i in range(3)] == [472, 303, 162]
+    assert [simulator.alone_ns(i, 2) for i in range(3)] == [472, 303, 162]
 
 
 def test_shortest_first_by_hand_with_an_eviction() -> None:
@@ -246,8 +246,8 @@ def test_schedule_and_proposable_by_hand() -> None:
     assert simulator.observation()[1][1] == 4  # the length in force, not what was drafted
     run_toy(simulator, FCFS)
     assert simulator.requests[0].history == [(1, 0), (0, 0), (0, 0), (2, 0)]
-    # At the nominal length 2: 1, 2, 2 drafted at 0, 1, 3; 159 + 148 + 150.
-    assert simulator.alone_ns(0) == 159 + 148 + 150
+    # At length 2: 1, 2, 2 drafted at 0, 1, 3; 159 + 148 + 150.
+    assert simulator.alone_ns(0, 2) == 159 + 148 + 150
 
 
 @pytest.mark.parametrize("seed", range(200))
@@ -296,4 +296,4 @@ def test_conservation(seed: int) -> None:
     attained = sum(r.attained_ns for r in requests)
     assert busy <= attained <= busy * server["batch_size"]
     if len(requests) == 1 and not simulator.smartspec and workload["schedule"] is None:
-        assert requests[0].attained_ns == simulator.alone_ns(0)
+        assert requests[0].attained_ns == simulator.alone_ns(0, simulator.nominal)
