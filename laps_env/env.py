@@ -103,7 +103,10 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
     - v0: first version.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"]}  # noqa: RUF012 (Gymnasium's own form)
+    metadata: dict[str, Any] = {  # noqa: RUF012 (Gymnasium's own form)
+        "render_modes": ["ansi"],
+        "render_fps": 4,
+    }
 
     def __init__(self, *, render_mode: str | None = None, **kwargs: Any) -> None:
         if "num_envs" in kwargs or "autoreset_mode" in kwargs:

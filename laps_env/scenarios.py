@@ -102,6 +102,11 @@ class Scenario:
                     f"scenario {self.name!r} has {self.arrivals}"
                 )
             return self.arrivals.mean_gap_s(heldout=set_tag == "final")
+        if not self.saturation_rps > 0:
+            raise ValueError(
+                f"saturation_rps of scenario {self.name!r}: expected a measured number > 0, "
+                f"got {self.saturation_rps!r}"
+            )
         return 1.0 / (check_load(load) * self.saturation_rps)
 
     def with_arrivals(self, arrivals: ArrivalProcess) -> Scenario:

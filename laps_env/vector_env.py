@@ -15,10 +15,8 @@ from laps_env.fleet import step_picks, step_priorities
 from laps_env.layout import QUEUE_COLUMNS, SERVER_COLUMNS
 from laps_env.prediction import LengthPredictor
 from laps_env.scenarios import (
-    AS_RECORDED,
     DEFAULT_PREDICTOR_ERROR,
     Scenario,
-    check_load,
     get_scenario,
 )
 from laps_env.simulation import UNLIMITED, Simulation
@@ -63,6 +61,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):  # type: ignore[type-arg]
 
     metadata: dict[str, Any] = {  # noqa: RUF012 (Gymnasium's own declaration)
         "render_modes": ["ansi"],
+        "render_fps": 4,
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
 
@@ -99,8 +98,6 @@ class SpecDecodeReplayVectorEnv(VectorEnv):  # type: ignore[type-arg]
         _check_positive("reward_scale", reward_scale)
         if time_limit_s is not None:
             _check_positive("time_limit_s", time_limit_s)
-        if load != AS_RECORDED:
-            check_load(load)
         if interface not in ("pick", "priority"):
             raise ValueError(f"interface: expected 'pick' or 'priority', got {interface!r}")
         if render_mode not in (None, *self.metadata["render_modes"]):
@@ -129,6 +126,8 @@ class SpecDecodeReplayVectorEnv(VectorEnv):  # type: ignore[type-arg]
             "set_tag": set_tag,
             "predictor_error": predictor_error,
         }
+        # Drawn and dropped: options that no workload can have fail here, not at the first reset.
+        self.scenario.workload(**self._workload_options | {"num_requests": 1})
         self._reward_scale = float(reward_scale)
         self._max_episode_steps = max_episode_steps or UNLIMITED
         self.render_mode = render_mode
@@ -182,7 +181,8 @@ class SpecDecodeReplayVectorEnv(VectorEnv):  # type: ignore[type-arg]
         for row in rows:
             self._reset_row(row, options)
         self._started = True
-        return self._observe(), self._info()
+        started = np.isin(np.arange(self.num_envs), rows)
+        return self._observe(), _only_rows(self._info(), started)
 
     def _rows_to_reset(self, mask: Any) -> npt.NDArray[np.intp]:
         if mask is None:
@@ -193,6 +193,8 @@ class SpecDecodeReplayVectorEnv(VectorEnv):  # type: ignore[type-arg]
                 f"reset_mask: expected bool [{self.num_envs}] with a True, "
                 f"got {mask.dtype} {mask.shape}"
             )
+        if not (self._started or mask.all()):
+            raise gym.error.ResetNeeded("reset_mask: reset all rows first")
         return np.flatnonzero(mask)
 
     def _seed_rows(self, rows: npt.NDArray[np.intp], seed: int | list[int | None] | None) -> None:
@@ -204,35 +206,42 @@ class SpecDecodeReplayVectorEnv(VectorEnv):  # type: ignore[type-arg]
             seeds = list(seed) if seed is not None else [None] * self.num_envs
         if len(seeds) != self.num_envs:
             raise ValueError(f"seed: expected {self.num_envs} seeds, got {len(seeds)}")
+        negative = [s for s in seeds if s is not None and s < 0]
+        if negative:
+            raise ValueError(f"seed: expected an integer >= 0, got {negative[0]}")
         for row in rows:
             given = seeds[row]
             if given is None and self._seeds[row] < 0:
                 given = int(self.np_random.integers(2**31))
             if given is not None:
-                if given < 0:
-                    raise ValueError(f"seed: expected an integer >= 0, got {given}")
                 self._seeds[row] = given
                 self._episodes[row] = -1
 
     def _reset_row(self, row: int, options: dict[str, Any] | None = None) -> None:
-        self._episodes[row] += 1
+        """Start the row's next episode; a workload that is refused changes nothing."""
+        episode = int(self._episodes[row]) + 1
+        self.simulation.start(row, self._make_workload(row, episode, options or {}))
+        self._episodes[row] = episode
         self._steps[row] = 0
         self._returns[row] = 0.0
         self._ended[row] = False
         fleet = self.simulation.fleet
         fleet.dt[row] = 0.0
         fleet.ran_round[row] = fleet.invalid[row] = False
-        self.simulation.start(row, self._make_workload(row, options or {}))
 
-    def _make_workload(self, row: int, options: dict[str, Any]) -> Workload:
+    def _make_workload(self, row: int, episode: int, options: dict[str, Any]) -> Workload:
         workload = options.get("workload")
         if workload is not None:
             if not isinstance(workload, Workload):
                 raise ValueError(f"workload: expected a Workload, got {type(workload).__name__}")
             return workload
-        seed, episode = int(self._seeds[row]), int(self._episodes[row])
-        if options.get("workload_seed") is not None:
-            seed, episode = int(options["workload_seed"]), 0
+        seed = options.get("workload_seed")
+        if seed is None:
+            seed = int(self._seeds[row])
+        elif isinstance(seed, int | np.integer) and seed >= 0:
+            seed, episode = int(seed), 0
+        else:
+            raise ValueError(f"workload_seed: expected an integer >= 0, got {seed!r}")
         return self.scenario.workload(seed=seed, episode=episode, **self._workload_options)
 
     # -- step -------------------------------------------------------------------------------------

@@ -1,0 +1,259 @@
+"""The native vector environment equals single environments side by side, bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import pytest
+from gymnasium.utils.env_checker import data_equivalence
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+import laps_env
+from laps_env.env import SpecDecodeReplay
+from laps_env.vector_env import SpecDecodeReplayVectorEnv
+
+ENVS, SLOTS, SEED = 3, 4, 100
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "serial": {"batch_size": 1, "num_requests": 2},
+    "batched": {"batch_size": 3, "num_requests": 5, "load": 4.0},
+    "one request": {"batch_size": 1, "num_requests": 1},
+    "step limit": {"batch_size": 2, "num_requests": 3, "load": 4.0, "max_episode_steps": 25},
+    "limits": {
+        "batch_size": 1,
+        "num_requests": 6,
+        "load": 6.0,
+        "queue_limit": 2,
+        "time_limit_s": 20.0,
+    },
+    "smartspec": {"batch_size": 2, "num_requests": 3, "draft_length": "smartspec"},
+}
+
+
+def arguments(variant: str, interface: str) -> dict[str, Any]:
+    shared = {"scenario": "code-batch8", "slots": SLOTS, "interface": interface}
+    return shared | VARIANTS[variant]
+
+
+def random_actions(
+    rng: np.random.Generator, native: SpecDecodeReplayVectorEnv, masks: npt.NDArray[np.bool_]
+) -> npt.NDArray[Any]:
+    """Scores, or picks of which one in ten is any action, masked or not."""
+    if native.interface == "priority":
+        return rng.uniform(-1, 1, (ENVS, SLOTS)).astype(np.float32)
+    actions = rng.integers(SLOTS + 1, size=ENVS)
+    for row, mask in enumerate(masks):
+        if mask.any() and rng.random() < 0.9:
+            actions[row] = rng.choice(np.flatnonzero(mask))
+    return actions
+
+
+def assert_same(native: Any, singles: Any, what: str) -> None:
+    assert data_equivalence(native, singles, exact=True), f"{what}: {native} != {singles}"
+
+
+@pytest.mark.parametrize("interface", ["pick", "priority"])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_equals_single_environments(mode: AutoresetMode, variant: str, interface: str) -> None:
+    kwargs = arguments(variant, interface)
+    native = SpecDecodeReplayVectorEnv(ENVS, autoreset_mode=mode, **kwargs)
+    singles = SyncVectorEnv([lambda: SpecDecodeReplay(**kwargs)] * ENVS, autoreset_mode=mode)
+    for space in ("observation_space", "action_space", "single_action_space"):
+        assert getattr(native, space) == getattr(singles, space)
+    assert native.metadata == singles.metadata
+    rng = np.random.default_rng(0)
+    assert_same(native.reset(seed=SEED), singles.reset(seed=SEED), "reset")
+    episodes = np.zeros(ENVS, int)
+    kept: list[tuple[Any, Any]] = []  # observations, and copies made when they were new
+    for step in range(1500):
+        actions = random_actions(rng, native, native.action_masks())
+        result, expected = native.step(actions), singles.step(actions)
+        assert_same(result, expected, f"step {step}")
+        ended = result[2] | result[3]
+        episodes += ended
+        if mode == AutoresetMode.DISABLED and ended.any():
+            for seed in (None, [int(rng.integers(99)) for _ in range(ENVS)]):
+                options = {"reset_mask": ended.copy()}
+                fresh = native.reset(seed=seed, options=dict(options))
+                assert_same(fresh, singles.reset(seed=seed, options=dict(options)), "masked reset")
+                if rng.random() < 0.5:
+                    break
+        kept = [*kept[-3:], (result, _copy(result))]
+        if (episodes >= 3).all():
+            break
+    assert (episodes >= 3).all(), f"only {episodes} episodes"
+    assert all(data_equivalence(was, now, exact=True) for now, was in kept)
+
+
+def _copy(result: Any) -> Any:
+    if isinstance(result, dict):
+        return {name: _copy(part) for name, part in result.items()}
+    if isinstance(result, tuple):
+        return tuple(_copy(part) for part in result)
+    return result.copy() if isinstance(result, np.ndarray) else result
+
+
+def test_the_variants_end_in_both_ways() -> None:
+    """The comparison above covers terminations and truncations (and so summaries of both)."""
+    ends = set()
+    for variant in VARIANTS:
+        native = SpecDecodeReplayVectorEnv(ENVS, **arguments(variant, "pick"))
+        native.reset(seed=SEED)
+        rng = np.random.default_rng(0)
+        for _ in range(600):
+            result = native.step(random_actions(rng, native, native.action_masks()))
+            ends |= {"terminated"} if result[2].any() else set()
+            ends |= {f"truncated {variant}"} if result[3].any() else set()
+    assert ends >= {"terminated", "truncated step limit", "truncated limits"}
+
+
+def test_row_i_with_seed_s_is_the_single_environment_with_seed_s_plus_i() -> None:
+    native = SpecDecodeReplayVectorEnv(ENVS, num_requests=5)
+    native.reset(seed=SEED)
+    single = SpecDecodeReplay(num_requests=5)
+    for row in range(ENVS):
+        single.reset(seed=SEED + row)
+        assert native.reveal_workload(row).equals(single.reveal_workload())
+    native.reset(seed=[7, None, 9])
+    single.reset(seed=7)
+    assert native.reveal_workload(0).equals(single.reveal_workload())
+    single.reset(seed=SEED + 1)
+    single.reset()
+    assert native.reveal_workload(1).equals(single.reveal_workload())
+
+
+@pytest.mark.parametrize("env_id", laps_env.ENV_IDS)
+def test_make_vec_picks_the_native_class(env_id: str) -> None:
+    envs = gym.make_vec(env_id, num_envs=2, num_requests=3, slots=SLOTS, max_episode_steps=7)
+    assert isinstance(envs.unwrapped, SpecDecodeReplayVectorEnv)
+    assert envs.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
+    envs.reset(seed=0)
+    for _ in range(7):
+        *_, truncated, _ = envs.step(envs.action_space.sample())
+    assert truncated.all()
+    for mode in AutoresetMode:
+        assert gym.make_vec(env_id, autoreset_mode=mode).metadata["autoreset_mode"] == mode
+    assert gym.make_vec(env_id, vectorization_mode="sync", num_envs=2).num_envs == 2
+
+
+def test_rendering_gives_a_text_per_row() -> None:
+    envs = SpecDecodeReplayVectorEnv(2, num_requests=3, slots=SLOTS, render_mode="ansi")
+    envs.reset(seed=0)
+    texts = envs.render()
+    assert texts is not None
+    assert [type(text) for text in texts] == [str, str]
+
+
+def test_workloads_of_one_row_do_not_reach_another() -> None:
+    """Rows with and without the optional arrays, and of several lengths, share the flat arrays."""
+    from kernel_pairs import make_server, make_workload
+    from random_instances import random_server, random_workload
+
+    from laps_env.fleet import step_picks
+    from laps_env.simulation import Simulation
+
+    def run(simulation: Simulation, rows: int) -> list[Any]:
+        actions = np.random.default_rng(1).integers(SLOTS + 1, size=(3000, rows))
+        servers = simulation.fleet.servers
+        for step in actions:
+            ended = servers["finished"] == servers["requests"]
+            if ended.all():
+                break
+            step_picks(simulation.constants, simulation.fleet, step, ended, 1.0)
+        assert (servers["finished"] == servers["requests"]).all()
+        return [simulation.requests(row).copy() for row in range(rows)]
+
+    rng = np.random.default_rng(3)
+    fields = [random_workload(rng) for _ in range(8)]
+    assert {w["proposable"] is None for w in fields} == {True, False}
+    assert {w["schedule"] is None for w in fields} == {True, False}
+    server = make_server(random_server(rng, fields[0]), SLOTS).with_changes(pool_tokens=2000)
+    together = Simulation(server, num_envs=8, slots=SLOTS)
+    for row, workload in enumerate(fields):
+        together.start(row, make_workload(fields[-1 - row]))  # something else was there before
+        together.start(row, make_workload(workload))
+    results = run(together, 8)
+    for row, workload in enumerate(fields):
+        alone = Simulation(server, num_envs=8, slots=SLOTS)
+        alone.fleet.servers["finished"] = alone.fleet.servers["requests"]
+        alone.start(row, make_workload(workload))
+        given = run(alone, 8)[row]
+        for name in given.dtype.names:
+            if "offset" not in name:
+                np.testing.assert_array_equal(results[row][name], given[name])
+
+
+# -- bad input ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_a_step_needs_a_reset(mode: AutoresetMode) -> None:
+    envs = SpecDecodeReplayVectorEnv(2, num_requests=1, slots=SLOTS, autoreset_mode=mode)
+    with pytest.raises(gym.error.ResetNeeded):
+        envs.step(np.array([0, 0]))
+    with pytest.raises(gym.error.ResetNeeded):
+        envs.reset(options={"reset_mask": np.array([True, False])})
+    with pytest.raises(gym.error.ResetNeeded):
+        envs.step(np.array([0, 0]))
+    envs.reset(seed=0)
+    while not (ended := np.logical_or(*envs.step(np.array([0, 0]))[2:4])).any():
+        pass
+    if mode == AutoresetMode.DISABLED:
+        with pytest.raises(gym.error.ResetNeeded, match=str(np.flatnonzero(ended).tolist())[1:-1]):
+            envs.step(np.array([0, 0]))
+        envs.reset(options={"reset_mask": ended})
+    envs.step(np.array([0, 0]))
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        ([0], r"actions: expected shape \(2,\), got \(1,\)"),
+        ([[0, 0]], r"actions: expected shape \(2,\), got \(1, 2\)"),
+        ([0, SLOTS + 1], rf"actions: expected 0\.\.{SLOTS}, got {SLOTS + 1}"),
+        ([-1, 0], rf"actions: expected 0\.\.{SLOTS}, got -1"),
+        ([0.0, 1.0], "actions: expected integers, got float64"),
+    ],
+)
+def test_bad_actions_move_no_row(actions: list[Any], message: str) -> None:
+    envs = SpecDecodeReplayVectorEnv(2, num_requests=3, slots=SLOTS)
+    envs.reset(seed=0)
+    before = envs.simulation.fleet.servers.copy()
+    with pytest.raises(ValueError, match=message):
+        envs.step(np.array(actions))
+    assert (envs.simulation.fleet.servers == before).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"options": {"reset_mask": np.array([1, 0])}}, r"reset_mask: expected bool \[2\]"),
+        ({"options": {"reset_mask": np.array([True])}}, r"reset_mask: expected bool \[2\]"),
+        ({"options": {"reset_mask": np.zeros(2, bool)}}, r"reset_mask: expected .* with a True"),
+        ({"options": {"resetmask": None}}, r"reset options: expected only .*got \['resetmask'\]"),
+        ({"seed": [1, 2, 3]}, "seed: expected 2 seeds, got 3"),
+        ({"seed": [1, -2]}, "seed: expected an integer >= 0, got -2"),
+    ],
+)
+def test_bad_resets_change_no_row(arguments: dict[str, Any], message: str) -> None:
+    envs = SpecDecodeReplayVectorEnv(2, num_requests=3, slots=SLOTS)
+    envs.reset(seed=0)
+    before, workloads = envs.simulation.fleet.servers.copy(), list(envs.simulation.workloads)
+    with pytest.raises(ValueError, match=message):
+        envs.reset(**arguments)
+    assert (envs.simulation.fleet.servers == before).all()
+    assert envs.simulation.workloads == workloads
+    after = SpecDecodeReplayVectorEnv(2, num_requests=3, slots=SLOTS)
+    after.reset(seed=0)
+    assert_same(envs.reset(), after.reset(), "the next episode")
+
+
+def test_num_envs_is_checked() -> None:
+    with pytest.raises(ValueError, match="num_envs: expected an integer >= 1, got 0"):
+        SpecDecodeReplayVectorEnv(0)
+    with pytest.raises(ValueError, match=r"'sometimes' is not a valid"):
+        SpecDecodeReplayVectorEnv(1, autoreset_mode="sometimes")
