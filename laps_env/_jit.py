@@ -68,10 +68,11 @@ RULE = types.FunctionType(_RULE_SIGNATURE)
 def rule(function: Callable[..., float]) -> Any:
     """Compile a scheduling rule: ``priority(row, server, params, memory) -> float``, lowest first.
 
-    ``row`` is the request's row of ``observation["queue"]``, ``server`` is ``observation["server"]``
-    (columns in `laps_env.layout`), ``params`` are the rule's parameters, ``memory`` its private
-    float64 cells for this request, zero when the request enters its slot. Calling a rule twice on
-    the same observation must change nothing: it is called once per *decision*, not per round.
+    ``row`` is the request's row of ``observation["queue"]`` and ``server`` is
+    ``observation["server"]`` (columns in `laps_env.layout`), ``params`` are the rule's parameters,
+    ``memory`` its private float64 cells for this request, zero when the request enters its slot.
+    Calling a rule twice on the same observation must change nothing: it is called once per
+    *decision*, and a round of several picks has several.
     """
     with _own_cache():
         return numba.cfunc(_RULE_SIGNATURE, cache=True, error_model="numpy", _nrt=False)(function)

@@ -114,7 +114,7 @@ def draw_attributes(
 @jit
 def bounded_tokens(log_tokens: float, longest: int) -> int:
     """A token count from its logarithm, within 1..longest."""
-    return np.int64(min(max(np.rint(math.exp(min(log_tokens, 40.0))), 1.0), longest))
+    return int(min(max(np.rint(math.exp(min(log_tokens, 40.0))), 1.0), longest))
 
 
 @jit
@@ -144,11 +144,8 @@ def draw_accept_runs(
         while position < output[i]:
             u_run, u_switch = uniforms(key, ACCEPTANCE, episode, i, block)
             block += 1
-            run = np.int64(min(math.log(u_run) / (log_high if high else log_low), LONGEST_RUN))
+            run = int(min(math.log(u_run) / (log_high if high else log_low), LONGEST_RUN))
             for k in range(min(run + 1, output[i] - position)):
                 accept_run[offset[i] + position + k] = run - k
             position += run + 1
-            if high:
-                high = u_switch >= p[_P_HIGH_LOW]
-            else:
-                high = u_switch < p[_P_LOW_HIGH]
+            high = u_switch >= p[_P_HIGH_LOW] if high else u_switch < p[_P_LOW_HIGH]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -20,7 +22,7 @@ def _rounds_to_go(
     """Backwards: one round, then what is left from where it ends."""
     for i in range(offset.size - 1):
         for position in range(offset[i + 1] - 1, offset[i] - 1, -1):
-            n = draft_length
+            n: Any = draft_length
             if proposable.size > 0:
                 n = min(n, np.int64(proposable[position]))
             after = position + min(np.int64(accept_run[position]), n) + 1

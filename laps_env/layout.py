@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Column(NamedTuple):
-    """One observed number: its name, its unit, its upper bound (the lower one is 0), its meaning."""
+    """One observed number: name, unit, upper bound (the lower one is 0) and meaning."""
 
     name: str
     unit: str

@@ -14,7 +14,7 @@ import numpy as np
 
 from laps_env.draft_length import MAX_DRAFT_LENGTH, SMARTSPEC
 
-#: A recorded draft schedule may hold any uint8 draft length, so its look-ahead is reserved for that.
+#: A recorded draft schedule may hold any uint8 draft length; look-ahead is reserved for the most.
 MAX_SCHEDULED_DRAFT_LENGTH = 255
 
 Eviction = Literal["recompute", "swap"]
@@ -122,7 +122,7 @@ class ServerModel:
         """A copy with some fields replaced (validated again)."""
         return replace(self, **changes)
 
-    def constants(self) -> np.void:
+    def constants(self) -> Any:
         """The record of constants that the kernel reads (`CONSTANTS`)."""
         record = np.zeros((), CONSTANTS)
         for name, value in asdict(self.cost).items():

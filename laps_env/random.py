@@ -1,4 +1,4 @@
-"""Counter-based random numbers: a draw depends on its address alone, never on what was drawn before.
+"""Counter-based random numbers: a draw depends on its address alone, not on earlier draws.
 
 The address is (set tag, seed) as the key and (stream, episode, request, block) as the counter, so a
 workload cannot depend on actions, on the number of environments, or on another request.
@@ -8,6 +8,7 @@ Generator: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1,
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +47,7 @@ def make_key(set_tag: str, seed: int) -> Key:
 
 
 @jit
-def philox(k0: int, k1: int, c0: int, c1: int, c2: int, c3: int) -> tuple[int, int, int, int]:
+def philox(k0: Any, k1: Any, c0: Any, c1: Any, c2: Any, c3: Any) -> tuple[Any, Any, Any, Any]:
     """Philox4x32-10: four 32-bit words from a two-word key and a four-word counter."""
     k0, k1 = np.uint64(k0), np.uint64(k1)
     c0, c1, c2, c3 = np.uint64(c0), np.uint64(c1), np.uint64(c2), np.uint64(c3)

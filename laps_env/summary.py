@@ -29,7 +29,7 @@ def _time_alone(
         request = requests[i]
         position = 0
         while position < request.output_tokens:
-            n = draft_length
+            n: Any = draft_length
             if proposable.size > 0:
                 n = min(n, np.int64(proposable[request.offset + position]))
             context = request.prompt_tokens + position

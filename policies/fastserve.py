@@ -52,9 +52,9 @@ SPEC = RuleSpec(
     fastserve,
     (
         Parameter(
-            "quantum_s", 0.01, 0.005, 2.0, "quantum of the first queue", "published", log=True
+            "quantum_s", 0.01, 0.005, 30.0, "quantum of the first queue", "published", log=True
         ),
-        Parameter("growth", 2.0, 1.3, 4.0, "growth of the quantum", "published"),
+        Parameter("growth", 2.0, 1.2, 6.0, "growth of the quantum", "published"),
         Parameter(
             "patience_s",
             3.0,

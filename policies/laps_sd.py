@@ -13,8 +13,8 @@ are predicted, and it is scheduled by its estimated execution time
 L / (n A + 1) rounds of n draft steps and one verification.
 
 Not known, and therefore a parameter here, "assumed": the number of queues, their thresholds and
-growth; the stability test (here: enough rounds, and the windowed rate close to the rate over all
-rounds) and its window (``acceptance_window`` of the server); whether T is of the whole request or
+growth; the stability test (here: enough rounds, and a small standard error of the rate) and its
+window (``acceptance_window`` of the server); whether T is of the whole request or
 of the rest; whether A stays as it was when it became stable; how perceptible and non-perceptible
 requests of one queue are ordered (here: a perceptible request joins the queue that covers its T,
 and inside a queue the non-perceptible come first, first come first served, then the shortest T).
@@ -23,6 +23,7 @@ and inside a queue the non-perceptible come first, first come first served, then
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from laps_env._jit import jit, rule
@@ -35,7 +36,7 @@ from laps_env.layout import (
     PREDICTED_TOKENS,
     ROUNDS,
     VERIFY_S,
-    WINDOW_ACCEPTANCE,
+    WINDOW_SPREAD,
 )
 from policies.las import GROWTH, QUANTUM, QUEUES, queue_of
 from policies.policy import Parameter, RuleSpec
@@ -47,10 +48,13 @@ _QUEUE = 1e7
 
 @jit
 def is_stable(row: Any, fewest_rounds: float, tolerance: float) -> bool:
-    """The stability test (assumed): the recent acceptance rate is close to the overall one."""
+    """The stability test (assumed): the standard error of the acceptance rate is small.
+
+    The error is the spread of the recent rounds' rates over the root of all rounds seen.
+    """
     if row[ROUNDS] < fewest_rounds or row[DRAFTED] == 0:
         return False
-    return abs(row[WINDOW_ACCEPTANCE] - row[ACCEPTED] / row[DRAFTED]) <= tolerance
+    return row[WINDOW_SPREAD] <= tolerance * math.sqrt(row[ROUNDS])
 
 
 @jit
@@ -87,8 +91,10 @@ SPEC = RuleSpec(
         QUEUES,
         QUANTUM,
         GROWTH,
-        Parameter("fewest_rounds", 5, 1, 40, "rounds before a rate can be stable", integer=True),
-        Parameter("tolerance", 0.1, 0.01, 1.0, "|windowed - overall acceptance rate|", log=True),
+        Parameter(
+            "fewest_rounds", 3, 1, 40, "rounds before a rate is stable", log=True, integer=True
+        ),
+        Parameter("tolerance", 0.1, 0.02, 1.0, "standard error of a stable rate", log=True),
         Parameter("frozen", 0, 0, 1, "1: A stays as it was when it became stable", integer=True),
         Parameter("remaining", 1, 0, 1, "1: T of what is left, 0: of the whole", integer=True),
         OVERRUN,

@@ -14,8 +14,8 @@ from laps_env.layout import ATTAINED_S
 from policies.policy import Parameter, RuleSpec
 
 QUEUES = Parameter("queues", 6, 2, 12, "number of priority queues", integer=True)
-QUANTUM = Parameter("quantum_s", 0.1, 0.01, 2.0, "service that the first queue covers", log=True)
-GROWTH = Parameter("growth", 2.0, 1.3, 4.0, "growth of the service covered from queue to queue")
+QUANTUM = Parameter("quantum_s", 0.1, 0.01, 30.0, "service that the first queue covers", log=True)
+GROWTH = Parameter("growth", 2.0, 1.2, 6.0, "growth of the service covered from queue to queue")
 
 
 @jit

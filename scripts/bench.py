@@ -1,0 +1,204 @@
+"""Measure speed on one core, beside the peers that can be measured in the same run.
+
+Prints a table and writes bench.json. Peers: Gymnasium's CartPole, native vector and single, the
+same loop around it. Nothing here is asserted: machines differ, so read the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+import laps_env
+import policies
+from laps_env._jit import jit
+from laps_env.evaluation.episodes import measure_saturation, serve
+from laps_env.layout import OCCUPIED
+from laps_env.scenarios import get_scenario
+
+REPLAY = laps_env.ENV_IDS[0]
+CARTPOLE = "CartPole-v1"
+
+#: Load of the vector loops: queues grow to about 16 of 64 slots on average while it is measured.
+OVERLOAD = 2.5
+
+FIRST_STEP = f"""
+import time
+start = time.perf_counter()
+import gymnasium, laps_env
+env = gymnasium.make("{REPLAY}")
+_, info = env.reset(seed=0)
+env.step(int(info["action_mask"].argmax()))
+print(time.perf_counter() - start)
+"""
+
+
+@jit
+def random_valid_actions(mask: Any, uniform: Any, actions: Any) -> None:
+    """A uniformly random valid action in each row."""
+    for i in range(mask.shape[0]):
+        wanted = np.int64(uniform[i] * mask[i].sum())
+        for k in range(mask.shape[1]):
+            wanted -= mask[i, k]
+            if wanted < 0:
+                actions[i] = k
+                break
+
+
+def median_rate(measure: Callable[[], tuple[float, float]], repeats: int) -> float:
+    """Median of count / seconds over some repeats, after one that warms up."""
+    measure()
+    return statistics.median(
+        count / seconds for count, seconds in (measure() for _ in range(repeats))
+    )
+
+
+def kernel_rounds(batch_size: int) -> tuple[float, float]:
+    """Rounds and seconds of LAPS-SD on the chat scenario at load 0.9, 64 slots."""
+    scenario = get_scenario("chat-serial")
+    scenario = replace(scenario, server=scenario.server.with_changes(batch_size=batch_size))
+    fcfs = policies.make("fcfs", scenario)
+    scenario = replace(scenario, saturation_rps=measure_saturation(scenario, fcfs))
+    workload = scenario.workload(load=0.9, num_requests=4000, seed=0)
+    policy = policies.make("laps_sd", scenario)
+    start = time.perf_counter()
+    simulation = serve(policy, workload, scenario)
+    seconds = time.perf_counter() - start
+    return float(simulation.fleet.servers[0]["rounds"]), seconds
+
+
+class VectorLoop:
+    """A vector environment under random valid actions, already in its steady state."""
+
+    def __init__(self, num_envs: int, **kwargs: Any) -> None:
+        self.env = gym.make_vec(REPLAY, num_envs=num_envs, **kwargs)
+        _, self.info = self.env.reset(seed=0)
+        self.rng = np.random.default_rng(0)
+        self.actions = np.zeros(num_envs, np.int64)
+        self.occupied: list[float] = []
+        self.run(1500)
+
+    def run(self, steps: int) -> tuple[float, float, float]:
+        """Environment steps, rounds and seconds."""
+        rounds = 0
+        start = time.perf_counter()
+        for step in range(steps):
+            uniform = self.rng.random(self.actions.size)
+            random_valid_actions(self.info["action_mask"], uniform, self.actions)
+            observation, _, _, _, self.info = self.env.step(self.actions)
+            rounds += np.count_nonzero(self.info["round"])
+            if step % 100 == 0:
+                self.occupied.append(observation["queue"][:, :, OCCUPIED].sum(axis=1).mean())
+        return float(steps * self.actions.size), float(rounds), time.perf_counter() - start
+
+
+def cartpole_vector(num_envs: int, steps: int) -> tuple[float, float]:
+    """Environment steps and seconds of Gymnasium's native vector CartPole, random actions."""
+    env = gym.make_vec(CARTPOLE, num_envs=num_envs, vectorization_mode="vector_entry_point")
+    env.reset(seed=0)
+    rng = np.random.default_rng(0)
+    start = time.perf_counter()
+    for _ in range(steps):
+        env.step(rng.integers(2, size=num_envs))
+    return float(steps * num_envs), time.perf_counter() - start
+
+
+def single_steps(steps: int) -> tuple[float, float]:
+    """Steps and seconds of ``gym.make``, random valid actions."""
+    env = gym.make(REPLAY)
+    _, info = env.reset(seed=0)
+    rng = np.random.default_rng(0)
+    action, row = np.zeros(1, np.int64), rng.random((steps, 1))
+    start = time.perf_counter()
+    for i in range(steps):
+        random_valid_actions(info["action_mask"][None], row[i], action)
+        _, _, terminated, truncated, info = env.step(action[0])
+        if terminated or truncated:
+            _, info = env.reset()
+    return float(steps), time.perf_counter() - start
+
+
+def cartpole_single(steps: int) -> tuple[float, float]:
+    """Steps and seconds of ``gym.make`` on CartPole, random actions."""
+    env = gym.make(CARTPOLE)
+    env.reset(seed=0)
+    actions = np.random.default_rng(0).integers(2, size=steps)
+    start = time.perf_counter()
+    for i in range(steps):
+        _, _, terminated, truncated, _ = env.step(actions[i])
+        if terminated or truncated:
+            env.reset()
+    return float(steps), time.perf_counter() - start
+
+
+def first_step_seconds(repeats: int) -> float:
+    """From ``import`` to the first step in a new process, warm cache, median."""
+    command = [sys.executable, "-c", FIRST_STEP]
+    runs = [
+        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        for _ in range(repeats + 1)
+    ]
+    return statistics.median(runs[1:])
+
+
+def measure(repeats: int) -> dict[str, Any]:
+    """All figures."""
+    figures: dict[str, Any] = {}
+    figures["kernel_rounds_per_s_b1"] = median_rate(lambda: kernel_rounds(1), repeats)
+    figures["kernel_rounds_per_s_b16"] = median_rate(lambda: kernel_rounds(16), repeats)
+    serial = VectorLoop(256, load=OVERLOAD)
+    figures["vector_steps_per_s_256"] = median_rate(lambda: serial.run(500)[::2], repeats)
+    figures["vector_occupied_slots"] = float(np.mean(serial.occupied))
+    batched = VectorLoop(256, scenario="chat-batch8", load=OVERLOAD)
+    figures["vector_rounds_per_s_batch8"] = median_rate(lambda: batched.run(500)[1:], repeats)
+    figures["vector_occupied_slots_batch8"] = float(np.mean(batched.occupied))
+    figures["cartpole_vector_steps_per_s_256"] = median_rate(
+        lambda: cartpole_vector(256, 1000), repeats
+    )
+    figures["vector_over_cartpole"] = (
+        figures["vector_steps_per_s_256"] / figures["cartpole_vector_steps_per_s_256"]
+    )
+    figures["single_steps_per_s"] = median_rate(lambda: single_steps(20_000), repeats)
+    figures["cartpole_single_steps_per_s"] = median_rate(lambda: cartpole_single(20_000), repeats)
+    figures["first_step_s"] = first_step_seconds(repeats)
+    return figures
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, default=Path("bench.json"))
+    parser.add_argument("--repeats", type=int, default=5, help="of each figure; the median counts")
+    arguments = parser.parse_args()
+    if arguments.repeats < 1:
+        parser.error(f"--repeats: expected at least 1, got {arguments.repeats}")
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core, as the figures say
+    figures = measure(arguments.repeats)
+    for name, value in figures.items():
+        print(f"{name:34} {value:>14,.2f}")
+    figures["machine"] = (
+        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}"
+    )
+    figures["date"] = datetime.now(UTC).date().isoformat()
+    beside = arguments.json.with_suffix(".new")
+    beside.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    beside.replace(arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Tune every rule that has parameters, each with the same budget, on the *tune* set.
+
+For each (rule, scenario): the default setting, then a space-filling sample of the parameters'
+ranges, then rounds of perturbations of the best so far, `Options.trials` settings in all. A setting
+is judged by its summed latency relative to the default LAPS-SD on the same workloads, averaged over
+the loads. The setting named "all" is the one, among the defaults and every scenario's winner, that
+is best on average over all scenarios. The result goes to policies/data/tuned.json; finished
+(rule, scenario) pairs are kept in a journal beside it, so a cut run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import policies
+from laps_env.evaluation.episodes import serve
+from laps_env.scenarios import Scenario, get_scenario, list_scenarios
+from laps_env.workload import Workload
+from policies import Policy, RuleSpec, with_settings
+
+OUTPUT = Path(str(files("policies") / "data" / "tuned.json"))
+
+
+@dataclass(frozen=True)
+class Options:
+    """The budget, the same for every rule."""
+
+    trials: int = 64
+    sampled: int = 32
+    refine_by: int = 8
+    loads: tuple[float, ...] = (0.7, 0.9)
+    seeds: tuple[int, ...] = tuple(range(6))
+    num_requests: int = 1000
+
+
+Settings = dict[str, float]
+
+
+class Judge:
+    """Scores settings on one scenario: 1.0 is the default LAPS-SD, lower is better."""
+
+    def __init__(self, scenario: Scenario, options: Options) -> None:
+        self.scenario = scenario
+        self.workloads = [
+            [
+                scenario.workload(
+                    load=load, num_requests=options.num_requests, set_tag="tune", seed=seed
+                )
+                for seed in options.seeds
+            ]
+            for load in options.loads
+        ]
+        reference = policies.make("laps_sd", scenario)
+        self.reference = [self._total_latency(reference, group) for group in self.workloads]
+
+    def score(self, policy: Policy) -> float:
+        """Summed latency relative to the reference, averaged over the loads."""
+        totals = [self._total_latency(policy, group) for group in self.workloads]
+        return float(np.mean(np.array(totals) / self.reference))
+
+    def _total_latency(self, policy: Policy, workloads: list[Workload]) -> float:
+        total = 0.0
+        for workload in workloads:
+            requests = serve(policy, workload, self.scenario).requests()
+            total += float((requests["completion_ns"] - requests["arrival_ns"]).sum())
+        return total
+
+
+def to_settings(spec: RuleSpec, point: np.ndarray) -> Settings:
+    """A point of the unit cube as parameter values."""
+    settings = {}
+    for parameter, u in zip(spec.parameters, point, strict=True):
+        if parameter.log:
+            value = parameter.low * (parameter.high / parameter.low) ** float(u)
+        else:
+            value = parameter.low + (parameter.high - parameter.low) * float(u)
+        settings[parameter.name] = (
+            float(round(value)) if parameter.integer else float(f"{value:.4g}")
+        )
+    return settings
+
+
+def space_filling(spec: RuleSpec, count: int) -> np.ndarray:
+    """A Latin hypercube sample of the unit cube, [count, parameters]."""
+    rng = np.random.default_rng(0)
+    strata = np.argsort(rng.random((len(spec.parameters), count)), axis=1).T
+    return (strata + rng.random(strata.shape)) / count
+
+
+def tune(rule_name: str, judge: Judge, options: Options) -> dict[str, Any]:
+    """The best setting of a rule on a scenario within the budget."""
+    spec = policies.SPECS[rule_name]
+    policy = policies.make(rule_name, judge.scenario)
+    rng = np.random.default_rng(1)
+    tried: list[tuple[float, Settings, np.ndarray | None]] = []
+
+    def attempt(point: np.ndarray | None, settings: Settings) -> None:
+        tried.append((judge.score(with_settings(policy, **settings)), settings, point))
+
+    attempt(None, {p.name: float(p.default) for p in spec.parameters})
+    for point in space_filling(spec, options.sampled):
+        attempt(point, to_settings(spec, point))
+    width = 0.2
+    while len(tried) < options.trials:
+        best = min((t for t in tried if t[2] is not None), key=lambda t: t[0])[2]
+        for _ in range(min(options.refine_by, options.trials - len(tried))):
+            point = np.clip(best + width * rng.standard_normal(len(spec.parameters)), 0, 1)
+            attempt(point, to_settings(spec, point))
+        width *= 0.6
+    score, settings, _ = min(tried, key=lambda t: t[0])
+    return {"settings": settings, "score": score, "default_score": tried[0][0]}
+
+
+def choose_overall(rule_name: str, judges: list[Judge], found: dict[str, Any]) -> dict[str, Any]:
+    """The setting that is best on average over all scenarios."""
+    spec = policies.SPECS[rule_name]
+    pool = [{p.name: float(p.default) for p in spec.parameters}]
+    pool += [found[judge.scenario.name]["settings"] for judge in judges]
+    scored = [
+        (
+            float(
+                np.mean(
+                    [
+                        judge.score(with_settings(policies.make(rule_name, judge.scenario), **s))
+                        for judge in judges
+                    ]
+                )
+            ),
+            s,
+        )
+        for s in pool
+    ]
+    score, settings = min(scored, key=lambda t: t[0])
+    return {"settings": settings, "score": score, "default_score": scored[0][0]}
+
+
+def run(options: Options, output: Path) -> None:
+    """All rules on all scenarios, then the file in one move."""
+    rules = [n for n, s in policies.SPECS.items() if s.parameters and n != "random"]
+    journal = output.with_suffix(".journal.jsonl")
+    budget = json.loads(json.dumps(asdict(options)))
+    lines = journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []
+    done = [json.loads(line) for line in lines]
+    found = {(d["rule"], d["scenario"]): d for d in done if d["budget"] == budget}
+    judges = [Judge(get_scenario(name), options) for name in list_scenarios()]
+    todo = [(r, j) for j in judges for r in rules if (r, j.scenario.name) not in found]
+
+    def work(item: tuple[str, Judge]) -> tuple[str, str, dict[str, Any]]:
+        return item[0], item[1].scenario.name, tune(item[0], item[1], options)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool, journal.open("a", encoding="utf-8") as log:
+        for rule_name, scenario, result in pool.map(work, todo):
+            entry = {"rule": rule_name, "scenario": scenario, "budget": budget, **result}
+            found[rule_name, scenario] = entry
+            log.write(json.dumps(entry) + "\n")
+            log.flush()
+            print(
+                f"{scenario:18} {rule_name:16} default {result['default_score']:.3f} "
+                f"tuned {result['score']:.3f}",
+                flush=True,
+            )
+        by_rule = {r: {j.scenario.name: found[r, j.scenario.name] for j in judges} for r in rules}
+        overall = list(pool.map(lambda r: choose_overall(r, judges, by_rule[r]), rules))
+    for rule_name, result in zip(rules, overall, strict=True):
+        by_rule[rule_name]["all"] = result
+    write(output, budget, by_rule)
+    journal.unlink()
+
+
+def write(output: Path, budget: dict[str, Any], by_rule: dict[str, dict[str, Any]]) -> None:
+    """The tuning results, written beside and renamed."""
+    document = {
+        "made_by": "scripts/tune.py",
+        "date": datetime.now(UTC).date().isoformat(),
+        "objective": "summed latency / default LAPS-SD's on the tune set, mean over loads",
+        "budget": budget,
+        "settings": {
+            r: {s: e["settings"] for s, e in entries.items()} for r, entries in by_rule.items()
+        },
+        "scores": {
+            r: {s: [e["default_score"], e["score"]] for s, e in entries.items()}
+            for r, entries in by_rule.items()
+        },
+    }
+    beside = output.with_suffix(".new")
+    beside.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    beside.replace(output)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=Options.trials, help="settings per rule")
+    parser.add_argument("--out", type=Path, default=OUTPUT)
+    arguments = parser.parse_args()
+    if arguments.trials < 2:
+        parser.error(f"--trials: expected at least 2, got {arguments.trials}")
+    options = Options(trials=arguments.trials, sampled=max(arguments.trials // 2, 1))
+    run(options, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
