@@ -1,0 +1,1 @@
+"""Learned schedulers live here; rules with fixed formulas are in `policies`."""
