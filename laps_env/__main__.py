@@ -1,0 +1,47 @@
+"""``python -m laps_env``: ``list`` what there is, ``evaluate`` the policies."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from laps_env import ENV_IDS
+from laps_env.evaluation.command import add_options, run_command
+from laps_env.scenarios import get_scenario, list_scenarios
+from policies import SPECS, list_policies
+
+
+def list_everything() -> None:
+    """Print the scenarios, the policies and the environments."""
+    print("scenarios (saturation in requests per second):")
+    for name in list_scenarios():
+        scenario = get_scenario(name)
+        print(f"  {name:18} {scenario.saturation_rps:8.3f}  {scenario.description}")
+    print("\npolicies (_tuned: parameters tuned on the tune set; +smartspec: its draft lengths):")
+    known = list_policies()
+    for name, spec in SPECS.items():
+        names = f"{name}[_tuned]" if f"{name}_tuned" in known else name
+        print(f"  {names:26} {spec.title}")
+    print("\nenvironments:")
+    for env_id in ENV_IDS:
+        print(f"  {env_id}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="laps_env", description="Scheduling of speculation.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="scenarios, policies and environments")
+    evaluate = commands.add_parser(
+        "evaluate", help="compare policies: table, results file, picture", allow_abbrev=False
+    )
+    add_options(evaluate)
+    parsed = parser.parse_args(arguments)
+    if parsed.command == "list":
+        list_everything()
+    else:
+        run_command(evaluate, parsed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""The command `evaluate`: options, progress, table, results file, picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from laps_env.evaluation.grid import FINAL_SEEDS, Grid
+from laps_env.evaluation.journal import Journal
+from laps_env.evaluation.picture import check_picture, draw_picture
+from laps_env.evaluation.recordings import Recordings
+from laps_env.evaluation.report import tables
+from laps_env.evaluation.runner import Evaluation
+from laps_env.scenarios import AS_RECORDED, DEFAULT_PREDICTOR_ERROR, list_scenarios
+from laps_env.trace_file import write_beside
+from policies import SPECS, list_policies
+
+
+@dataclass(frozen=True)
+class Option:
+    """What the command line says about an option, and how its text is read."""
+
+    text: str
+    parse: Callable[[str], Any] = str
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _loads(text: str) -> tuple[float | str, ...]:
+    try:
+        return tuple(part if part == AS_RECORDED else float(part) for part in _names(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected numbers > 0 or {AS_RECORDED!r} with commas, got {text!r}"
+        ) from None
+
+
+def _policies(text: str) -> tuple[str, ...]:
+    return tuple(list_policies()) if text == "all" else _names(text)
+
+
+_TUNED = [f"{name}_tuned" if f"{name}_tuned" in list_policies() else name for name in SPECS]
+
+#: Each rule once, tuned where it can be; LAPS-SD also as published, and with SmartSpec.
+DEFAULT_POLICIES = (*_TUNED, "laps_sd", "laps_sd_tuned+smartspec")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of the command, ``--name``; the texts are their documentation."""
+
+    policies: Annotated[
+        tuple[str, ...],
+        Option(
+            "names with commas, or 'all' (default: each rule once, tuned where it has parameters, "
+            "and laps_sd, laps_sd_tuned+smartspec)",
+            _policies,
+        ),
+    ] = DEFAULT_POLICIES
+    scenario: Annotated[
+        tuple[str, ...], Option("names with commas (default: all named scenarios)", _names)
+    ] = tuple(list_scenarios())
+    loads: Annotated[
+        tuple[float | str, ...],
+        Option("shares of saturation with commas, or 'recorded' (default: 0.7,0.9)", _loads),
+    ] = (0.7, 0.9)
+    episodes: Annotated[int, Option("workloads per scenario and load (default: 20)", int)] = 20
+    requests: Annotated[int, Option("requests per workload (default: 1000)", int)] = 1000
+    slots: Annotated[int, Option("rows of the request table (default: 64)", int)] = 64
+    predictor_error: Annotated[
+        float, Option("sd of log(predicted / true length) (default: 0.5)", float)
+    ] = DEFAULT_PREDICTOR_ERROR
+    seed: Annotated[int, Option("first seed of the final set (default: 0)", int)] = (
+        FINAL_SEEDS.start
+    )
+    acceptance_trace: Annotated[
+        str | None, Option("recorded acceptances: .atrace, or Spec-Bench rounds .jsonl(.gz)")
+    ] = None
+    arrival_trace: Annotated[
+        str | None, Option("recorded arrivals: Azure .csv, or Mooncake .jsonl(.gz)")
+    ] = None
+    lengths: Annotated[str, Option("where lengths come from: acceptance (default) or arrivals")] = (
+        "acceptance"
+    )
+    prompts: Annotated[
+        str | None, Option("Spec-Bench questions, to estimate prompt lengths not recorded")
+    ] = None
+    json: Annotated[
+        Path | None, Option("results file (default: results.json; none with --quick)", Path)
+    ] = None
+    plot: Annotated[
+        Path | None, Option("picture .png, .pdf or .svg (default: beside the results file)", Path)
+    ] = None
+    jobs: Annotated[int | None, Option("threads (default: one per processor)", int)] = None
+
+    def grid(self) -> Grid:
+        """What to run."""
+        return Grid(
+            policies=self.policies,
+            scenarios=self.scenario,
+            loads=self.loads,
+            episodes=self.episodes,
+            num_requests=self.requests,
+            first_seed=self.seed,
+            slots=self.slots,
+            predictor_error=self.predictor_error,
+            recordings=Recordings(
+                acceptance_trace=self.acceptance_trace,
+                arrival_trace=self.arrival_trace,
+                lengths=self.lengths,  # type: ignore[arg-type]  # checked there
+                prompts=self.prompts,
+            ),
+        )
+
+
+#: What ``--quick`` puts in place of the defaults: seconds, and no files.
+QUICK: dict[str, Any] = {
+    "policies": ("fcfs", "sjf", "las_tuned", "laps_sd_tuned", "gittins_tuned", "oracle_srpt"),
+    "scenario": ("chat-serial", "chat-batch8"),
+    "loads": (0.9,),
+    "episodes": 8,
+    "requests": 500,
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """An argument per field of `Options`, absent unless given, and ``--quick``."""
+    for name, kind in get_type_hints(Options, include_extras=True).items():
+        (option,) = kind.__metadata__
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            dest=name,
+            type=option.parse,
+            help=option.text,
+            default=argparse.SUPPRESS,
+        )
+    parser.add_argument(
+        "--quick", action="store_true", help="a small grid in seconds; prints a table, no files"
+    )
+
+
+def options_from(given: dict[str, Any], quick: bool) -> Options:
+    """What was given, over the defaults or over those of ``--quick``."""
+    if quick:
+        return Options(**{**QUICK, **given})
+    given.setdefault("json", Path("results.json"))
+    if "plot" not in given:
+        try:
+            given["plot"] = given["json"].with_suffix(".png")
+            check_picture(given["plot"])
+        except ValueError as reason:
+            print(f"no {reason}", file=sys.stderr)
+            given["plot"] = None
+    return Options(**given)
+
+
+def evaluate(options: Options) -> None:
+    """Run, print the tables, write the files.
+
+    Raises:
+        OSError, ValueError: options or recordings that cannot be used; nothing is written then.
+    """
+    for path in (options.json, options.plot):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise ValueError(f"expected a file in an existing folder, got {path}")
+    if options.plot is not None:
+        check_picture(options.plot)
+    if options.jobs is not None and options.jobs < 1:
+        raise ValueError(f"jobs: expected an integer >= 1, got {options.jobs}")
+    grid = options.grid()
+    name = None if options.json is None else options.json.with_name(f"{options.json.name}.journal")
+    journal = Journal(name)
+    evaluation = Evaluation(grid, journal)
+    try:
+        _run(evaluation, options.jobs)
+    finally:
+        journal.close()
+    results = evaluation.results()
+    print(tables(results))
+    if options.json is not None:
+        text = json.dumps(results, indent=1, allow_nan=False) + "\n"
+        write_beside(options.json, [text.encode()])
+        journal.remove()
+    if options.plot is not None:
+        draw_picture(results, options.plot)
+    written = {"results": options.json, "picture": options.plot}
+    print("\n" + ", ".join(f"{what}: {path}" for what, path in written.items() if path is not None))
+
+
+def _run(evaluation: Evaluation, jobs: int | None) -> None:
+    total, resumed = evaluation.total_runs, evaluation.finished_runs
+    if resumed:
+        print(f"{resumed} of {total} runs taken from the journal", file=sys.stderr)
+    try:
+        with _progress(total, resumed) as advance:
+            evaluation.run(jobs, advance)
+    except KeyboardInterrupt:
+        finished = evaluation.finished_runs
+        raise SystemExit(
+            f"interrupted with {finished} of {total} runs finished: the same command goes on there"
+        ) from None
+
+
+@contextmanager
+def _progress(total: int, resumed: int) -> Iterator[Callable[[int], Any]]:
+    """Something to call with the number of runs done since: tqdm's bar, or a plain counter."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        done = resumed
+
+        def count(runs: int) -> None:
+            nonlocal done
+            done += runs
+            print(f"\r{done} of {total} runs", end="", file=sys.stderr, flush=True)
+
+        yield count
+        print(file=sys.stderr)
+    else:
+        with tqdm(total=total, initial=resumed, unit="run", mininterval=0.5) as bar:
+            yield bar.update
+
+
+def run_command(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """The command with its errors as messages: status 2, and what was expected on stderr."""
+    given = {f.name: getattr(arguments, f.name) for f in fields(Options) if f.name in arguments}
+    try:
+        evaluate(options_from(given, arguments.quick))
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")

@@ -1,0 +1,170 @@
+"""Recorded acceptances and arrivals in place of a scenario's own."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+import policies
+from laps_env.acceptance import ChainProfile, bounded_tokens
+from laps_env.arrival_traces import ArrivalTrace, read_azure_arrivals, read_mooncake_arrivals
+from laps_env.arrivals import RecordedArrivals
+from laps_env.evaluation.episodes import measure_saturation
+from laps_env.importers import chain_fill, import_spec_bench
+from laps_env.scenarios import Scenario
+from laps_env.traces import AcceptanceTrace, TraceInfo
+from laps_env.workload import GeneratedBodies, RecordedBodies
+
+Lengths = Literal["acceptance", "arrivals"]
+
+#: Share of the recorded groups (questions) from which laws and saturation are had; *final*
+#: workloads draw from the rest. One seed for the split, the filling and the drawn prompt lengths.
+TRAIN_SHARE = 0.5
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """Files to play back, None = the scenario's own generator.
+
+    Attributes:
+        acceptance_trace: an ``.atrace`` file, or the reduced Spec-Bench form (``.jsonl``,
+            ``.jsonl.gz``), which is read as the run of a plain draft model.
+        arrival_trace: Azure's ``.csv`` or Mooncake's ``.jsonl`` (``.jsonl.gz``).
+        lengths: prompt and output lengths come from the ``acceptance`` (recorded or generated) or
+            from the ``arrivals``' own columns, which a generated acceptance then follows.
+        prompts: Spec-Bench's question file, from which prompt lengths are estimated where the
+            acceptance trace has none; without it they are drawn from the category's profile.
+
+    Raises:
+        ValueError: options that do not go together.
+    """
+
+    acceptance_trace: str | None = None
+    arrival_trace: str | None = None
+    lengths: Lengths = "acceptance"
+    prompts: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.lengths not in get_args(Lengths):
+            raise ValueError(f"lengths: expected one of {get_args(Lengths)}, got {self.lengths!r}")
+        if self.lengths == "arrivals" and (self.arrival_trace is None or self.acceptance_trace):
+            raise ValueError(
+                "lengths of the arrivals: expected an arrival trace and no acceptance trace, got "
+                f"arrival trace {self.arrival_trace}, acceptance trace {self.acceptance_trace}"
+            )
+        if self.prompts and (
+            not self.acceptance_trace or self.acceptance_trace.endswith(".atrace")
+        ):
+            raise ValueError(
+                "prompts: expected a Spec-Bench acceptance trace beside it, "
+                f"got {self.acceptance_trace}"
+            )
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each file, by the name of its field.
+
+        Raises:
+            ValueError: no such file.
+        """
+        named = {name: getattr(self, name) for name in ("acceptance_trace", "arrival_trace")}
+        named["prompts"] = self.prompts
+        for name, path in named.items():
+            if path is not None and not Path(path).is_file():
+                raise ValueError(f"{name}: expected a file, got {path}, which is none")
+        return {name: _sha256(path) for name, path in named.items() if path is not None}
+
+    def apply(self, scenario: Scenario) -> tuple[Scenario, dict[str, Any]]:
+        """The scenario on these recordings, and where its traffic then comes from.
+
+        Where requests are not the scenario's own, saturation is measured anew.
+
+        Raises:
+            OSError, ValueError: a file that cannot be read, or that does not suit the scenario.
+        """
+        if not isinstance(scenario.bodies, GeneratedBodies):
+            raise ValueError(f"recordings: expected a generated scenario, got {scenario.name}")
+        generated = scenario.bodies
+        generator = generated.name
+        source = dict.fromkeys(("acceptance", "output_lengths", "prompt_lengths"), generator)
+        source["arrivals"] = repr(scenario.arrivals)
+        filled_share = None
+        if self.arrival_trace is not None:
+            arrivals = RecordedArrivals(
+                _read_arrivals(self.arrival_trace, _sha256(self.arrival_trace))
+            )
+            scenario = scenario.with_arrivals(arrivals)
+            source["arrivals"] = f"recorded {arrivals.trace.source}, its second half"
+            if self.lengths == "arrivals":
+                scenario = scenario.with_lengths_of(arrivals)
+                source["output_lengths"] = source["prompt_lengths"] = source["arrivals"]
+        if self.acceptance_trace is not None:
+            trace, prompt_source = self._acceptance(generated)
+            name = f"recorded {Path(self.acceptance_trace).name}"
+            scenario = scenario.with_recorded_acceptance(
+                RecordedBodies(*trace.split(SEED, TRAIN_SHARE), name=name)
+            )
+            source["acceptance"] = source["output_lengths"] = name
+            source["prompt_lengths"] = prompt_source
+            filled_share = round(1.0 - trace.observed_share, 6)
+        if np.isnan(scenario.saturation_rps):
+            rate = measure_saturation(scenario, policies.make("fcfs"))
+            scenario = replace(scenario, saturation_rps=rate)
+        return scenario, {**source, "filled_share": filled_share}
+
+    def _acceptance(self, bodies: GeneratedBodies) -> tuple[AcceptanceTrace, str]:
+        """The trace with a prompt length for every request, and where these come from."""
+        path = Path(str(self.acceptance_trace))
+        if path.suffix == ".atrace":
+            trace, prompt_source = AcceptanceTrace.load(path), f"recorded {path.name}"
+        else:
+            info = TraceInfo(drafter="draft-model", target_model="not recorded")
+            trace = import_spec_bench(
+                path,
+                info,
+                plain_draft=True,
+                questions=self.prompts,
+                fill=chain_fill(bodies.profiles),
+                seed=SEED,
+            )
+            prompt_source = f"estimated from {Path(str(self.prompts)).name}, characters / 4"
+        missing = trace.prompt_tokens == 0
+        if not missing.any():
+            return trace, prompt_source
+        drawn = trace.prompt_tokens.copy()
+        for i in np.flatnonzero(missing):
+            category = trace.categories[trace.category[i]]
+            drawn[i] = _draw_prompt(bodies, category, int(i))
+        return replace(trace, prompt_tokens=drawn), f"drawn from {bodies.name} (not recorded)"
+
+
+def _draw_prompt(bodies: GeneratedBodies, category: str, request: int) -> int:
+    profile: ChainProfile | None = bodies.profiles.get(category)
+    if profile is None:
+        raise ValueError(
+            f"category of request {request} without a prompt length: expected one of "
+            f"{', '.join(bodies.profiles)}; got {category!r}"
+        )
+    z = np.random.default_rng([SEED, request]).standard_normal()
+    log_tokens = profile.prompt_log_mean + profile.prompt_log_sd * z
+    return int(bounded_tokens(log_tokens, bodies.longest_tokens))
+
+
+@cache
+def _read_arrivals(path: str, sha256: str) -> ArrivalTrace:
+    """Read once for all scenarios; ``sha256`` is part of the cache's key alone."""
+    if path.endswith(".csv"):
+        return read_azure_arrivals(path)
+    if path.endswith((".jsonl", ".jsonl.gz")):
+        return read_mooncake_arrivals(path)
+    raise ValueError(f"arrival trace: expected a .csv, .jsonl or .jsonl.gz file, got {path}")
+
+
+def _sha256(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

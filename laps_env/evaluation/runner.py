@@ -1,0 +1,246 @@
+"""Run a grid: workloads shared by all policies, in threads, resumable; and run a row again.
+
+A *unit* is (scenario, load, seed), one workload; a *run* is one policy on it. `REFERENCE` and
+`ORACLE` run on every workload, because ratios and gaps are measured against them, but get rows
+only where they are asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from itertools import product
+from threading import Event
+from typing import Any
+
+import numba
+import numpy as np
+
+import policies
+from laps_env import __version__
+from laps_env._jit import CACHE_DIRECTORY
+from laps_env.evaluation.episodes import evaluate_episode
+from laps_env.evaluation.grid import ORACLE, REFERENCE, Grid
+from laps_env.evaluation.journal import Journal, Metrics, run_key
+from laps_env.evaluation.recordings import Recordings
+from laps_env.evaluation.rows import statistics_of
+from laps_env.scenarios import Scenario, get_scenario
+from laps_env.summary import time_alone_ns
+
+FORMAT = "laps-env-results"
+VERSION = 1
+
+#: The version, and a digest of all compiled sources with the compiler's version.
+CODE = f"{__version__}+{CACHE_DIRECTORY.name}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A scenario of the grid made ready: recordings applied, policies fitted."""
+
+    scenario: Scenario
+    source: dict[str, Any]
+    policies: dict[str, policies.Policy]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One workload of the grid, and the key of each policy's run on it."""
+
+    setting: Setting
+    load: float | str
+    seed: int
+    keys: dict[str, str]
+
+
+class Evaluation:
+    """A grid on its way to results.
+
+    Args:
+        grid: what to run.
+        journal: keeps finished runs; one with a file lets an interrupted evaluation go on.
+
+    Raises:
+        OSError, ValueError: unknown policies, recordings that cannot be used.
+    """
+
+    def __init__(self, grid: Grid, journal: Journal | None = None) -> None:
+        self.grid = grid
+        self._journal = Journal() if journal is None else journal
+        self._digests = grid.recordings.digests()
+        self._settings = [self._prepare(name) for name in grid.scenarios]
+        self._units = [
+            self._unit(setting, load, seed)
+            for setting, load, seed in product(self._settings, grid.loads, grid.seeds)
+        ]
+        self._stop = Event()
+
+    def _prepare(self, name: str) -> Setting:
+        scenario, source = self.grid.recordings.apply(get_scenario(name))
+        error = self.grid.predictor_error
+        made = {
+            policy: policies.make(policy, scenario, predictor_error=error)
+            for policy in self.grid.policies_to_run
+        }
+        return Setting(scenario, source, made)
+
+    def _unit(self, setting: Setting, load: float | str, seed: int) -> Unit:
+        shared = {
+            "code": CODE,
+            "scenario": repr(setting.scenario),
+            "recordings": self._digests,
+            "load": load,
+            "seed": seed,
+            "num_requests": self.grid.num_requests,
+            "set_tag": self.grid.set_tag,
+            "slots": self.grid.slots,
+            "predictor_error": self.grid.predictor_error,
+        }
+        shared_digest = run_key(shared)
+        keys = {
+            name: run_key(
+                {"workload": shared_digest, "policy": name, "params": policy.params.tobytes().hex()}
+            )
+            for name, policy in setting.policies.items()
+        }
+        return Unit(setting, load, seed, keys)
+
+    @property
+    def total_runs(self) -> int:
+        """Policies x workloads."""
+        return sum(len(unit.keys) for unit in self._units)
+
+    @property
+    def finished_runs(self) -> int:
+        """How many of them the journal holds."""
+        return sum(
+            self._journal.get(key) is not None for u in self._units for key in u.keys.values()
+        )
+
+    def run(
+        self, jobs: int | None = None, on_progress: Callable[[int], None] = lambda runs: None
+    ) -> None:
+        """Do what the journal does not hold; what is finished stays there if this is interrupted.
+
+        Args:
+            jobs: threads, by default one per processor (the kernel releases the interpreter lock).
+            on_progress: called after each unit with the number of runs it did.
+        """
+        with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
+            pending = [pool.submit(self._run_unit, unit) for unit in self._units]
+            try:
+                for unit in as_completed(pending):
+                    on_progress(unit.result())
+            except BaseException:
+                self._stop.set()
+                for unit in pending:
+                    unit.cancel()
+                raise
+
+    def _run_unit(self, unit: Unit) -> int:
+        missing = [name for name, key in unit.keys.items() if self._journal.get(key) is None]
+        if not missing:
+            return 0
+        grid, scenario = self.grid, unit.setting.scenario
+        workload = scenario.workload(
+            load=unit.load,
+            num_requests=grid.num_requests,
+            set_tag=grid.set_tag,
+            seed=unit.seed,
+            predictor_error=grid.predictor_error,
+        )
+        server = scenario.server
+        alone = time_alone_ns(workload, server, server.reference_draft_length)
+        for name in missing:
+            if self._stop.is_set():
+                break
+            policy = unit.setting.policies[name]
+            metrics = evaluate_episode(policy, workload, scenario, slots=grid.slots, alone_ns=alone)
+            self._journal.record(unit.keys[name], metrics)
+        return len(missing)
+
+    def results(self) -> dict[str, Any]:
+        """The content of results.json; every run must be finished."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "code": CODE,
+            "platform": {
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                "numba": numba.__version__,
+                "system": platform.system(),
+                "machine": platform.machine(),
+            },
+            "reference": REFERENCE,
+            "oracle": ORACLE,
+            "grid": asdict(self.grid),
+            "rows": [
+                self._row(setting, load, policy)
+                for setting, load in product(self._settings, self.grid.loads)
+                for policy in self.grid.policies
+            ],
+        }
+
+    def _row(self, setting: Setting, load: float | str, policy: str) -> dict[str, Any]:
+        scenario = setting.scenario
+        units = [u for u in self._units if u.setting is setting and u.load == load]
+        runs = {
+            name: [self._finished(unit.keys[name]) for unit in units]
+            for name in (policy, REFERENCE, ORACLE)
+        }
+        return {
+            "scenario": scenario.name,
+            "load": load,
+            "policy": policy,
+            "parameters": setting.policies[policy].settings,
+            **self.grid.conditions(),
+            "batch_size": scenario.server.batch_size,
+            "saturation_rps": scenario.saturation_rps,
+            "source": setting.source,
+            "recordings": asdict(self.grid.recordings),
+            "sha256": self._digests,
+            **statistics_of(runs[policy], runs[REFERENCE], runs[ORACLE]),
+        }
+
+    def _finished(self, key: str) -> Metrics:
+        metrics = self._journal.get(key)
+        if metrics is None:
+            raise RuntimeError("expected every run to be finished, call run() first")
+        return metrics
+
+
+def rerun(row: dict[str, Any], episode: int) -> Metrics:
+    """Run one workload of a results row again; ``mean_latency_s`` equals the row's bit for bit.
+
+    Args:
+        row: from the ``rows`` of a results file, written by the same code.
+        episode: index into the row's ``seeds`` and ``episode_mean_latency_s``.
+
+    Raises:
+        ValueError: a recording is not the file that the row was made from.
+    """
+    recordings = Recordings(**row["recordings"])
+    for name, digest in recordings.digests().items():
+        if digest != row["sha256"].get(name):
+            raise ValueError(
+                f"{row['recordings'][name]}: expected sha256 {row['sha256'].get(name)}, "
+                f"got {digest}"
+            )
+    scenario, _ = recordings.apply(get_scenario(row["scenario"]))
+    scenario = replace(scenario, saturation_rps=row["saturation_rps"])
+    error = row["predictor_error"]
+    policy = policies.make(row["policy"], scenario, predictor_error=error, **row["parameters"])
+    workload = scenario.workload(
+        load=row["load"],
+        num_requests=row["num_requests"],
+        set_tag=row["set_tag"],
+        seed=row["seeds"][episode],
+        predictor_error=error,
+    )
+    return evaluate_episode(policy, workload, scenario, slots=row["slots"])

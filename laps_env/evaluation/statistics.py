@@ -1,0 +1,107 @@
+"""Statistics over shared workloads: every interval is a bootstrap over workloads.
+
+Policies meet the same workloads, so a resample takes the same workloads for all of them (paired).
+The resamples are drawn once, from a fixed seed: the same numbers always give the same interval.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+#: Bounds of a 95 % interval, or None for a single workload, from which none can be had.
+Interval = tuple[float, float] | None
+
+#: Bootstrap resamples of an interval, and the seed they are drawn from.
+RESAMPLES = 10_000
+RESAMPLING_SEED = 2505_17074
+
+#: Quantiles of the resamples that bound an interval.
+BOUNDS = (0.025, 0.975)
+
+#: The share of LAPS-SD's latency that a clairvoyant must save before shares of it mean anything.
+SMALLEST_GAP = 0.03
+
+
+@cache
+def resampled_workloads(count: int) -> npt.NDArray[np.int64]:
+    """Which workloads each resample takes: int64 [RESAMPLES, count], 0..count - 1."""
+    rng = np.random.default_rng(RESAMPLING_SEED)
+    chosen = rng.integers(count, size=(RESAMPLES, count))
+    chosen.flags.writeable = False
+    return chosen
+
+
+def _interval(resampled: Floats, count: int) -> Interval:
+    if count < 2:
+        return None
+    low, high = (float(bound) for bound in np.quantile(resampled, BOUNDS))
+    return low, high
+
+
+def mean_with_interval(values: Floats) -> tuple[float, Interval]:
+    """The mean of one value per workload [n], with its interval."""
+    means = values[resampled_workloads(values.size)].mean(axis=1)
+    return float(values.mean()), _interval(means, values.size)
+
+
+def ratio_with_interval(values: Floats, reference: Floats) -> tuple[float, Interval]:
+    """Ratio of the sums of two values per shared workload [n], with its paired interval.
+
+    With mean latencies of equally many requests it is the ratio of the summed latencies.
+
+    Raises:
+        ValueError: the two were not measured on equally many workloads.
+    """
+    _check_paired(values, reference)
+    chosen = resampled_workloads(values.size)
+    ratios = values[chosen].sum(axis=1) / reference[chosen].sum(axis=1)
+    return float(values.sum() / reference.sum()), _interval(ratios, values.size)
+
+
+def iqm_with_interval(values: Floats) -> tuple[float, Interval]:
+    """Interquartile mean of one value per workload [n], with its interval.
+
+    The mean of what is left when a quarter of the values, rounded down, is cut from either end
+    (Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", 2021).
+    """
+    iqms = _interquartile_mean(values[resampled_workloads(values.size)])
+    return float(_interquartile_mean(values)), _interval(iqms, values.size)
+
+
+def _interquartile_mean(values: Floats) -> Floats:
+    """Over the last axis."""
+    count = values.shape[-1]
+    cut = count // 4
+    return np.asarray(np.sort(values, axis=-1)[..., cut : count - cut].mean(axis=-1))
+
+
+def gap_closed(values: Floats, laps_sd: Floats, oracle: Floats) -> float | None:
+    """Share of the way from LAPS-SD to the clairvoyant: (LAPS-SD - policy) / (LAPS-SD - oracle).
+
+    Args:
+        values: mean latencies of the policy, [n] workloads.
+        laps_sd: of LAPS-SD on the same workloads.
+        oracle: of the clairvoyant on the same workloads.
+
+    Returns:
+        None where the share would be noise: LAPS-SD - oracle is under `SMALLEST_GAP` of LAPS-SD, or
+        its interval reaches 0, or there is no interval. Outside the serial server with free
+        pre-emption the oracle is a reference, not a bound, and the share may exceed 1.
+    """
+    _check_paired(values, laps_sd)
+    gap, interval = mean_with_interval(laps_sd - oracle)
+    if interval is None or interval[0] <= 0 or gap < SMALLEST_GAP * laps_sd.mean():
+        return None
+    return float((laps_sd - values).mean() / gap)
+
+
+def _check_paired(values: Floats, reference: Floats) -> None:
+    if values.shape != reference.shape:
+        raise ValueError(
+            f"expected the same workloads for both, got {values.shape} and {reference.shape}"
+        )

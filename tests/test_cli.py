@@ -1,0 +1,104 @@
+"""The command line: what it prints and writes, and what it does with bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from laps_env.__main__ import main
+
+SMALL = ["evaluate", "--scenario", "code-serial", "--policies", "fcfs,laps_sd,oracle_srpt"]
+SMALL += ["--loads", "0.7,0.9", "--episodes", "3", "--requests", "40"]
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_list_names_scenarios_policies_and_environments(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(["list"])
+    out = capsys.readouterr().out
+    for name in ("chat-serial", "bursty-batch8", "laps_sd[_tuned]", "laps_env/SpecDecodeReplay-v0"):
+        assert name in out
+
+
+def test_evaluate_writes_the_named_files_and_no_others(
+    capsys: pytest.CaptureFixture[str], empty_folder: Path
+) -> None:
+    main([*SMALL, "--json", "out.json", "--plot", "out.svg"])
+    out = capsys.readouterr().out
+    assert "code-serial, load 0.9: 3 workloads of 40 requests" in out
+    assert out.endswith("results: out.json, picture: out.svg\n")
+    assert {path.name for path in empty_folder.iterdir()} == {"out.json", "out.svg"}
+    rows = json.loads(Path("out.json").read_text())["rows"]
+    assert [(row["load"], row["policy"]) for row in rows] == [
+        (load, policy) for load in (0.7, 0.9) for policy in ("fcfs", "laps_sd", "oracle_srpt")
+    ]
+    needed = "scenario load policy episodes mean_latency_s mean_latency_ci95 ratio_to_laps_sd "
+    needed += "ratio_ci95 p50_latency_s p95_latency_s p99_latency_s max_slowdown gap_closed"
+    assert set(needed.split()) <= set(rows[0])
+
+
+def test_quick_prints_a_table_and_writes_nothing(
+    capsys: pytest.CaptureFixture[str], empty_folder: Path
+) -> None:
+    main(["evaluate", "--quick", "--episodes", "2", "--requests", "40"])
+    out = capsys.readouterr().out
+    assert "chat-batch8, load 0.9: 2 workloads of 40 requests" in out
+    assert "gittins_tuned" in out
+    assert not list(empty_folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "messages"),
+    [
+        (["--scenario", "chat"], ["expected one of chat-serial", "got 'chat'"]),
+        (["--policies", "fcfs,best"], ["expected one of random, fcfs", "got 'best'"]),
+        (["--policies", ","], ["policies: expected at least one, got none"]),
+        (["--no-such-option", "1"], ["--no-such-option"]),
+        (["--loads", "nan"], ["load: expected a finite number > 0, got nan"]),
+        (["--loads", "inf"], ["load: expected a finite number > 0, got inf"]),
+        (["--loads", "0"], ["load: expected a finite number > 0, got 0"]),
+        (["--loads", "0.7,-1"], ["load: expected a finite number > 0, got -1"]),
+        (["--loads", "high"], ["expected numbers > 0 or 'recorded'", "got 'high'"]),
+        (["--loads", "recorded"], ["expected an arrival trace, got none"]),
+        (["--episodes", "0"], ["episodes: expected an integer >= 1, got 0"]),
+        (["--episodes", "many"], ["--episodes", "'many'"]),
+        (["--requests", "0"], ["requests: expected an integer >= 1, got 0"]),
+        (["--jobs", "0"], ["jobs: expected an integer >= 1, got 0"]),
+        (["--predictor-error", "-1"], ["predictor error: expected a finite number >= 0, got -1"]),
+        (["--arrival-trace", "none.csv"], ["arrival_trace: expected a file, got none.csv"]),
+        (["--acceptance-trace", "none"], ["acceptance_trace: expected a file, got none"]),
+        (["--acceptance-trace", "empty.atrace"], ["empty.atrace", "expected"]),
+        (["--acceptance-trace", "empty.jsonl"], ["empty.jsonl: expected at least one record"]),
+        (["--arrival-trace", "empty.csv"], ["empty.csv", "expected"]),
+        (["--arrival-trace", "empty.txt"], ["expected a .csv, .jsonl", "got empty.txt"]),
+        (["--lengths", "arrivals"], ["expected an arrival trace"]),
+        (["--lengths", "both"], ["expected one of", "got 'both'"]),
+        (["--plot", "out.gif"], ["expected a file ending in .png", "got out.gif"]),
+        (["--json", "nowhere/out.json"], ["expected a file in an existing folder"]),
+    ],
+    ids=" ".join,
+)
+def test_bad_input_ends_with_a_message_and_status_2(
+    arguments: list[str],
+    messages: list[str],
+    capsys: pytest.CaptureFixture[str],
+    empty_folder: Path,
+) -> None:
+    for name in ("empty.atrace", "empty.jsonl", "empty.csv", "empty.txt"):
+        Path(name).touch()
+    before = set(empty_folder.iterdir())
+    with pytest.raises(SystemExit) as end:
+        main([*SMALL, *arguments])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    for message in messages:
+        assert message in error
+    assert set(empty_folder.iterdir()) == before
