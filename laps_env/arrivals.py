@@ -186,11 +186,11 @@ def _modulated_gaps(
     gaps: Gaps,
 ) -> None:
     """In a state, the next event is an arrival or a switch, whichever exponential is shorter."""
-    u, _ = uniforms(key, ARRIVALS, episode, gaps.size, 0)
+    u, _ = uniforms(key, ARRIVALS, episode, 0, 0)
     state = 1 if u < burst_share else 0
     for i in range(gaps.size):
         gaps[i] = 0.0
-        block = 0
+        block = 1  # the first block of request 0 chose the state
         while True:
             u, which = uniforms(key, ARRIVALS, episode, i, block)
             block += 1

@@ -76,19 +76,49 @@ class Workload:
         object.__setattr__(self, "offset", offset)
         for name in ("accept_run", "proposable"):
             values = getattr(self, name)
-            if values is not None and values.shape != (offset[-1],):
+            if values is not None and (values.shape, values.dtype) != ((offset[-1],), np.uint8):
                 raise ValueError(
-                    f"workload: {name}: expected one entry per output token, ({offset[-1]},), "
-                    f"got {values.shape}"
+                    f"workload: {name}: expected one uint8 per output token, ({offset[-1]},), "
+                    f"got {values.dtype} {values.shape}"
                 )
         if (self.schedule is None) != (self.schedule_offset is None):
             raise ValueError("workload: expected schedule and schedule_offset together")
+        if self.schedule is not None and self.schedule_offset is not None:
+            self._check_schedule(self.schedule, self.schedule_offset)
 
     def _check(self, name: str, fine: npt.NDArray[np.bool_], expected: str) -> None:
         if not fine.all():
             i = int(np.argmin(fine))
             value = getattr(self, name)[i]
             raise ValueError(f"workload: {name} of request {i}: expected {expected}, got {value}")
+
+    def _check_schedule(self, schedule: npt.NDArray[np.uint8], starts: Ints) -> None:
+        """The draft lengths of each request last until its last token."""
+        if schedule.dtype != np.uint8 or schedule.ndim != 1:
+            raise ValueError(
+                f"workload: schedule: expected uint8 [S], got {schedule.dtype} {schedule.shape}"
+            )
+        shape = (self.num_requests + 1,)
+        if starts.shape != shape or starts[0] != 0 or starts[-1] != schedule.size:
+            raise ValueError(
+                f"workload: schedule_offset: expected shape {shape}, 0 to {schedule.size}, "
+                f"got {starts.shape}, {starts[:1]} to {starts[-1:]}"
+            )
+        position, rounds = self.offset[:-1].copy(), 0
+        while (running := np.flatnonzero(position < self.offset[1:])).size:
+            rows = starts[running] + rounds
+            short = running[rows >= starts[running + 1]]
+            if short.size:
+                raise ValueError(
+                    f"workload: schedule of request {short[0]}: expected draft lengths for all "
+                    f"of its rounds, got {rounds}"
+                )
+            drafted = schedule[rows]
+            if self.proposable is not None:
+                drafted = np.minimum(drafted, self.proposable[position[running]])
+            accepted = np.minimum(drafted, self.accept_run[position[running]])
+            position[running] += accepted.astype(np.int64) + 1
+            rounds += 1
 
     @property
     def num_requests(self) -> int:
