@@ -161,7 +161,7 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         """The true lengths and acceptance: the explicit door for clairvoyant references."""
         return self._rows.reveal_workload(0)
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """With ``render_mode="ansi"``, the request table as text."""
         return self._rows.render_row(0) if self.render_mode == "ansi" else None
 

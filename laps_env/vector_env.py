@@ -32,15 +32,15 @@ RESET_OPTIONS = ("workload", "workload_seed", "reset_mask")
 
 def observation_space(slots: int) -> gym.spaces.Dict:
     """``queue`` [slots, 21] and ``server`` [8], units and bounds as `laps_env.layout` says."""
-    queue_high = np.tile(np.float32([c.high for c in QUEUE_COLUMNS]), (slots, 1))
-    server_high = np.float32([c.high for c in SERVER_COLUMNS])
+    queue_high = np.tile(np.array([c.high for c in QUEUE_COLUMNS], np.float32), (slots, 1))
+    server_high = np.array([c.high for c in SERVER_COLUMNS], np.float32)
     return gym.spaces.Dict(
         queue=gym.spaces.Box(np.zeros_like(queue_high), queue_high, dtype=np.float32),
         server=gym.spaces.Box(np.zeros_like(server_high), server_high, dtype=np.float32),
     )
 
 
-class SpecDecodeReplayVectorEnv(VectorEnv):  # type: ignore[type-arg]
+class SpecDecodeReplayVectorEnv(VectorEnv):
     """E independent copies of `laps_env.env.SpecDecodeReplay`, stepped together.
 
     Row i reset with seed s equals the single environment reset with seed s + i, in every autoreset
@@ -120,7 +120,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):  # type: ignore[type-arg]
             time_limit_ns=UNLIMITED if time_limit_s is None else round(time_limit_s * 1e9),
             queue_limit=UNLIMITED if queue_limit is None else queue_limit,
         )
-        self._workload_options = {
+        self._workload_options: dict[str, Any] = {
             "load": load,
             "num_requests": num_requests,
             "set_tag": set_tag,
@@ -265,7 +265,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):  # type: ignore[type-arg]
         skip = self._ended.copy()
         if skip.any() and not (self._started and self.autoreset_mode == AutoresetMode.NEXT_STEP):
             raise gym.error.ResetNeeded(f"reset needed in rows {np.flatnonzero(skip).tolist()}")
-        for row in np.flatnonzero(skip):
+        for row in np.flatnonzero(skip).tolist():
             self._reset_row(row)
         fleet = self.simulation.fleet
         drive = step_picks if self.interface == "pick" else step_priorities
@@ -309,7 +309,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):  # type: ignore[type-arg]
         ended = self._ended.copy()
         last = self._observe()
         final_obs = np.full(self.num_envs, None, object)
-        for row in np.flatnonzero(ended):
+        for row in np.flatnonzero(ended).tolist():
             final_obs[row] = {name: part[row].copy() for name, part in last.items()}
             self._reset_row(row)
         return {
@@ -340,7 +340,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):  # type: ignore[type-arg]
 
     def _add_summaries(self, info: Info, ended: npt.NDArray[np.bool_]) -> None:
         """``summary``: the episode's metrics in the rows that have ended."""
-        summaries = {row: self.summary(row) for row in np.flatnonzero(ended)}
+        summaries = {row: self.summary(row) for row in np.flatnonzero(ended).tolist()}
         names = next(iter(summaries.values()))
         table: Info = {}
         for name in names:
