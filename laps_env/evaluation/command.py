@@ -127,7 +127,7 @@ QUICK: dict[str, Any] = {
     "scenario": ("chat-serial", "chat-batch8"),
     "loads": (0.9,),
     "episodes": 8,
-    "requests": 500,
+    "requests": 300,
 }
 
 
@@ -192,7 +192,9 @@ def evaluate(options: Options) -> None:
     if options.plot is not None:
         draw_picture(results, options.plot)
     written = {"results": options.json, "picture": options.plot}
-    print("\n" + ", ".join(f"{what}: {path}" for what, path in written.items() if path is not None))
+    named = [f"{what}: {path}" for what, path in written.items() if path is not None]
+    if named:
+        print("\n" + ", ".join(named))
 
 
 def _run(evaluation: Evaluation, jobs: int | None) -> None:
@@ -204,9 +206,11 @@ def _run(evaluation: Evaluation, jobs: int | None) -> None:
             evaluation.run(jobs, advance)
     except KeyboardInterrupt:
         finished = evaluation.finished_runs
-        raise SystemExit(
-            f"interrupted with {finished} of {total} runs finished: the same command goes on there"
-        ) from None
+        print(
+            f"interrupted with {finished} of {total} runs finished: the same command goes on there",
+            file=sys.stderr,
+        )
+        raise SystemExit(130) from None
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TextIO
 
+from laps_env.trace_file import write_beside
+
 Metrics = dict[str, float]
 
 
@@ -33,7 +35,7 @@ class Journal:
             lines = path.read_bytes().splitlines(keepends=True)
             kept = [line for line in lines if self._read(line)]
             if kept != lines:
-                path.write_bytes(b"".join(kept))
+                write_beside(path, kept)
 
     def _read(self, line: bytes) -> bool:
         try:

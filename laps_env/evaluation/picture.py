@@ -41,7 +41,7 @@ def draw_picture(results: dict[str, Any], path: Path) -> None:
     loads = list(dict.fromkeys(row["load"] for row in rows))
     batches = sorted({row["batch_size"] for row in rows})
     scenarios = list(dict.fromkeys(_traffic(row) for row in rows))
-    height = 1.2 + len(batches) * (0.5 + 0.055 * len(names) * (len(scenarios) + 2.5))
+    height = 1.2 + len(batches) * (0.5 + 0.042 * len(names) * (len(scenarios) + 2.5))
     figure = Figure(figsize=(2.0 + 4.4 * len(loads), height), layout="constrained")
     panels = figure.subplots(len(batches), len(loads), squeeze=False, sharex=True, sharey=True)
     for line, batch in zip(panels, batches, strict=True):
@@ -58,7 +58,7 @@ def draw_picture(results: dict[str, Any], path: Path) -> None:
     figure.legend(
         [handles[s] for s in scenarios],
         scenarios,
-        loc="outside lower center",
+        loc="outside upper center",
         frameon=False,
         ncols=min(len(scenarios), 6),
         fontsize=9,
@@ -126,6 +126,7 @@ def _label_axes(panels: Any, rows: Rows, names: list[str]) -> None:
         panel.xaxis.set_minor_locator(NullLocator())
         panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         panel.tick_params(labelsize=9)
+        panel.tick_params(axis="y", length=0)
         panel.spines[["top", "right"]].set_visible(False)
     for panel in panels[:, 0]:
         panel.set_yticks(range(len(names)), names)
