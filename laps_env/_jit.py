@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def _cache_directory() -> Path:
 
 
 CACHE_DIRECTORY = _cache_directory()
+_COLD = not CACHE_DIRECTORY.exists()
 
 
 @contextmanager
@@ -74,13 +76,13 @@ def rule(function: Callable[..., float]) -> Any:
     Calling a rule twice on the same observation must change nothing: it is called once per
     *decision*, and a round of several picks has several.
     """
+    announce_compilation()  # a rule compiles here and now; the kernel when it is first called
     with _own_cache():
         return numba.cfunc(_RULE_SIGNATURE, cache=True, error_model="numpy", _nrt=False)(function)
 
 
+@cache
 def announce_compilation() -> None:
-    """Say on standard error that the first use compiles, where no cache exists yet."""
-    if not CACHE_DIRECTORY.exists():
-        print(
-            "laps_env: compiling the kernel (only the first time)...", file=sys.stderr, flush=True
-        )
+    """Say once, on standard error, that this process compiles, where it found no cache."""
+    if _COLD:
+        print("laps_env: compiling, the first time only...", file=sys.stderr, flush=True)

@@ -108,7 +108,7 @@ def make(
     values.update({key: float(value) for key, value in settings.items()})
     if not np.isfinite(list(values.values())).all():
         raise ValueError(f"{name}: expected finite parameters, got {settings}")
-    params = np.array(list(values.values()))
+    params = np.array(list(values.values()), np.float64)
     if spec.fitted is not None:
         params = np.concatenate([params, spec.fitted(fit_laws(scenario, predictor_error))])
     return Policy(name, spec, values, params, draft_rule or None)
