@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,7 +46,8 @@ class Pair:
     ) -> None:
         self.slots = slots
         self.workload = make_workload(workload)
-        self.reference = ReferenceServer(
+        self._make_reference = partial(
+            ReferenceServer,
             SimpleNamespace(**workload),
             server,
             slots,
@@ -61,6 +63,11 @@ class Pair:
             time_limit_ns=UNLIMITED if time_limit_ns is None else time_limit_ns,
             queue_limit=UNLIMITED if queue_limit is None else queue_limit,
         )
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin the episode again: a new reference, the same kernel arrays."""
+        self.reference = self._make_reference()
         self.simulation.start(0, self.workload)
 
     @classmethod

@@ -30,10 +30,13 @@ def random_priorities(rng: np.random.Generator, slots: int) -> npt.NDArray[np.fl
     return np.where(rng.random(slots) < 0.05, np.inf, rng.normal(size=slots))
 
 
-def play(pair: Pair, rng: np.random.Generator, whole_rounds: bool) -> None:
-    """Both sides take the same random decisions, masked ones included, to the end."""
+def play(
+    pair: Pair, rng: np.random.Generator, whole_rounds: bool, steps: int | None = None
+) -> None:
+    """Both sides take the same random decisions, masked ones included, to the end or so far."""
     pair.check_observation()
-    while not pair.ended:
+    while not pair.ended and steps != 0:
+        steps = None if steps is None else steps - 1
         if whole_rounds:
             pair.step_priorities(random_priorities(rng, pair.slots))
         else:
@@ -54,7 +57,7 @@ def test_kernel_equals_the_reference(block: int, whole_rounds: bool) -> None:
 def test_the_random_instances_reach_every_rule() -> None:
     """What `test_kernel_equals_the_reference` meets, so that no rule goes untested unnoticed."""
     met: set[str] = set()
-    for seed in range(100):
+    for seed in range(60):
         rng = np.random.default_rng([seed, True])
         pair = Pair.random(rng)
         play(pair, rng, whole_rounds=True)
@@ -71,6 +74,15 @@ def test_the_random_instances_reach_every_rule() -> None:
         *("eviction recompute", "eviction swap", "proposable", "schedule", "smartspec"),
         *("truncated", "terminated", "recomputed", "preempted", "idle"),
     }
+
+
+def test_a_new_episode_forgets_the_one_before() -> None:
+    for seed in range(60):
+        rng = np.random.default_rng([seed, 4])
+        pair = Pair.random(rng)
+        play(pair, rng, whole_rounds=False, steps=int(rng.integers(100)))
+        pair.restart()
+        play(pair, rng, whole_rounds=bool(seed % 2))
 
 
 def test_a_first_arrival_after_the_limits_still_gets_its_round() -> None:

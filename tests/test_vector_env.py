@@ -140,6 +140,22 @@ def test_make_vec_picks_the_native_class(env_id: str) -> None:
     assert gym.make_vec(env_id, vectorization_mode="sync", num_envs=2).num_envs == 2
 
 
+def test_an_episode_that_ends_at_the_step_limit_is_terminated_not_truncated() -> None:
+    kwargs: dict[str, Any] = {"num_requests": 2, "batch_size": 1, "slots": SLOTS}
+    envs = SpecDecodeReplayVectorEnv(1, **kwargs)
+    envs.reset(seed=0)
+    steps = 1
+    while not envs.step(np.array([0]))[2].all():
+        steps += 1
+    for limit, expected in ((steps, (True, False)), (steps - 1, (False, True))):
+        limited = SpecDecodeReplayVectorEnv(1, max_episode_steps=limit, **kwargs)
+        limited.reset(seed=0)
+        for _ in range(limit):
+            *_, terminated, truncated, info = limited.step(np.array([0]))
+        assert (terminated[0], truncated[0]) == expected
+        assert info["summary"]["finished"][0] == 2 - truncated[0]
+
+
 def test_rendering_gives_a_text_per_row() -> None:
     envs = SpecDecodeReplayVectorEnv(2, num_requests=3, slots=SLOTS, render_mode="ansi")
     envs.reset(seed=0)
