@@ -1,0 +1,30 @@
+"""Small environments, and random play in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+
+import laps_env
+from laps_env.workload import Workload
+
+PICK, PRIORITY = laps_env.ENV_IDS
+SLOTS = 6
+
+
+def small(env_id: str = PICK, **kwargs: Any) -> gym.Env[Any, Any]:
+    return gym.make(env_id, **{"num_requests": 4, "slots": SLOTS, "batch_size": 2} | kwargs)
+
+
+def play(env: gym.Env[Any, Any], seed: int, steps: int = 10**6) -> list[Any]:
+    """What `step` returned under random actions, to the episode's end."""
+    env.action_space.seed(seed)
+    results: list[Any] = []
+    while len(results) < steps and not (results and (results[-1][2] or results[-1][3])):
+        results.append(env.step(env.action_space.sample()))
+    return results
+
+
+def workload_of(env: gym.Env[Any, Any]) -> Workload:
+    return env.unwrapped.reveal_workload()  # type: ignore[attr-defined, no-any-return]

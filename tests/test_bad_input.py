@@ -1,0 +1,200 @@
+"""Bad input to the environments: every error names what was expected and what came."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from env_play import PICK, PRIORITY, SLOTS, play, small, workload_of
+
+import laps_env
+from laps_env.env import SpecDecodeReplay
+from laps_env.scenarios import Scenario, get_scenario
+from laps_env.workload import Workload
+
+
+@pytest.fixture(params=laps_env.ENV_IDS)
+def env(request: pytest.FixtureRequest) -> Iterator[gym.Env[Any, Any]]:
+    """Each environment, small, with the wrappers of `gym.make`."""
+    made = gym.make(request.param, num_requests=4, slots=SLOTS, batch_size=2, render_mode="ansi")
+    yield made
+    made.close()
+
+
+def state_of(env: gym.Env[Any, Any]) -> bytes:
+    """Everything that a step could move."""
+    rows = env.unwrapped._rows  # type: ignore[attr-defined]
+    return pickle.dumps((rows.simulation, rows._steps, rows._returns, rows._ended))
+
+
+def test_a_masked_action_is_defined_and_flagged() -> None:
+    env = small(num_requests=20, load=5.0)
+    _, info = env.reset(seed=0)
+    assert info["action_mask"].dtype == np.int8
+    while info["action_mask"].sum() < 3:
+        info = env.step(env.action_space.sample(mask=info["action_mask"]))[-1]
+    assert not info["action_mask"][SLOTS]  # starting an empty round is masked while someone waits
+    *_, info = env.step(SLOTS)
+    assert info["invalid_action"]
+    assert info["round"]
+    pick = int(np.flatnonzero(info["action_mask"])[0])
+    *_, info = env.step(pick)
+    assert not info["round"]
+    assert info["action_mask"][SLOTS]
+    *_, info = env.step(pick)  # already picked
+    assert info["invalid_action"]
+    assert info["round"]
+
+
+BAD_PICKS = (-1, SLOTS + 1, 2**70, 1.0, np.nan, None, "1", True, [1], np.zeros(3, int))
+BAD_SCORES = (
+    *(0.0, np.zeros(SLOTS + 1), np.zeros((1, SLOTS)), np.full(SLOTS, np.nan)),
+    *([0.0] * (SLOTS - 1) + [np.nan], ["high"] * SLOTS, None),
+)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "action"),
+    [*((PICK, action) for action in BAD_PICKS), *((PRIORITY, scores) for scores in BAD_SCORES)],
+    ids=repr,
+)
+def test_a_bad_action_moves_nothing(env_id: str, action: Any) -> None:
+    env = small(env_id).unwrapped
+    env.reset(seed=0)
+    before = state_of(env)
+    with pytest.raises(ValueError, match=r"expected.*got|could not convert"):
+        env.step(action)
+    assert state_of(env) == before
+
+
+def test_a_step_needs_a_reset(env: gym.Env[Any, Any]) -> None:
+    bare = env.unwrapped
+    with pytest.raises(gym.error.ResetNeeded):
+        bare.step(bare.action_space.sample())
+    for ask in (bare.summary, bare.reveal_workload):  # type: ignore[attr-defined]
+        with pytest.raises(gym.error.ResetNeeded):
+            ask()
+    env.reset(seed=0)
+    end = play(env, 0)[-1]
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(env.action_space.sample())
+    assert bare.summary() == end[-1]["summary"]  # type: ignore[attr-defined]
+    env.reset()
+    env.step(env.action_space.sample())
+
+
+BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
+    ({"scenario": "chess"}, r"scenario: expected one of chat-serial, .*; got 'chess'"),
+    ({"scenario": 3}, r"scenario: expected one of chat-serial, .*; got 3"),
+    *(
+        ({"load": load}, r"load: expected a finite number > 0, got")
+        for load in (np.nan, np.inf, -0.5, 0.0, "heavy", None, True)
+    ),
+    ({"load": "recorded"}, r"load: 'recorded' needs a recorded arrival trace"),
+    ({"batch_size": SLOTS + 1}, rf"batch_size: expected at most .*\({SLOTS}\), got {SLOTS + 1}"),
+    *(
+        ({"draft_length": n}, r"draft_length: expected 0\.\.16 or 'smartspec', got")
+        for n in (-1, 17, 2.0, "fast", True)
+    ),
+    *(
+        ({name: value}, rf"{name}: expected an integer >= 1, got")
+        for name in ("num_requests", "slots", "batch_size", "pool_tokens", "queue_limit")
+        for value in (0, -3, 2.5, np.nan)
+    ),
+    *(
+        ({name: value}, rf"{name}: expected a finite number > 0, got")
+        for name in ("time_limit_s", "reward_scale")
+        for value in (0.0, -1.0, np.nan, np.inf)
+    ),
+    ({"predictor_error": -0.1}, r"predictor error: expected a finite number >= 0, got -0\.1"),
+    ({"predictor_error": np.nan}, r"predictor error: expected a finite number >= 0, got nan"),
+    ({"set_tag": "exam"}, r"set tag: expected one of .*, got 'exam'"),
+    ({"interface": "wish"}, r"interface: expected 'pick' or 'priority', got 'wish'"),
+    ({"render_mode": "human"}, r"render_mode: expected None or 'ansi', got 'human'"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), BAD_ARGUMENTS, ids=lambda value: repr(value)[:40]
+)
+def test_a_bad_argument_is_refused_at_once(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SpecDecodeReplay(**{"num_requests": 4, "slots": SLOTS} | arguments)
+
+
+def test_a_scenario_without_a_measured_saturation_has_no_load() -> None:
+    template = get_scenario("chat-serial")
+    scenario = Scenario("new", "", template.server, template.bodies, template.arrivals)
+    with pytest.raises(ValueError, match=r"saturation_rps of scenario 'new': expected .* got nan"):
+        SpecDecodeReplay(scenario=scenario)
+
+
+def test_unknown_arguments_are_refused() -> None:
+    with pytest.raises(TypeError, match="sots"):
+        SpecDecodeReplay(sots=3)
+    with pytest.raises(TypeError, match="num_envs"):
+        SpecDecodeReplay(num_envs=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"worklod": None}, r"reset options: expected only .*; got \['worklod'\]"),
+        ({"reset_mask": np.ones(1, bool)}, "reset_mask is for the vector environment"),
+        ({"workload": "chat"}, "workload: expected a Workload, got str"),
+        ({"workload_seed": -1}, "workload_seed: expected an integer >= 0, got -1"),
+        ({"workload_seed": 1.5}, "workload_seed: expected an integer >= 0, got 1.5"),
+    ],
+)
+def test_a_bad_reset_option_changes_nothing(options: dict[str, Any], message: str) -> None:
+    env = small().unwrapped
+    with pytest.raises(ValueError, match=message):
+        env.reset(options=options)
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(0)
+    env.reset(seed=0)
+    before = state_of(env)
+    with pytest.raises(ValueError, match=message):
+        env.reset(options=options)
+    assert state_of(env) == before
+
+
+def test_a_request_larger_than_the_pool_is_refused() -> None:
+    env = small(pool_tokens=100, draft_length=4).unwrapped
+    workload = Workload(
+        arrival_ns=np.array([0, 5]),
+        prompt_tokens=np.array([10, 60]),
+        output_tokens=np.array([4, 36]),
+        predicted_tokens=np.array([4.0, 36.0]),
+        category=np.array([0, 0]),
+        accept_run=np.zeros(40, np.uint8),
+    )
+    message = (
+        r"request 1: needs 101 cache tokens \(prompt 60 \+ output 36 \+ look-ahead 5\), "
+        r"expected at most pool_tokens = 100"
+    )
+    with pytest.raises(ValueError, match=message):
+        env.reset(options={"workload": workload})
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(0)
+    env = small(pool_tokens=101, draft_length=4).unwrapped
+    env.reset(options={"workload": workload})
+    assert play(env, 0)[-1][2]
+
+
+def test_reset_options_hold_for_one_episode() -> None:
+    env, other = small(), small()
+    env.reset(seed=0)
+    workload = workload_of(env)
+    env.reset(seed=11, options={"workload_seed": 0})
+    assert workload_of(env).equals(workload)
+    other.reset(seed=11, options={"workload": workload})
+    assert workload_of(other) is workload
+    env.reset()
+    other.reset()
+    assert not workload_of(env).equals(workload)
+    assert workload_of(env).equals(workload_of(other))
