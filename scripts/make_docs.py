@@ -185,12 +185,14 @@ def parameters_table() -> str:
 
 
 def results_tables(results: dict[str, Any]) -> str:
-    """Ratio, p99 and gap closed of the main policies: a row per scenario."""
+    """Ratio, p99 and gap closed of the main policies, a row per scenario."""
     rows = {
         (row["scenario"], row["policy"]): row
         for row in results["rows"]
         if row["load"] == RESULTS_LOAD
     }
+    if not rows:
+        raise ValueError(f"results: expected rows at load {RESULTS_LOAD}, got none")
     scenarios = list(dict.fromkeys(scenario for scenario, _ in rows))
     shown = {policy for _, policy in rows}
     names = [name for name in MAIN_POLICIES if name in shown]
@@ -201,11 +203,9 @@ def results_tables(results: dict[str, Any]) -> str:
         low, high = row["ratio_ci95"] or (np.nan, np.nan)
         return f"{row['ratio_to_laps_sd']:.2f} ({low:.2f}-{high:.2f})"
 
-    def gap(row: dict[str, Any]) -> str:
-        return "n/a" if row["gap_closed"] is None else f"{row['gap_closed']:.2f}"
-
-    def p99(row: dict[str, Any]) -> str:
-        return f"{row['p99_latency_s']:.1f}"
+    def tail(row: dict[str, Any]) -> str:
+        gap = "n/a" if row["gap_closed"] is None else f"{row['gap_closed']:.2f}"
+        return f"{row['p99_latency_s']:.1f} / {gap}"
 
     def part(title: str, cell: Any, policies_shown: list[str]) -> str:
         body = [
@@ -218,7 +218,6 @@ def results_tables(results: dict[str, Any]) -> str:
         f"Load {RESULTS_LOAD}, {first['episodes']} workloads of {first['num_requests']} requests, "
         f"predictor error {first['predictor_error']}, code {results['code']}."
     )
-    with_reference = [*names, reference] if reference in shown else names
     return "\n\n".join(
         [
             f"![Mean latency of each policy relative to {reference}](docs/results.png)",
@@ -228,12 +227,11 @@ def results_tables(results: dict[str, Any]) -> str:
                 ratio,
                 names,
             ),
-            part("p99 latency in seconds, mean over workloads:", p99, with_reference),
             part(
-                f"Gap closed, 0 = `{reference}`, 1 = `{results['oracle']}` (n/a: the gap is too "
-                "small to divide):",
-                gap,
-                [name for name in names if name != results["oracle"]],
+                "p99 latency in seconds (mean over workloads) / gap closed, from 0 = "
+                f"`{reference}` to 1 = `{results['oracle']}` (n/a: too small a gap to divide):",
+                tail,
+                [*names, reference] if reference in shown else names,
             ),
         ]
     )
