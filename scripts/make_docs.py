@@ -162,25 +162,25 @@ def scenarios_table() -> str:
 
 def parameter_row(rule: str, parameter: Parameter, tuned: dict[str, float]) -> list[str]:
     """One parameter of a rule."""
-    spacing = ", log" if parameter.log else ", integer" if parameter.integer else ""
+    kind = ", log" * parameter.log + ", integer" * parameter.integer
     return [
         f"`{rule}`",
         f"`{parameter.name}`",
         f"{parameter.default:g}",
         parameter.source,
-        f"{tuned[parameter.name]:g}" if tuned else "-",
-        f"{parameter.low:g} .. {parameter.high:g}{spacing}",
+        f"{tuned[parameter.name]:g}",
+        f"{parameter.low:g} .. {parameter.high:g}{kind}",
         parameter.meaning,
     ]
 
 
 def parameters_table() -> str:
-    """The parameters of all rules, with the setting tuned over all scenarios."""
+    """The parameters of all rules that are tuned, with the setting chosen over all scenarios."""
     rows = []
-    known = policies.list_policies()
     for name, spec in policies.SPECS.items():
-        tuned = policies.tuned_settings(name, "all") if f"{name}_tuned" in known else {}
-        rows += [parameter_row(name, parameter, tuned) for parameter in spec.parameters]
+        if f"{name}_tuned" in policies.list_policies():
+            tuned = policies.tuned_settings(name, "all")
+            rows += [parameter_row(name, parameter, tuned) for parameter in spec.parameters]
     return table(["rule", "parameter", "default", "source", "tuned", "range", "meaning"], rows)
 
 
