@@ -108,17 +108,16 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         "render_fps": 4,
     }
 
-    def __init__(self, *, render_mode: str | None = None, **kwargs: Any) -> None:
-        if "num_envs" in kwargs or "autoreset_mode" in kwargs:
+    def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:
+        if "num_envs" in options or "autoreset_mode" in options:
             raise TypeError("num_envs, autoreset_mode: expected with gym.make_vec only")
         self._rows = SpecDecodeReplayVectorEnv(
-            1, autoreset_mode=AutoresetMode.DISABLED, render_mode=render_mode, **kwargs
+            1, autoreset_mode=AutoresetMode.DISABLED, render_mode=render_mode, **options
         )
         self.render_mode = render_mode
         self.observation_space = self._rows.single_observation_space
         self.action_space = self._rows.single_action_space
-        self.scenario = self._rows.scenario
-        self.server_model = self._rows.server_model
+        self.options = self._rows.options
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

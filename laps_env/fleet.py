@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from laps_env._jit import jit
+from laps_env._jit import inlined, jit
 from laps_env.kernel import (
     FREE,
     REQUEST,
@@ -88,7 +88,7 @@ def make_fleet(num_envs: int, slots: int, window: int) -> Fleet:
     )
 
 
-@jit
+@inlined
 def episode_of(fleet: Fleet, i: int) -> Episode:
     """Server i's arrays."""
     return Episode(
@@ -126,7 +126,7 @@ def start_episode(c: Any, fleet: Fleet, i: int) -> None:
     show_all(c, fleet, i, e)
 
 
-@jit
+@inlined
 def show_choices(c: Any, server: Any, e: Episode, mask: npt.NDArray[np.int8]) -> int:
     """Write the action mask and its column; returns how many requests may be picked."""
     mask[:] = 0
@@ -141,7 +141,7 @@ def show_choices(c: Any, server: Any, e: Episode, mask: npt.NDArray[np.int8]) ->
     return choices
 
 
-@jit
+@inlined
 def show_server(c: Any, server: Any, e: Episode, view: npt.NDArray[np.float32]) -> None:
     """Write the observation's server part."""
     view[BATCH_SIZE] = c.batch_size
@@ -165,7 +165,7 @@ def show_server(c: Any, server: Any, e: Episode, view: npt.NDArray[np.float32]) 
             view[LOAD_ESTIMATE] = gaps / (span * 1e-9) / server.saturation_rps
 
 
-@jit
+@inlined
 def show_all(c: Any, fleet: Fleet, i: int, e: Episode) -> int:
     """Bring server i's whole observation up to date; returns how many requests may be picked."""
     server = fleet.servers[i]
@@ -174,7 +174,7 @@ def show_all(c: Any, fleet: Fleet, i: int, e: Episode) -> int:
     return show_choices(c, server, e, fleet.mask[i])
 
 
-@jit
+@inlined
 def serve(c: Any, fleet: Fleet, i: int, e: Episode) -> None:
     """Run the round and move to the next decision."""
     server = fleet.servers[i]
@@ -185,7 +185,7 @@ def serve(c: Any, fleet: Fleet, i: int, e: Episode) -> None:
     fleet.ran_round[i] = True
 
 
-@jit
+@inlined
 def act(c: Any, fleet: Fleet, i: int, action: int) -> None:
     """One pick, or the start of the round (`laps_env.env.SpecDecodeReplay`, Action Space)."""
     server = fleet.servers[i]
@@ -236,14 +236,14 @@ def step_priorities(
             end_step(fleet, i, before, scale)
 
 
-@jit
+@inlined
 def begin_step(fleet: Fleet, i: int) -> None:
     """Clear what a step reports."""
     fleet.servers[i].integral_ns = 0
     fleet.invalid[i] = False
 
 
-@jit
+@inlined
 def end_step(fleet: Fleet, i: int, before: int, scale: float) -> None:
     """Reward and duration of the step that began at ``before``."""
     server = fleet.servers[i]
@@ -251,7 +251,7 @@ def end_step(fleet: Fleet, i: int, before: int, scale: float) -> None:
     fleet.dt[i] = (server.now - before) * 1e-9
 
 
-@jit
+@inlined
 def score_by_rule(
     server: Any,
     e: Episode,

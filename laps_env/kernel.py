@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from laps_env._jit import jit
+from laps_env._jit import inlined, jit
 from laps_env.draft_length import FORGETTING, smartspec_draft_length
 from laps_env.layout import (
     ACCEPTED,
@@ -133,7 +133,7 @@ class Episode(NamedTuple):
     queue: npt.NDArray[np.float32]  # [N, F] the observation's rows, kept current
 
 
-@jit
+@inlined
 def admit(server: Any, e: Episode) -> None:
     """Requests that have arrived enter the system; the earliest take the free slots."""
     while server.arrived < server.requests and e.requests[server.arrived].arrival_ns <= server.now:
@@ -143,7 +143,7 @@ def admit(server: Any, e: Episode) -> None:
         server.admitted += 1
 
 
-@jit
+@inlined
 def occupy(server: Any, e: Episode, number: int) -> None:
     """Request ``number`` takes the lowest free slot."""
     index = 0
@@ -168,7 +168,7 @@ def occupy(server: Any, e: Episode, number: int) -> None:
     row[CATEGORY] = request.category
 
 
-@jit
+@inlined
 def advance_to_work(server: Any, e: Episode) -> None:
     """Admit; where nothing is in the system, time jumps to the next arrival."""
     admit(server, e)
@@ -178,7 +178,7 @@ def advance_to_work(server: Any, e: Episode) -> None:
         admit(server, e)
 
 
-@jit
+@inlined
 def check_limits(server: Any) -> None:
     """An unfinished episode is cut at its time limit, or when its queue has grown too long."""
     too_late = server.now >= server.time_limit_ns
@@ -187,7 +187,7 @@ def check_limits(server: Any) -> None:
         server.truncated = 1
 
 
-@jit
+@inlined
 def refresh_times(server: Any, e: Episode) -> None:
     """Bring the columns that change by waiting up to date."""
     for k in range(server.active):
@@ -199,7 +199,7 @@ def refresh_times(server: Any, e: Episode) -> None:
         row[IDLE_ROUNDS] = server.rounds - slot.served_round
 
 
-@jit
+@inlined
 def fits(c: Any, server: Any, slot: Any) -> bool:
     """Whether an unpicked request can still join the round: batch and pool."""
     return (
@@ -209,7 +209,7 @@ def fits(c: Any, server: Any, slot: Any) -> bool:
     )
 
 
-@jit
+@inlined
 def pick(server: Any, e: Episode, index: int) -> None:
     """Put the request of a slot into the next round."""
     slot = e.slots[index]
@@ -220,7 +220,7 @@ def pick(server: Any, e: Episode, index: int) -> None:
     server.reserved += slot.context + server.lookahead
 
 
-@jit
+@inlined
 def rank(e: Episode, active: int, priority: npt.NDArray[np.float64], limit: int) -> int:
     """Write the ``limit`` best slots to ``e.ranked``, lowest priority first; returns how many.
 
@@ -241,7 +241,7 @@ def rank(e: Episode, active: int, priority: npt.NDArray[np.float64], limit: int)
     return count
 
 
-@jit
+@inlined
 def pick_by_priority(c: Any, server: Any, e: Episode, priority: npt.NDArray[np.float64]) -> None:
     """Fill the round with the lowest priorities (by slot) that fit; ties: the earlier arrival."""
     roomy = server.wanted + server.active * server.lookahead <= c.pool_tokens
@@ -251,7 +251,7 @@ def pick_by_priority(c: Any, server: Any, e: Episode, priority: npt.NDArray[np.f
             pick(server, e, e.ranked[k])
 
 
-@jit
+@inlined
 def note_preemptions(server: Any, e: Episode) -> None:
     """Unfinished requests of the last round that are left out of this one were pre-empted."""
     for k in range(server.active):
@@ -262,10 +262,10 @@ def note_preemptions(server: Any, e: Episode) -> None:
         e.queue[e.active[k], RAN] = 0
 
 
-@jit
+@inlined
 def choose_victim(c: Any, server: Any, e: Episode) -> int:
     """The resident request outside the round that loses its cache (`ServerModel.victim`)."""
-    victim, worst = -1, np.int64(-1)
+    victim, worst = -1, -1
     for k in range(server.active):
         index = e.active[k]
         slot = e.slots[index]
@@ -281,14 +281,14 @@ def choose_victim(c: Any, server: Any, e: Episode) -> int:
     return victim
 
 
-@jit
+@inlined
 def make_room(c: Any, server: Any, e: Episode) -> int:
     """Evict until the round fits the pool; returns the tokens swapped out."""
     held_outside = server.held
     for k in range(server.picked):
         slot = e.slots[e.batch[k]]
         held_outside -= slot.context * slot.resident
-    swapped_out = np.int64(0)
+    swapped_out = 0
     while server.reserved + held_outside > c.pool_tokens:
         index = choose_victim(c, server, e)
         slot = e.slots[index]
@@ -302,7 +302,7 @@ def make_room(c: Any, server: Any, e: Episode) -> int:
     return swapped_out
 
 
-@jit
+@inlined
 def commit(server: Any, e: Episode, index: int, drafted: int, accepted: int, duration: int) -> None:
     """Account one round, which ends ``now``, to one request; release it if it is complete."""
     slot = e.slots[index]
@@ -338,7 +338,7 @@ def commit(server: Any, e: Episode, index: int, drafted: int, accepted: int, dur
         show_progress(e, index, drafted, accepted)
 
 
-@jit
+@inlined
 def show_progress(e: Episode, index: int, drafted: int, accepted: int) -> None:
     """Write the columns that a round changes."""
     slot = e.slots[index]
@@ -358,7 +358,7 @@ def show_progress(e: Episode, index: int, drafted: int, accepted: int) -> None:
     )
 
 
-@jit
+@inlined
 def windowed_acceptance(window: npt.NDArray[Any], rounds: int) -> tuple[float, float]:
     """Accepted / drafted over the window, and the standard deviation of the per-round rates.
 
@@ -379,7 +379,7 @@ def windowed_acceptance(window: npt.NDArray[Any], rounds: int) -> tuple[float, f
     return accepted / drafted, np.sqrt(square / count)
 
 
-@jit
+@inlined
 def release(server: Any, e: Episode, index: int) -> None:
     """A finished request leaves its slot and its cache."""
     slot = e.slots[index]
@@ -396,7 +396,7 @@ def release(server: Any, e: Episode, index: int) -> None:
         e.active[k] = e.active[k + 1]
 
 
-@jit
+@inlined
 def draft_length_of(server: Any, e: Episode, slot: Any, chosen: int) -> int:
     """Draft length in force for one request: its given schedule goes before the round's."""
     if server.scheduled == 1:
@@ -404,7 +404,7 @@ def draft_length_of(server: Any, e: Episode, slot: Any, chosen: int) -> int:
     return chosen
 
 
-@jit
+@inlined
 def proposed(e: Episode, slot: Any, draft_length: int) -> int:
     """Tokens drafted for a request: as far as the drafter can propose at its position."""
     if e.proposable.size == 0:
@@ -413,7 +413,7 @@ def proposed(e: Episode, slot: Any, draft_length: int) -> int:
     return min(draft_length, np.int64(e.proposable[position]))
 
 
-@jit
+@inlined
 def run_round(c: Any, server: Any, e: Episode) -> None:
     """Serve the picked requests for one round: make room, restore, draft, verify, commit."""
     note_preemptions(server, e)
@@ -443,7 +443,7 @@ def run_round(c: Any, server: Any, e: Episode) -> None:
         drafted_total += slot.drafting
         steps = max(steps, slot.drafting)
         kv += slot.context
-    duration = np.int64(
+    duration = int(
         np.rint(
             c.overhead_ns
             + c.target_pass_ns
@@ -466,7 +466,7 @@ def run_round(c: Any, server: Any, e: Episode) -> None:
     finish_round(server, e, duration)
 
 
-@jit
+@inlined
 def pass_time(server: Any, e: Episode, duration: int) -> None:
     """Advance the clock, integrating the number of requests in the system."""
     server.integral_ns += (server.arrived - server.finished) * duration
@@ -479,7 +479,7 @@ def pass_time(server: Any, e: Episode, duration: int) -> None:
         number += 1
 
 
-@jit
+@inlined
 def finish_round(server: Any, e: Episode, duration: int) -> None:
     """Commit to each request of the round what its acceptance allows."""
     hits, trials, drafted_total = 0, 0, 0

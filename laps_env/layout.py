@@ -7,8 +7,12 @@ below, which the kernel compiles in: ``row[WAITING_S]``, ``server[VERIFY_S]``.
 
 from __future__ import annotations
 
-from math import inf
 from typing import NamedTuple
+
+
+#: Bounds of what is unbounded in principle: counts are exact in float32 up to 2**24.
+MOST = 2.0**24
+LONGEST_S = 1e9
 
 
 class Column(NamedTuple):
@@ -22,39 +26,39 @@ class Column(NamedTuple):
 
 QUEUE_COLUMNS = (
     Column("occupied", "0/1", 1, "a request is in this slot"),
-    Column("arrival_number", "count", inf, "position in the order of arrival, from 0"),
-    Column("waiting_s", "s", inf, "time since arrival"),
-    Column("prompt_tokens", "tokens", inf, "length of the prompt"),
-    Column("predicted_tokens", "tokens", inf, "predicted output length (see predictor error)"),
-    Column("generated_tokens", "tokens", inf, "output tokens committed so far"),
-    Column("rounds", "rounds", inf, "rounds that served the request"),
-    Column("drafted", "tokens", inf, "tokens drafted for it so far"),
-    Column("accepted", "tokens", inf, "drafted tokens accepted so far; A = accepted / drafted"),
+    Column("arrival_number", "count", MOST, "position in the order of arrival, from 0"),
+    Column("waiting_s", "s", LONGEST_S, "time since arrival"),
+    Column("prompt_tokens", "tokens", MOST, "length of the prompt"),
+    Column("predicted_tokens", "tokens", MOST, "predicted output length (see predictor error)"),
+    Column("generated_tokens", "tokens", MOST, "output tokens committed so far"),
+    Column("rounds", "rounds", MOST, "rounds that served the request"),
+    Column("drafted", "tokens", MOST, "tokens drafted for it so far"),
+    Column("accepted", "tokens", MOST, "drafted tokens accepted so far; A = accepted / drafted"),
     Column("last_drafted", "tokens", 255, "tokens drafted in its last round"),
     Column("last_accepted", "tokens", 255, "tokens accepted in its last round"),
     Column("window_acceptance", "ratio", 1, "accepted / drafted over its last rounds"),
     Column("window_spread", "ratio", 0.5, "standard deviation of the per-round rate over them"),
-    Column("attained_s", "s", inf, "attained service: total duration of the rounds it was in"),
-    Column("idle_s", "s", inf, "time since its last round ended (since arrival before the first)"),
-    Column("idle_rounds", "rounds", inf, "rounds run without it since then (since it got a slot)"),
+    Column("attained_s", "s", LONGEST_S, "attained service: total duration of the rounds it was in"),
+    Column("idle_s", "s", LONGEST_S, "time since its last round ended (since arrival before the first)"),
+    Column("idle_rounds", "rounds", MOST, "rounds run without it since then (since it got a slot)"),
     Column("picked", "0/1", 1, "already picked for the next round"),
     Column("ran", "0/1", 1, "was in the last round"),
     Column("cached", "0/1", 1, "its key-value cache is on the device"),
-    Column("category", "index", inf, "task category, an index into the scenario's categories"),
+    Column("category", "index", MOST, "task category, an index into the scenario's categories"),
     Column("selectable", "0/1", 1, "may be picked now (the action mask, slot by slot)"),
 )
 
 SERVER_COLUMNS = (
-    Column("batch_size", "requests", inf, "most requests in one round"),
+    Column("batch_size", "requests", MOST, "most requests in one round"),
     Column(
         "draft_length", "tokens", 255, "draft length of the last round (the nominal one before)"
     ),
-    Column("draft_step_s", "s", inf, "measured duration of a draft step"),
-    Column("verify_s", "s", inf, "measured duration of a verification with overhead, no prefill"),
-    Column("free_cache_tokens", "tokens", inf, "room in the key-value pool, picks reserved"),
-    Column("backlog", "requests", inf, "requests that have arrived but found no free slot"),
-    Column("since_arrival_s", "s", inf, "time since the latest arrival"),
-    Column("load_estimate", "ratio", inf, "rate of the last 32 arrivals / saturation throughput"),
+    Column("draft_step_s", "s", LONGEST_S, "measured duration of a draft step"),
+    Column("verify_s", "s", LONGEST_S, "measured duration of a verification with overhead, no prefill"),
+    Column("free_cache_tokens", "tokens", MOST, "room in the key-value pool, picks reserved"),
+    Column("backlog", "requests", MOST, "requests that have arrived but found no free slot"),
+    Column("since_arrival_s", "s", LONGEST_S, "time since the latest arrival"),
+    Column("load_estimate", "ratio", MOST, "rate of the last 32 arrivals / saturation throughput"),
 )
 
 (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import gymnasium as gym
@@ -12,14 +11,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from laps_env.fleet import step_picks, step_priorities
-from laps_env.layout import QUEUE_COLUMNS, SERVER_COLUMNS
-from laps_env.prediction import LengthPredictor
-from laps_env.scenarios import (
-    DEFAULT_PREDICTOR_ERROR,
-    Scenario,
-    get_scenario,
-)
+from laps_env.options import EnvOptions, check_count
 from laps_env.simulation import UNLIMITED, Simulation
+from laps_env.spaces import action_space, check_actions, observation_space
 from laps_env.summary import summarize, time_alone_ns
 from laps_env.text_view import render_table
 from laps_env.workload import Workload
@@ -28,16 +22,6 @@ Observation = dict[str, npt.NDArray[np.float32]]
 Info = dict[str, Any]
 
 RESET_OPTIONS = ("workload", "workload_seed", "reset_mask")
-
-
-def observation_space(slots: int) -> gym.spaces.Dict:
-    """``queue`` [slots, 21] and ``server`` [8], units and bounds as `laps_env.layout` says."""
-    queue_high = np.tile(np.array([c.high for c in QUEUE_COLUMNS], np.float32), (slots, 1))
-    server_high = np.array([c.high for c in SERVER_COLUMNS], np.float32)
-    return gym.spaces.Dict(
-        queue=gym.spaces.Box(np.zeros_like(queue_high), queue_high, dtype=np.float32),
-        server=gym.spaces.Box(np.zeros_like(server_high), server_high, dtype=np.float32),
-    )
 
 
 class SpecDecodeReplayVectorEnv(VectorEnv):
@@ -50,13 +34,13 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         num_envs: E.
         autoreset_mode: ``NEXT_STEP`` (default), ``SAME_STEP`` or ``DISABLED``; with the last,
             ``reset(options={"reset_mask": bool [E]})`` resets the rows that have ended.
-        interface: ``"pick"``, one request at a time (actions int [E]), or ``"priority"``, whole
-            rounds (actions float [E, slots]).
         max_episode_steps: truncate after so many steps.
-        **kwargs: as `SpecDecodeReplay`.
+        render_mode: None or ``"ansi"``.
+        **options: as `SpecDecodeReplay` (`laps_env.options.EnvOptions`).
 
     Raises:
         ValueError: an argument out of range, naming it, what was expected and what came.
+        TypeError: an unknown argument.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 (Gymnasium's own declaration)
@@ -69,81 +53,34 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         self,
         num_envs: int = 1,
         *,
-        scenario: str | Scenario = "chat-serial",
-        load: float | str = 0.9,
-        num_requests: int = 200,
-        slots: int = 64,
-        batch_size: int | None = None,
-        draft_length: int | str | None = None,
-        pool_tokens: int | None = None,
-        predictor_error: float | LengthPredictor = DEFAULT_PREDICTOR_ERROR,
-        time_limit_s: float | None = None,
-        queue_limit: int | None = None,
-        reward_scale: float = 1.0,
-        set_tag: str = "train",
-        interface: str = "pick",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
+        **options: Any,
     ) -> None:
-        for name, value in (
-            ("num_envs", num_envs),
-            ("num_requests", num_requests),
-            ("slots", slots),
-        ):
-            _check_count(name, value)
-        for name, limit in (("queue_limit", queue_limit), ("max_episode_steps", max_episode_steps)):
-            if limit is not None:
-                _check_count(name, limit)
-        _check_positive("reward_scale", reward_scale)
-        if time_limit_s is not None:
-            _check_positive("time_limit_s", time_limit_s)
-        if interface not in ("pick", "priority"):
-            raise ValueError(f"interface: expected 'pick' or 'priority', got {interface!r}")
+        check_count("num_envs", num_envs)
+        check_count("max_episode_steps", max_episode_steps, optional=True)
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode: expected None or 'ansi', got {render_mode!r}")
-
-        self.scenario = get_scenario(scenario)
-        overrides = {
-            "batch_size": batch_size,
-            "draft_length": draft_length,
-            "pool_tokens": pool_tokens,
-        }
-        self.server_model = self.scenario.server.with_changes(
-            **{name: value for name, value in overrides.items() if value is not None}
-        )
-        self.simulation = Simulation(
-            self.server_model,
-            num_envs=num_envs,
-            slots=slots,
-            saturation_rps=self.scenario.saturation_rps,
-            time_limit_ns=UNLIMITED if time_limit_s is None else round(time_limit_s * 1e9),
-            queue_limit=UNLIMITED if queue_limit is None else queue_limit,
-        )
-        self._workload_options: dict[str, Any] = {
-            "load": load,
-            "num_requests": num_requests,
-            "set_tag": set_tag,
-            "predictor_error": predictor_error,
-        }
-        # Drawn and dropped: options that no workload can have fail here, not at the first reset.
-        self.scenario.workload(**self._workload_options | {"num_requests": 1})
-        self._reward_scale = float(reward_scale)
-        self._max_episode_steps = max_episode_steps or UNLIMITED
-        self.render_mode = render_mode
-        self.interface = interface
+        self.options = EnvOptions(**options)
         self.num_envs = num_envs
+        self.render_mode = render_mode
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        slots, time_limit = self.options.slots, self.options.time_limit_s
         self.single_observation_space = observation_space(slots)
+        self.single_action_space = action_space(self.options.interface, slots)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.single_action_space = (
-            gym.spaces.Discrete(slots + 1)
-            if interface == "pick"
-            else gym.spaces.Box(-1.0, 1.0, (slots,), np.float32)
-        )
         self.action_space = batch_space(self.single_action_space, num_envs)
-
+        self.simulation = Simulation(
+            self.options.server,
+            num_envs=num_envs,
+            slots=slots,
+            saturation_rps=self.options.get_scenario().saturation_rps,
+            time_limit_ns=UNLIMITED if time_limit is None else round(time_limit * 1e9),
+            queue_limit=self.options.queue_limit or UNLIMITED,
+        )
+        self._max_episode_steps = max_episode_steps or UNLIMITED
         self._started = False
         self._seeds = np.full(num_envs, -1, np.int64)
         self._episodes = np.zeros(num_envs, np.int64)
@@ -242,7 +179,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             seed, episode = int(seed), 0
         else:
             raise ValueError(f"workload_seed: expected an integer >= 0, got {seed!r}")
-        return self.scenario.workload(seed=seed, episode=episode, **self._workload_options)
+        return self.options.workload(seed, episode)
 
     # -- step -------------------------------------------------------------------------------------
 
@@ -261,15 +198,18 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             ValueError: actions of another shape or out of range (nothing has moved then).
             gymnasium.error.ResetNeeded: before `reset`, or, with ``DISABLED``, after a row's end.
         """
-        actions = self._check_actions(actions)
+        actions = check_actions(actions, self.action_space, self.options.slots)
         skip = self._ended.copy()
         if skip.any() and not (self._started and self.autoreset_mode == AutoresetMode.NEXT_STEP):
             raise gym.error.ResetNeeded(f"reset needed in rows {np.flatnonzero(skip).tolist()}")
         for row in np.flatnonzero(skip).tolist():
             self._reset_row(row)
         fleet = self.simulation.fleet
-        drive = step_picks if self.interface == "pick" else step_priorities
-        drive(self.simulation.constants, fleet, actions, skip, self._reward_scale)
+        constants, scale = self.simulation.constants, self.options.reward_scale
+        if self.options.interface == "pick":
+            step_picks(constants, fleet, actions, skip, scale)
+        else:
+            step_priorities(constants, fleet, -actions, skip, scale)
 
         servers = fleet.servers
         reward = np.where(skip, 0.0, fleet.reward)
@@ -286,23 +226,6 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
             info = self._reset_same_step(info)
         return self._observe(), reward, terminated, truncated, info
-
-    def _check_actions(self, actions: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        actions = np.asarray(actions)
-        shape = self.action_space.shape
-        if actions.shape != shape:
-            raise ValueError(f"actions: expected shape {shape}, got {actions.shape}")
-        if self.interface == "priority":
-            scores = actions.astype(np.float64)
-            if np.isnan(scores).any():
-                raise ValueError("actions: expected priority scores, got NaN")
-            return -scores  # the kernel runs the lowest priority first, as rules have it
-        if actions.dtype.kind not in "iu":
-            raise ValueError(f"actions: expected integers, got {actions.dtype}")
-        if actions.min() < 0 or actions.max() > self.simulation.slots:
-            bad = actions[(actions < 0) | (actions > self.simulation.slots)][0]
-            raise ValueError(f"actions: expected 0..{self.simulation.slots}, got {bad}")
-        return actions.astype(np.int64, copy=False)
 
     def _reset_same_step(self, info: Info) -> Info:
         """The ended rows start anew; their last observation and info go to ``final_*``."""
@@ -333,7 +256,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             "round": fleet.ran_round.copy(),
             "invalid_action": fleet.invalid.copy(),
         }
-        if self.interface == "pick":
+        if self.options.interface == "pick":
             info["action_mask"] = fleet.mask.copy()
         info.update({f"_{name}": np.ones(self.num_envs, np.bool_) for name in list(info)})
         return info
@@ -357,8 +280,8 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         workload = self.simulation.workloads[row]
         if workload is None:
             raise gym.error.ResetNeeded("summary: reset the environment first")
-        draft_length = self.scenario.server.reference_draft_length
-        alone = time_alone_ns(workload, self.server_model, draft_length)
+        reference = self.options.get_scenario().server.reference_draft_length
+        alone = time_alone_ns(workload, self.options.server, reference)
         server = self.simulation.fleet.servers[row]
         metrics = summarize(self.simulation.requests(row), server, alone)
         return {**metrics, "return": float(self._returns[row])}
@@ -413,14 +336,3 @@ def _only_rows(info: Info, rows: npt.NDArray[np.bool_]) -> Info:
             kept[name] = value.copy()
             kept[name][~rows] = 0
     return kept
-
-
-def _check_count(name: str, value: object) -> None:
-    integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not integer or value < 1:  # type: ignore[operator]
-        raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name}: expected a finite number > 0, got {value!r}")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from laps_env._jit import jit, rule
+from laps_env._jit import inlined, rule
 from laps_env.layout import CATEGORY, PREDICTED_TOKENS
 from policies.category_shrunk import WEIGHT
 from policies.laws import Floats, Laws
@@ -26,7 +26,7 @@ _FITTED = 2
 _PER_CATEGORY = 4
 
 
-@jit
+@inlined
 def posterior_log_length(row: Any, law: Any) -> float:
     """Posterior mean of log L; ``law`` is a category's constants (`length_posteriors`)."""
     return law[1] * math.log(row[PREDICTED_TOKENS]) + law[2]

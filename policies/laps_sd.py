@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from laps_env._jit import jit, rule
+from laps_env._jit import inlined, rule
 from laps_env.layout import (
     ACCEPTED,
     ATTAINED_S,
@@ -46,7 +46,7 @@ from policies.remaining import OVERRUN, remaining_tokens
 _QUEUE = 1e7
 
 
-@jit
+@inlined
 def is_stable(row: Any, fewest_rounds: float, tolerance: float) -> bool:
     """The stability test (assumed): the standard error of the acceptance rate is small.
 
@@ -57,7 +57,7 @@ def is_stable(row: Any, fewest_rounds: float, tolerance: float) -> bool:
     return row[WINDOW_SPREAD] <= tolerance * math.sqrt(row[ROUNDS])
 
 
-@jit
+@inlined
 def estimated_time(server: Any, tokens: float, acceptance_rate: float) -> float:
     """T in seconds for ``tokens`` output tokens (arXiv 2505.17074, the estimate of T)."""
     n = server[DRAFT_LENGTH]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from laps_env._jit import jit, rule
+from laps_env._jit import inlined, rule
 from laps_env.layout import ATTAINED_S
 from policies.policy import Parameter, RuleSpec
 
@@ -18,7 +18,7 @@ QUANTUM = Parameter("quantum_s", 0.1, 0.01, 30.0, "service that the first queue 
 GROWTH = Parameter("growth", 2.0, 1.2, 6.0, "growth of the service covered from queue to queue")
 
 
-@jit
+@inlined
 def queue_of(service_s: float, queues: float, quantum_s: float, growth: float) -> int:
     """The first queue, 0 .. queues - 1, that covers an amount of service."""
     level, covered = 0, quantum_s

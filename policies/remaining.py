@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from laps_env._jit import jit
+from laps_env._jit import inlined
 from laps_env.layout import GENERATED_TOKENS, ROUNDS
 from policies.policy import Parameter
 
@@ -18,14 +18,14 @@ OVERRUN = Parameter(
 )
 
 
-@jit
+@inlined
 def remaining_tokens(row: Any, length: float, overrun: float) -> float:
     """Tokens that a request of expected total ``length`` still needs, at least one."""
     generated = row[GENERATED_TOKENS]
     return max(length - generated, overrun * generated, 1.0)
 
 
-@jit
+@inlined
 def shrunk_tokens_per_round(row: Any, category_mean: float, weight: float) -> float:
     """Observed tokens per round, shrunk to the category's mean with ``weight`` rounds."""
     return (weight * category_mean + row[GENERATED_TOKENS]) / (weight + row[ROUNDS])
