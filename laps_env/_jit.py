@@ -63,8 +63,14 @@ def jit(function: Callable[..., Any]) -> Any:
 
 def inlined(function: Callable[..., Any]) -> Any:
     """`jit` for a piece of the round: calls copy the views of an episode, inlining does not."""
+    options = {**_OPTIONS, "cache": _has_source(function)}
     with _own_cache():
-        return numba.njit(**_OPTIONS, nogil=True, forceinline=True)(function)
+        return numba.njit(**options, nogil=True, forceinline=True)(function)
+
+
+def _has_source(function: Callable[..., Any]) -> bool:
+    """Whether a file can key the cache: what is typed into an interpreter has none."""
+    return Path(function.__code__.co_filename).is_file()
 
 
 _ROW = types.Array(types.float32, 1, "C")
@@ -85,8 +91,9 @@ def rule(function: Callable[..., float]) -> Any:
     *decision*, and a round of several picks has several.
     """
     announce_compilation()  # a rule compiles here and now; the kernel when it is first called
+    options = {**_OPTIONS, "cache": _has_source(function)}
     with _own_cache():
-        return numba.cfunc(_RULE_SIGNATURE, **_OPTIONS)(function)
+        return numba.cfunc(_RULE_SIGNATURE, **options)(function)
 
 
 @cache

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
 from laps_env.vector_env import Info, Observation, SpecDecodeReplayVectorEnv
-from laps_env.workload import Workload
+from laps_env.workloads import Workload
 
 
 class SpecDecodeReplay(gym.Env[Observation, Any]):
@@ -82,7 +82,7 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         draft_length: 0 (no speculation) to 16, or ``"smartspec"`` (the scenario's by default).
         pool_tokens: key-value pool in tokens (the scenario's by default).
         predictor_error: standard deviation of log(predicted / true output length), or a
-            `laps_env.prediction.LengthPredictor`.
+            `laps_env.workloads.prediction.LengthPredictor`.
         time_limit_s: see Episode End; none by default.
         queue_limit: see Episode End; none by default.
         reward_scale: request-seconds per unit of reward, > 0.
@@ -90,8 +90,8 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         interface: ``"pick"`` or ``"priority"``.
         render_mode: None or ``"ansi"``.
 
-    ``reset(options=...)`` takes ``workload`` (a `laps_env.workload.Workload`) or ``workload_seed``
-    (an int), each for this episode alone; other keys raise ``ValueError``.
+    ``reset(options=...)`` takes ``workload`` (a `laps_env.workloads.Workload`) or
+    ``workload_seed`` (an int), each for this episode alone; other keys raise ``ValueError``.
 
     Raises:
         ValueError: an argument out of range, naming it, what was expected and what came.

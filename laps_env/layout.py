@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-
 #: Bounds of what is unbounded in principle: counts are exact in float32 up to 2**24.
 MOST = 2.0**24
 LONGEST_S = 1e9
@@ -38,8 +37,8 @@ QUEUE_COLUMNS = (
     Column("last_accepted", "tokens", 255, "tokens accepted in its last round"),
     Column("window_acceptance", "ratio", 1, "accepted / drafted over its last rounds"),
     Column("window_spread", "ratio", 0.5, "standard deviation of the per-round rate over them"),
-    Column("attained_s", "s", LONGEST_S, "attained service: total duration of the rounds it was in"),
-    Column("idle_s", "s", LONGEST_S, "time since its last round ended (since arrival before the first)"),
+    Column("attained_s", "s", LONGEST_S, "attained service: duration of the rounds it was in"),
+    Column("idle_s", "s", LONGEST_S, "time since its last round ended, or its arrival"),
     Column("idle_rounds", "rounds", MOST, "rounds run without it since then (since it got a slot)"),
     Column("picked", "0/1", 1, "already picked for the next round"),
     Column("ran", "0/1", 1, "was in the last round"),
@@ -54,7 +53,7 @@ SERVER_COLUMNS = (
         "draft_length", "tokens", 255, "draft length of the last round (the nominal one before)"
     ),
     Column("draft_step_s", "s", LONGEST_S, "measured duration of a draft step"),
-    Column("verify_s", "s", LONGEST_S, "measured duration of a verification with overhead, no prefill"),
+    Column("verify_s", "s", LONGEST_S, "measured duration of a verification with overhead"),
     Column("free_cache_tokens", "tokens", MOST, "room in the key-value pool, picks reserved"),
     Column("backlog", "requests", MOST, "requests that have arrived but found no free slot"),
     Column("since_arrival_s", "s", LONGEST_S, "time since the latest arrival"),

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from laps_env.physics import ServerModel
-from laps_env.prediction import LengthPredictor
 from laps_env.scenarios import DEFAULT_PREDICTOR_ERROR, Scenario, get_scenario
-from laps_env.workload import Workload
+from laps_env.workloads import Workload
+from laps_env.workloads.prediction import LengthPredictor
 
 INTERFACES = ("pick", "priority")
 

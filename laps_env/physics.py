@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from laps_env.draft_length import MAX_DRAFT_LENGTH, SMARTSPEC
+from laps_env.kernel.draft_length import MAX_DRAFT_LENGTH, SMARTSPEC
 
 #: A recorded draft schedule may hold any uint8 draft length; look-ahead is reserved for the most.
 MAX_SCHEDULED_DRAFT_LENGTH = 255

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from laps_env.acceptance import ChainProfile
-from laps_env.arrivals import (
+from laps_env.physics import CostModel, ServerModel
+from laps_env.workloads.acceptance import ChainProfile
+from laps_env.workloads.arrivals import (
     AllAtOnce,
     ArrivalProcess,
     GammaGaps,
@@ -25,9 +26,9 @@ from laps_env.arrivals import (
     Poisson,
     RecordedArrivals,
 )
-from laps_env.physics import CostModel, ServerModel
-from laps_env.prediction import LengthPredictor, make_predictor
-from laps_env.workload import BodySource, GeneratedBodies, RecordedBodies, Workload, WorkloadFamily
+from laps_env.workloads.bodies import BodySource, GeneratedBodies, RecordedBodies
+from laps_env.workloads.prediction import LengthPredictor, make_predictor
+from laps_env.workloads.workload import Workload, WorkloadFamily
 
 #: Standard deviation of log(predicted / true length) where none is given (assumed).
 DEFAULT_PREDICTOR_ERROR = 0.5
@@ -82,7 +83,8 @@ class Scenario:
                 ``"recorded"`` for a recorded arrival trace at its own speed.
             num_requests: >= 1.
             set_tag: ``train``, ``tune``, ``final`` or ``reference``.
-            seed, episode: >= 0.
+            seed: >= 0.
+            episode: >= 0, counts the episodes of one environment row.
             predictor_error: sd of log(predicted / true length), or a predictor.
 
         Raises:

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env._jit import announce_compilation
-from laps_env.fleet import make_fleet, start_episode
+from laps_env.kernel.fleet import make_fleet, start_episode
 from laps_env.physics import ServerModel
-from laps_env.workload import Workload
+from laps_env.workloads import Workload
 
 #: "No limit" in nanoseconds or requests.
 UNLIMITED = 2**62
@@ -109,7 +109,7 @@ class Simulation:
             self.fleet = self.fleet._replace(**grown)
 
     def requests(self, row: int = 0) -> npt.NDArray[Any]:
-        """What happened to each request of a row's episode (`laps_env.kernel.REQUEST`, [R])."""
+        """What happened to each request of a row's episode (`laps_env.kernel.tables.REQUEST`)."""
         return np.asarray(self.fleet.requests[row, : self.fleet.servers[row]["requests"]])
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env._jit import jit
+from laps_env.kernel.costs import Work, duration_ns
 from laps_env.physics import ServerModel
-from laps_env.workload import Workload
+from laps_env.workloads import Workload
 
 #: Percentiles of latency that are reported.
 PERCENTILES = (50, 95, 99)
@@ -35,17 +36,8 @@ def _time_alone(
             context = request.prompt_tokens + position
             prefill = context if position == 0 else 0
             prefills = 1 if position == 0 else 0
-            alone_ns[i] += np.int64(
-                np.rint(
-                    c.overhead_ns
-                    + c.target_pass_ns
-                    + c.target_token_ns * (n + 1 + prefill)
-                    + c.target_kv_token_ns * context
-                    + c.draft_step_ns * n
-                    + c.draft_token_ns * n
-                    + c.prefill_request_ns * prefills
-                )
-            )
+            work = Work(n + 1, prefill, context, n, n, prefills, 0)
+            alone_ns[i] += duration_ns(c, work)
             position += min(np.int64(accept_run[request.offset + position]), n) + 1
 
 
@@ -82,8 +74,8 @@ def summarize(
     """Metrics of one episode, over the requests that had arrived at its end.
 
     Args:
-        requests: `laps_env.kernel.REQUEST` records [R] of the episode.
-        server: the `laps_env.kernel.SERVER` record at its end.
+        requests: `laps_env.kernel.round.REQUEST` records [R] of the episode.
+        server: the `laps_env.kernel.round.SERVER` record at its end.
         alone_ns: int64 [R], `time_alone_ns`.
 
     Returns:

@@ -24,7 +24,7 @@ from laps_env.layout import (
 def render_table(
     queue: npt.NDArray[np.float32], server: npt.NDArray[np.float32], now_s: float, finished: int
 ) -> str:
-    """One server's observation (``queue`` [N, F], ``server`` [G]) as text: a line for the server, a line per request."""
+    """An observation (``queue`` [N, F], ``server`` [G]): a line for it, a line per request."""
     rows = queue[queue[:, OCCUPIED] == 1]
     rows = rows[np.argsort(rows[:, ARRIVAL_NUMBER])]
     lines = [

@@ -10,13 +10,13 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from laps_env.fleet import step_picks, step_priorities
+from laps_env.kernel.fleet import step_picks, step_priorities
 from laps_env.options import EnvOptions, check_count
 from laps_env.simulation import UNLIMITED, Simulation
 from laps_env.spaces import action_space, check_actions, observation_space
 from laps_env.summary import summarize, time_alone_ns
 from laps_env.text_view import render_table
-from laps_env.workload import Workload
+from laps_env.workloads import Workload
 
 Observation = dict[str, npt.NDArray[np.float32]]
 Info = dict[str, Any]

@@ -2,7 +2,7 @@
 
 ``make("laps_sd")`` is the rule with published or default constants, ``make("laps_sd_tuned",
 scenario)`` with those tuned on the scenario's *tune* set, and ``+smartspec`` after either adds the
-draft-length rule of `laps_env.draft_length`.
+draft-length rule of `laps_env.kernel.draft_length`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from laps_env.draft_length import SMARTSPEC
-from laps_env.prediction import LengthPredictor
+from laps_env._jit import inlined, rule
+from laps_env.kernel.draft_length import SMARTSPEC
 from laps_env.scenarios import DEFAULT_PREDICTOR_ERROR, Scenario, get_scenario
+from laps_env.workloads.prediction import LengthPredictor
 from policies import (
     bayes_srpt,
     category_shrunk,
@@ -36,7 +37,17 @@ from policies import (
 from policies.laws import fit_laws
 from policies.policy import Parameter, Policy, RuleSpec
 
-__all__ = ["SPECS", "Parameter", "Policy", "RuleSpec", "list_policies", "make"]
+__all__ = [
+    "SPECS",
+    "Parameter",
+    "Policy",
+    "RuleSpec",
+    "inlined",
+    "list_policies",
+    "make",
+    "rule",
+    "with_settings",
+]
 
 SPECS: dict[str, RuleSpec] = {
     module.SPEC.name: module.SPEC
@@ -71,7 +82,7 @@ def list_policies() -> list[str]:
 
 
 def make(
-    name: str,
+    name: str | RuleSpec,
     scenario: str | Scenario = "chat-serial",
     *,
     predictor_error: float | LengthPredictor = DEFAULT_PREDICTOR_ERROR,
@@ -80,7 +91,7 @@ def make(
     """A policy by name.
 
     Args:
-        name: from `list_policies`, optionally followed by ``+smartspec``.
+        name: from `list_policies`, optionally followed by ``+smartspec``; or a rule of your own.
         scenario: whose training split fits the laws that a rule needs, and whose tuned parameters
             ``_tuned`` takes (a scenario without an entry takes those tuned over all).
         predictor_error: the error that the training split's predictions have.
@@ -90,6 +101,9 @@ def make(
         ValueError: unknown policy or parameter, listing the known ones, or a setting that is not
             finite.
     """
+    scenario = get_scenario(scenario)
+    if isinstance(name, RuleSpec):
+        return _fill_in(name.name, name, scenario, predictor_error, settings)
     base, plus, draft_rule = name.partition("+")
     rule_name = base.removesuffix(_TUNED)
     if base not in list_policies() or (plus and draft_rule != SMARTSPEC):
@@ -97,11 +111,21 @@ def make(
             f"policy: expected one of {', '.join(list_policies())}, each with or without "
             f"+{SMARTSPEC}; got {name!r}"
         )
-    spec = SPECS[rule_name]
-    scenario = get_scenario(scenario)
-    values = {p.name: float(p.default) for p in spec.parameters}
     if base != rule_name:
-        values.update(tuned_settings(rule_name, scenario.name))
+        settings = {**tuned_settings(rule_name, scenario.name), **settings}
+    policy = _fill_in(name, SPECS[rule_name], scenario, predictor_error, settings)
+    return replace(policy, draft_length=draft_rule or None)
+
+
+def _fill_in(
+    name: str,
+    spec: RuleSpec,
+    scenario: Scenario,
+    predictor_error: float | LengthPredictor,
+    settings: dict[str, float],
+) -> Policy:
+    """A rule with its defaults, these settings, and the laws of the scenario that it needs."""
+    values = {p.name: float(p.default) for p in spec.parameters}
     unknown = set(settings) - set(values)
     if unknown:
         raise ValueError(f"{name}: expected parameters {list(values)}, got {sorted(unknown)}")
@@ -111,7 +135,7 @@ def make(
     params = np.array(list(values.values()), np.float64)
     if spec.fitted is not None:
         params = np.concatenate([params, spec.fitted(fit_laws(scenario, predictor_error))])
-    return Policy(name, spec, values, params, draft_rule or None)
+    return Policy(name, spec, values, params)
 
 
 def tuned_settings(rule_name: str, scenario_name: str) -> dict[str, float]:

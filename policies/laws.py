@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from laps_env.foresight import rounds_to_go
-from laps_env.prediction import LengthPredictor
+from laps_env.kernel.foresight import rounds_to_go
 from laps_env.scenarios import Scenario
+from laps_env.workloads.prediction import LengthPredictor
 
 Floats = npt.NDArray[np.float64]
 

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env._jit import jit
-from laps_env.foresight import rounds_to_go
+from laps_env.kernel.foresight import rounds_to_go
 from laps_env.layout import ARRIVAL_NUMBER, GENERATED_TOKENS, OCCUPIED, SELECTABLE
 from laps_env.physics import ServerModel
-from laps_env.workload import Workload
+from laps_env.workloads import Workload
 
 Floats = npt.NDArray[np.float64]
 Observation = dict[str, npt.NDArray[np.float32]]

@@ -22,7 +22,7 @@ from laps_env.evaluation.episodes import evaluate_episode
 from laps_env.evaluation.statistics import ratio_with_interval
 from laps_env.layout import DRAFT_LENGTH, DRAFT_STEP_S, SERVER_COLUMNS, VERIFY_S
 from laps_env.scenarios import Scenario, get_scenario, list_scenarios
-from laps_env.workload import Workload
+from laps_env.workloads import Workload
 from policies.laps_sd import estimated_time
 
 BASELINES = ("fcfs", "sjf", "sprpt", "trail", "las", "fastserve", "vllm_ltr")

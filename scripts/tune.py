@@ -25,7 +25,7 @@ import numpy as np
 import policies
 from laps_env.evaluation.episodes import serve
 from laps_env.scenarios import Scenario, get_scenario, list_scenarios
-from laps_env.workload import Workload
+from laps_env.workloads import Workload
 from policies import Policy, RuleSpec, with_settings
 
 OUTPUT = Path(str(files("policies") / "data" / "tuned.json"))

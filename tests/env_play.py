@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 
 import laps_env
-from laps_env.workload import Workload
+from laps_env.workloads import Workload
 
 PICK, PRIORITY = laps_env.ENV_IDS
 SLOTS = 6

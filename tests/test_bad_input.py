@@ -14,7 +14,7 @@ from env_play import PICK, PRIORITY, SLOTS, play, small, workload_of
 import laps_env
 from laps_env.env import SpecDecodeReplay
 from laps_env.scenarios import Scenario, get_scenario
-from laps_env.workload import Workload
+from laps_env.workloads import Workload
 
 
 @pytest.fixture(params=laps_env.ENV_IDS)

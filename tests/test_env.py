@@ -51,7 +51,7 @@ def test_the_id_names_its_module() -> None:
 def test_the_default_is_chat_serial_with_64_slots() -> None:
     env = gym.make(PICK)
     assert env.action_space == gym.spaces.Discrete(65)
-    assert env.unwrapped.scenario is get_scenario("chat-serial")  # type: ignore[attr-defined]
+    assert env.unwrapped.options.get_scenario() is get_scenario("chat-serial")  # type: ignore[attr-defined]
     assert gym.make(PRIORITY).action_space.shape == (64,)
 
 

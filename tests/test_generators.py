@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from laps_env.arrival_traces import ArrivalTrace
-from laps_env.arrivals import (
+from laps_env.scenarios import get_scenario, make_arrivals
+from laps_env.workloads import Workload
+from laps_env.workloads.arrival_traces import ArrivalTrace
+from laps_env.workloads.arrivals import (
     AllAtOnce,
     ArrivalProcess,
     GammaGaps,
@@ -17,10 +19,8 @@ from laps_env.arrivals import (
     Poisson,
     RecordedArrivals,
 )
-from laps_env.prediction import BucketPredictor, LogNormalPredictor
-from laps_env.random import make_key
-from laps_env.scenarios import get_scenario, make_arrivals
-from laps_env.workload import Workload
+from laps_env.workloads.prediction import BucketPredictor, LogNormalPredictor
+from laps_env.workloads.random import make_key
 
 BUCKETS = BucketPredictor((1, 64, 128, 256, 512, 1024, 4096), accuracy=0.8)
 

@@ -7,9 +7,9 @@ from datetime import datetime
 import numpy as np
 import pytest
 
-from laps_env.arrival_traces import read_azure_arrivals, read_mooncake_arrivals
-from laps_env.importers import import_spec_bench, import_specdecode_bench, import_vllm
 from laps_env.traces import AcceptanceTrace, TraceError, TraceInfo
+from laps_env.traces.importers import import_spec_bench, import_specdecode_bench, import_vllm
+from laps_env.workloads.arrival_traces import read_azure_arrivals, read_mooncake_arrivals
 
 INFO = TraceInfo("draft-model", "big", "small")
 

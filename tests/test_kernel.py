@@ -13,8 +13,8 @@ from kernel_pairs import NOBODY, REWARD_SCALE, Pair, make_server, make_workload
 from random_instances import random_server, random_workload
 
 from laps_env._jit import rule
-from laps_env.fleet import run_rule, step_picks, step_priorities
-from laps_env.kernel import FREE
+from laps_env.kernel.fleet import run_rule, step_picks, step_priorities
+from laps_env.kernel.tables import FREE
 from laps_env.layout import GENERATED_TOKENS, PREDICTED_TOKENS, SELECTABLE, WAITING_S
 from laps_env.simulation import Simulation
 from laps_env.summary import summarize, time_alone_ns

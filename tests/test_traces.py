@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laps_env.trace_file import MAGIC, TraceError
 from laps_env.traces import AcceptanceTrace, TraceInfo
+from laps_env.traces.file import MAGIC, TraceError
 
 ARRAYS = [
     "accept_run",

@@ -169,7 +169,7 @@ def test_workloads_of_one_row_do_not_reach_another() -> None:
     from kernel_pairs import make_server, make_workload
     from random_instances import random_server, random_workload
 
-    from laps_env.fleet import step_picks
+    from laps_env.kernel.fleet import step_picks
     from laps_env.simulation import Simulation
 
     def run(simulation: Simulation, rows: int) -> list[Any]:

@@ -11,12 +11,12 @@ import pytest
 from kernel_pairs import make_workload
 from random_instances import random_workload
 
-from laps_env.arrivals import (
+from laps_env.scenarios import get_scenario, list_scenarios
+from laps_env.workloads import Workload
+from laps_env.workloads.arrivals import (
     GammaGaps,
 )
-from laps_env.random import SET_TAGS, make_key, normals, philox, uniforms
-from laps_env.scenarios import get_scenario, list_scenarios
-from laps_env.workload import Workload
+from laps_env.workloads.random import SET_TAGS, make_key, normals, philox, uniforms
 
 # -- random numbers -------------------------------------------------------------------------------
 

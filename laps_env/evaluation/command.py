@@ -18,7 +18,7 @@ from laps_env.evaluation.recordings import Recordings
 from laps_env.evaluation.report import tables
 from laps_env.evaluation.runner import Evaluation
 from laps_env.scenarios import AS_RECORDED, DEFAULT_PREDICTOR_ERROR, list_scenarios
-from laps_env.trace_file import write_beside
+from laps_env.traces.file import write_beside
 from policies import SPECS, list_policies
 
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from laps_env.arrivals import AllAtOnce
-from laps_env.fleet import run_rule
-from laps_env.foresight import rounds_to_go
+from laps_env.kernel.fleet import run_rule
+from laps_env.kernel.foresight import rounds_to_go
 from laps_env.scenarios import Scenario
 from laps_env.simulation import UNLIMITED, Simulation
 from laps_env.summary import summarize, time_alone_ns
-from laps_env.workload import Workload
+from laps_env.workloads import Workload
+from laps_env.workloads.arrivals import AllAtOnce
 
 if TYPE_CHECKING:
     from policies import Policy

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from laps_env.evaluation.recordings import Recordings
-from laps_env.random import SET_TAGS, make_key
 from laps_env.scenarios import AS_RECORDED, DEFAULT_PREDICTOR_ERROR, check_load, get_scenario
+from laps_env.workloads.random import SET_TAGS, make_key
 
 #: The workloads that results are reported on. The set tag ``final`` and these seeds of it are used
 #: for nothing else: laws are fitted on *train*, parameters chosen on *tune*, saturation measured on

@@ -11,14 +11,18 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 import policies
-from laps_env.acceptance import ChainProfile, bounded_tokens
-from laps_env.arrival_traces import ArrivalTrace, read_azure_arrivals, read_mooncake_arrivals
-from laps_env.arrivals import RecordedArrivals
 from laps_env.evaluation.episodes import measure_saturation
-from laps_env.importers import chain_fill, import_spec_bench
 from laps_env.scenarios import Scenario
 from laps_env.traces import AcceptanceTrace, TraceInfo
-from laps_env.workload import GeneratedBodies, RecordedBodies
+from laps_env.traces.importers import chain_fill, import_spec_bench
+from laps_env.workloads.acceptance import ChainProfile, bounded_tokens
+from laps_env.workloads.arrival_traces import (
+    ArrivalTrace,
+    read_azure_arrivals,
+    read_mooncake_arrivals,
+)
+from laps_env.workloads.arrivals import RecordedArrivals
+from laps_env.workloads.bodies import GeneratedBodies, RecordedBodies
 
 Lengths = Literal["acceptance", "arrivals"]
 

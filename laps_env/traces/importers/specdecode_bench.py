@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from laps_env.records import Record, read_records
-from laps_env.trace_schema import MAX_RUN
 from laps_env.traces import AcceptanceTrace, TraceInfo
+from laps_env.traces.records import Record, read_records
+from laps_env.traces.schema import MAX_RUN
 
 
 def import_specdecode_bench(

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from laps_env.trace_schema import MAX_RUN
 from laps_env.traces import AcceptanceTrace, TraceInfo, acceptance_counts
+from laps_env.traces.schema import MAX_RUN
 
 Fill = Callable[[np.random.Generator, str, float, int], NDArray[np.bool_]]
 """fill(rng, category, observed_alpha, count) -> [count] acceptance bits, in order of position.

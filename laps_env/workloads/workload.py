@@ -7,18 +7,14 @@ policy, action, environment row and machine word order.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from laps_env.acceptance import ChainProfile, draw_accept_runs, draw_attributes
-from laps_env.arrivals import ArrivalProcess, RecordedArrivals
-from laps_env.prediction import LengthPredictor
-from laps_env.random import ATTRIBUTES, Key, make_key, uniforms
-from laps_env.traces import AcceptanceTrace
-
-Ints = npt.NDArray[np.int64]
+from laps_env.workloads.arrivals import ArrivalProcess
+from laps_env.workloads.bodies import BodySource, Ints
+from laps_env.workloads.prediction import LengthPredictor
+from laps_env.workloads.random import make_key
 
 
 @dataclass(frozen=True)
@@ -130,128 +126,6 @@ class Workload:
         return all(
             np.array_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)
         )
-
-
-@dataclass(frozen=True)
-class Bodies:
-    """What requests are, before it is known when they come (arrays as in `Workload`)."""
-
-    prompt_tokens: Ints
-    output_tokens: Ints
-    category: Ints
-    accept_run: npt.NDArray[np.uint8]
-    proposable: npt.NDArray[np.uint8] | None = None
-
-
-class BodySource(Protocol):
-    """Anything that draws request bodies from an address: a generator or a recorded trace."""
-
-    @property
-    def categories(self) -> tuple[str, ...]: ...
-
-    @property
-    def name(self) -> str: ...
-
-    def draw(self, key: Key, episode: int, count: int, heldout: bool) -> Bodies: ...
-
-
-@dataclass(frozen=True)
-class GeneratedBodies:
-    """Bodies from fitted profiles (`laps_env.acceptance`), categories mixed at random.
-
-    Attributes:
-        profiles: name -> profile.
-        weights: share of each profile, > 0, normalised here.
-        longest_tokens: prompt and output lengths are cut there.
-        lengths: take prompt and output lengths from the rows of this arrival trace instead, and
-            draw only category and acceptance given the length.
-        family: name of the profiles' family.
-    """
-
-    profiles: dict[str, ChainProfile]
-    weights: tuple[float, ...]
-    longest_tokens: int
-    lengths: RecordedArrivals | None = None
-    family: str = ""
-
-    def __post_init__(self) -> None:
-        if len(self.weights) != len(self.profiles) or not all(w > 0 for w in self.weights):
-            raise ValueError(
-                f"weights: expected {len(self.profiles)} numbers > 0, got {self.weights!r}"
-            )
-
-    @property
-    def categories(self) -> tuple[str, ...]:
-        """Names of the profiles."""
-        return tuple(self.profiles)
-
-    @property
-    def name(self) -> str:
-        """Says where lengths and acceptance come from."""
-        lengths = f", lengths of {self.lengths.trace.source}" if self.lengths else ""
-        return f"generator {self.family}{lengths}"
-
-    def draw(self, key: Key, episode: int, count: int, heldout: bool) -> Bodies:
-        """``count`` bodies."""
-        table = np.stack([p.numbers() for p in self.profiles.values()])
-        mix = np.cumsum(self.weights) / np.sum(self.weights)
-        category, prompt, output = (np.empty(count, np.int64) for _ in range(3))
-        draw_attributes(key, episode, table, mix, self.longest_tokens, category, prompt, output)
-        if self.lengths is not None:
-            rows = self.lengths.rows(key, episode, count, heldout)
-            prompt = np.clip(self.lengths.trace.prompt_tokens[rows], 1, self.longest_tokens)
-            output = np.clip(self.lengths.trace.output_tokens[rows], 1, self.longest_tokens)
-        offset = np.concatenate([[0], np.cumsum(output)])
-        accept_run = np.empty(offset[-1], np.uint8)
-        draw_accept_runs(key, episode, table, category, output, offset, accept_run)
-        return Bodies(prompt, output, category, accept_run)
-
-
-@dataclass(frozen=True)
-class RecordedBodies:
-    """Bodies drawn with replacement from recorded requests.
-
-    *Final* workloads draw from ``test``, all others from ``train``; the two share no question.
-
-    Attributes:
-        train, test: two traces with the same categories (`AcceptanceTrace.split`).
-        name: says where lengths and acceptance come from.
-    """
-
-    train: AcceptanceTrace
-    test: AcceptanceTrace
-    name: str
-
-    @property
-    def categories(self) -> tuple[str, ...]:
-        """Names, as in the trace."""
-        return self.train.categories
-
-    def draw(self, key: Key, episode: int, count: int, heldout: bool) -> Bodies:
-        """``count`` bodies."""
-        trace = self.test if heldout else self.train
-        total = trace.output_tokens.size
-        rows = np.array([_row(key, episode, i, total) for i in range(count)])
-        flat = _flat_positions(trace.offset, rows)
-        return Bodies(
-            trace.prompt_tokens[rows].astype(np.int64),
-            trace.output_tokens[rows].astype(np.int64),
-            trace.category[rows].astype(np.int64),
-            np.asarray(trace.accept_run)[flat],
-            None if trace.proposable is None else np.asarray(trace.proposable)[flat],
-        )
-
-
-def _row(key: Key, episode: int, request: int, total: int) -> int:
-    u, _ = uniforms(key, ATTRIBUTES, episode, request, 0)
-    return int(u * total)
-
-
-def _flat_positions(offset: Ints, rows: Ints) -> Ints:
-    """Positions of the chosen requests' tokens in the flat arrays, one request after the other."""
-    lengths = offset[rows + 1] - offset[rows]
-    ends = np.cumsum(lengths)
-    return np.repeat(offset[rows] - (ends - lengths), lengths) + np.arange(ends[-1])
 
 
 @dataclass(frozen=True)

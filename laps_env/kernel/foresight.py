@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env._jit import jit
-from laps_env.workload import Workload
+from laps_env.workloads import Workload
 
 
 @jit

@@ -1,4 +1,4 @@
-"""Filling what a recording did not show with the fitted two-state chain (`laps_env.acceptance`)."""
+"""Filling what a recording did not show with the chain of `laps_env.workloads.acceptance`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from laps_env.acceptance import ChainProfile
-from laps_env.importers.runs import Fill
+from laps_env.traces.importers.runs import Fill
+from laps_env.workloads.acceptance import ChainProfile
 
 #: Half of the recorded rounds that were fully accepted had drafted this many tokens or fewer (the
 #: public Spec-Bench run of vicuna-7b-v1.3 with vicuna-68m, 11,648 such rounds).

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from laps_env.trace_file import TraceError
+from laps_env.traces.file import TraceError
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from laps_env.importers.runs import Fill, RecordedRequest, bernoulli_fill, build_trace
-from laps_env.records import Record, read_records
-from laps_env.trace_schema import MAX_RUN
 from laps_env.traces import AcceptanceTrace, TraceInfo
+from laps_env.traces.importers.runs import Fill, RecordedRequest, bernoulli_fill, build_trace
+from laps_env.traces.records import Record, read_records
+from laps_env.traces.schema import MAX_RUN
 
 CHARACTERS_PER_TOKEN = 4  # assumed, for English; used only to estimate prompt lengths
 

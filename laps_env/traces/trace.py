@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from laps_env.trace_file import (
+from laps_env.traces.file import (
     FORMAT,
     VERSION,
     TraceError,
@@ -21,7 +21,7 @@ from laps_env.trace_file import (
     write_beside,
     write_trace_file,
 )
-from laps_env.trace_schema import ARRAYS, TraceInfo, check_trace, fail, read_info
+from laps_env.traces.schema import ARRAYS, TraceInfo, check_trace, fail, read_info
 
 __all__ = ["AcceptanceTrace", "TraceError", "TraceInfo", "acceptance_counts"]
 

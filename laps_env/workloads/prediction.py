@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env._jit import jit
-from laps_env.random import PREDICTION, Key, normals, uniforms
+from laps_env.workloads.random import PREDICTION, Key, normals, uniforms
 
 Tokens = npt.NDArray[np.float64]
 
@@ -21,7 +21,8 @@ Tokens = npt.NDArray[np.float64]
 class LengthPredictor(Protocol):
     """Anything that turns true output lengths [R] into predictions [R], both in tokens."""
 
-    def predict(self, key: Key, episode: int, output_tokens: npt.NDArray[np.int64]) -> Tokens: ...
+    def predict(self, key: Key, episode: int, output_tokens: npt.NDArray[np.int64]) -> Tokens:
+        """Predictions [R] in tokens, > 0."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from laps_env.trace_file import TraceError
+from laps_env.traces.file import TraceError
 
 if TYPE_CHECKING:
     from laps_env.traces import AcceptanceTrace

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env._jit import jit
-from laps_env.random import ACCEPTANCE, ATTRIBUTES, Key, normals, uniforms
+from laps_env.workloads.random import ACCEPTANCE, ATTRIBUTES, Key, normals, uniforms
 
 #: ``accept_run`` is stored as uint8.
 LONGEST_RUN = 255

@@ -8,38 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env._jit import inlined, jit
-from laps_env.kernel import (
-    FREE,
-    REQUEST,
-    ROUND,
-    SERVER,
-    SLOT,
-    Episode,
-    admit,
-    advance_to_work,
-    check_limits,
-    fits,
-    pick,
-    pick_by_priority,
-    refresh_times,
-    run_round,
-)
-from laps_env.layout import (
-    BACKLOG,
-    BATCH_SIZE,
-    DRAFT_LENGTH,
-    DRAFT_STEP_S,
-    FREE_CACHE_TOKENS,
-    LOAD_ESTIMATE,
-    QUEUE_COLUMNS,
-    SELECTABLE,
-    SERVER_COLUMNS,
-    SINCE_ARRIVAL_S,
-    VERIFY_S,
-)
-
-#: Arrivals in the load estimate.
-LOAD_WINDOW = 32
+from laps_env.kernel.admission import admit, advance_to_work, check_limits
+from laps_env.kernel.observing import refresh_times, show_choices, show_server
+from laps_env.kernel.picking import pick, pick_by_priority
+from laps_env.kernel.round import run_round
+from laps_env.kernel.tables import FREE, REQUEST, ROUND, SERVER, SLOT, Episode
+from laps_env.layout import QUEUE_COLUMNS, SERVER_COLUMNS
 
 
 class Fleet(NamedTuple):
@@ -124,45 +98,6 @@ def start_episode(c: Any, fleet: Fleet, i: int) -> None:
     server.now = e.requests[0].arrival_ns  # no limit is tested before the first round
     admit(server, e)
     show_all(c, fleet, i, e)
-
-
-@inlined
-def show_choices(c: Any, server: Any, e: Episode, mask: npt.NDArray[np.int8]) -> int:
-    """Write the action mask and its column; returns how many requests may be picked."""
-    mask[:] = 0
-    choices = 0
-    for k in range(server.active):
-        index = e.active[k]
-        selectable = 1 if fits(c, server, e.slots[index]) else 0
-        mask[index] = selectable
-        e.queue[index, SELECTABLE] = selectable
-        choices += selectable
-    mask[-1] = 1 if server.picked > 0 else 0
-    return choices
-
-
-@inlined
-def show_server(c: Any, server: Any, e: Episode, view: npt.NDArray[np.float32]) -> None:
-    """Write the observation's server part."""
-    view[BATCH_SIZE] = c.batch_size
-    view[DRAFT_LENGTH] = server.last_draft_length
-    view[DRAFT_STEP_S] = server.draft_step_ns * 1e-9
-    view[VERIFY_S] = server.verify_ns * 1e-9
-    free = c.pool_tokens - server.held - server.reserved
-    for k in range(server.picked):
-        slot = e.slots[e.batch[k]]
-        free += slot.context * slot.resident
-    view[FREE_CACHE_TOKENS] = max(free, 0)
-    view[BACKLOG] = server.arrived - server.admitted
-    view[LOAD_ESTIMATE] = 0
-    view[SINCE_ARRIVAL_S] = 0
-    if server.arrived > 0:
-        latest = server.arrived - 1
-        view[SINCE_ARRIVAL_S] = (server.now - e.requests[latest].arrival_ns) * 1e-9
-        gaps = min(LOAD_WINDOW, latest)
-        span = e.requests[latest].arrival_ns - e.requests[latest - gaps].arrival_ns
-        if span > 0:
-            view[LOAD_ESTIMATE] = gaps / (span * 1e-9) / server.saturation_rps
 
 
 @inlined

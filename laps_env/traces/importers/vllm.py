@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from laps_env.importers.runs import Fill, RecordedRequest, bernoulli_fill, build_trace
-from laps_env.records import Record, read_records
 from laps_env.traces import AcceptanceTrace, TraceInfo
+from laps_env.traces.importers.runs import Fill, RecordedRequest, bernoulli_fill, build_trace
+from laps_env.traces.records import Record, read_records
 
 MAX_ACCEPTED = 254  # one less than the tokens a trace can hold per round
 

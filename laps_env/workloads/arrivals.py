@@ -14,21 +14,22 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env._jit import jit
-from laps_env.arrival_traces import ArrivalTrace
-from laps_env.random import ARRIVALS, Key, normals, uniforms
+from laps_env.workloads.arrival_traces import ArrivalTrace
+from laps_env.workloads.random import ARRIVALS, Key, normals, uniforms
 
 Gaps = npt.NDArray[np.float64]
 
 
 class ArrivalProcess(Protocol):
-    """Anything that draws ``count`` gaps of mean 1 from an address (`laps_env.random`)."""
+    """Anything that draws gaps of mean 1 from an address (`laps_env.workloads.random`)."""
 
-    def gaps(self, key: Key, episode: int, count: int, heldout: bool) -> Gaps: ...
+    def gaps(self, key: Key, episode: int, count: int, heldout: bool) -> Gaps:
+        """Gaps [count]; ``heldout`` for the *final* set."""
 
 
 @dataclass(frozen=True)
 class Poisson:
-    """Independent exponential gaps; chat traffic is close to it (CV of gaps 1.09, FACTS 3)."""
+    """Independent exponential gaps; recorded chat traffic is close to it (CV of gaps 1.09)."""
 
     def gaps(self, key: Key, episode: int, count: int, heldout: bool) -> Gaps:
         """Gaps [count] of mean 1."""

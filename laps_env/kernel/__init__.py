@@ -1,0 +1,1 @@
+"""The compiled simulation: state, physics of a round, and the loops that drive it."""

@@ -1,0 +1,102 @@
+"""The state of one server as the compiled code sees it: records and the arrays of an episode."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+FREE = -1
+
+#: Totals of one server; times in nanoseconds, counts of requests, cache in tokens.
+SERVER = np.dtype(
+    [
+        ("now", np.int64),
+        ("requests", np.int64),  # in the episode
+        ("arrived", np.int64),
+        ("admitted", np.int64),  # have a slot or had one
+        ("finished", np.int64),
+        ("active", np.int64),  # in a slot now
+        ("picked", np.int64),  # for the next round
+        ("wanted", np.int64),  # context tokens of all requests in slots
+        ("held", np.int64),  # of those, tokens in the cache
+        ("reserved", np.int64),  # context + look-ahead of the picked
+        ("rounds", np.int64),
+        ("busy_ns", np.int64),
+        ("integral_ns", np.int64),  # of the number in the system, over the step
+        ("last_draft_length", np.int64),
+        ("draft_step_ns", np.float64),  # as measured in the last round that drafted
+        ("verify_ns", np.float64),  # as measured in the last round
+        ("saturation_rps", np.float64),  # of the scenario, for the load estimate
+        ("hits", np.float64),  # SmartSpec's running acceptance
+        ("trials", np.float64),
+        ("lookahead", np.int64),  # cache tokens reserved beyond the context: longest draft + 1
+        ("scheduled", np.int64),  # draft lengths are given round by round
+        ("time_limit_ns", np.int64),
+        ("queue_limit", np.int64),
+        ("truncated", np.int64),
+        ("order", np.int64),  # completions so far, numbers them
+    ],
+    align=True,
+)
+
+#: One slot of the request table.
+SLOT = np.dtype(
+    [
+        ("request", np.int64),  # FREE or the request's arrival number
+        ("generated", np.int64),
+        ("rounds", np.int64),
+        ("drafted", np.int64),
+        ("accepted", np.int64),
+        ("attained_ns", np.int64),
+        ("served_at", np.int64),  # end of its last round, or its arrival
+        ("served_round", np.int64),  # server rounds at that moment, or when it got the slot
+        ("context", np.int64),  # prompt + generated
+        ("resident", np.int64),
+        ("swapped", np.int64),
+        ("picked", np.int64),
+        ("drafting", np.int64),  # draft length in the round at hand
+        ("ran", np.int64),  # in the last round
+    ],
+    align=True,
+)
+
+#: One request of the episode: what was given, then what happened (0 until it does).
+REQUEST = np.dtype(
+    [
+        ("arrival_ns", np.int64),
+        ("prompt_tokens", np.int64),
+        ("output_tokens", np.int64),
+        ("category", np.int64),
+        ("offset", np.int64),  # of its acceptance in the flat arrays
+        ("schedule_offset", np.int64),
+        ("predicted_tokens", np.float64),
+        ("first_token_ns", np.int64),
+        ("completion_ns", np.int64),
+        ("completion_order", np.int64),
+        ("preemptions", np.int64),
+        ("recomputed_tokens", np.int64),
+        ("attained_ns", np.int64),
+        ("longest_idle_ns", np.int64),
+    ],
+    align=True,
+)
+
+#: One round of one request, as the windowed acceptance needs it.
+ROUND = np.dtype([("drafted", np.int64), ("accepted", np.int64), ("rate", np.float64)], align=True)
+
+
+class Episode(NamedTuple):
+    """Everything that one server's rounds read or write (one row of the vector environment)."""
+
+    requests: npt.NDArray[Any]  # REQUEST [R]
+    accept_run: npt.NDArray[np.uint8]  # [T] flat over output positions
+    proposable: npt.NDArray[np.uint8]  # [T], or [0] where every draft length can be proposed
+    schedule: npt.NDArray[np.uint8]  # [S] given draft lengths, or [0]
+    slots: npt.NDArray[Any]  # SLOT [N]
+    active: npt.NDArray[np.int64]  # [N] occupied slots in order of arrival
+    batch: npt.NDArray[np.int64]  # [N] picked slots in the order of picking
+    ranked: npt.NDArray[np.int64]  # [N] scratch
+    window: npt.NDArray[Any]  # ROUND [N, W] the last rounds of each slot, a ring
+    queue: npt.NDArray[np.float32]  # [N, F] the observation's rows, kept current

@@ -1,0 +1,7 @@
+"""Acceptance traces: the file format, and importers from other projects' files."""
+
+from laps_env.traces.file import TraceError
+from laps_env.traces.schema import TraceInfo
+from laps_env.traces.trace import AcceptanceTrace, acceptance_counts
+
+__all__ = ["AcceptanceTrace", "TraceError", "TraceInfo", "acceptance_counts"]
