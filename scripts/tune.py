@@ -5,7 +5,7 @@ ranges, then rounds of perturbations of the best so far, `Options.trials` settin
 is judged by its summed latency relative to the default LAPS-SD on the same workloads, averaged over
 the loads. The setting named "all" is the one, among the defaults and every scenario's winner, that
 is best on average over all scenarios. The result goes to policies/data/tuned.json; finished
-(rule, scenario) pairs are kept in a journal beside it, so a cut run goes on where it was.
+(rule, scenario) pairs are kept in a journal under runs/, so a cut run goes on where it was.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from laps_env.scenarios import Scenario, get_scenario, list_scenarios
 from laps_env.workloads import Workload
 from policies import Policy, RuleSpec, with_settings
 
+JOURNAL = Path("runs/tune.jsonl")
 OUTPUT = Path(str(files("policies") / "data" / "tuned.json"))
 
 
@@ -147,9 +148,9 @@ def choose_overall(rule_name: str, judges: list[Judge], found: dict[str, Any]) -
 def run(options: Options, output: Path) -> None:
     """All rules on all scenarios, then the file in one move."""
     rules = [n for n, s in policies.SPECS.items() if s.parameters and n != "random"]
-    journal = output.with_suffix(".journal.jsonl")
+    JOURNAL.parent.mkdir(exist_ok=True)
     budget = json.loads(json.dumps(asdict(options)))
-    lines = journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []
+    lines = JOURNAL.read_text(encoding="utf-8").splitlines() if JOURNAL.exists() else []
     done = [json.loads(line) for line in lines]
     found = {(d["rule"], d["scenario"]): d for d in done if d["budget"] == budget}
     judges = [Judge(get_scenario(name), options) for name in list_scenarios()]
@@ -158,7 +159,7 @@ def run(options: Options, output: Path) -> None:
     def work(item: tuple[str, Judge]) -> tuple[str, str, dict[str, Any]]:
         return item[0], item[1].scenario.name, tune(item[0], item[1], options)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool, journal.open("a", encoding="utf-8") as log:
+    with ThreadPoolExecutor(os.cpu_count()) as pool, JOURNAL.open("a", encoding="utf-8") as log:
         for rule_name, scenario, result in pool.map(work, todo):
             entry = {"rule": rule_name, "scenario": scenario, "budget": budget, **result}
             found[rule_name, scenario] = entry
@@ -174,7 +175,7 @@ def run(options: Options, output: Path) -> None:
     for rule_name, result in zip(rules, overall, strict=True):
         by_rule[rule_name]["all"] = result
     write(output, budget, by_rule)
-    journal.unlink()
+    JOURNAL.unlink()
 
 
 def write(output: Path, budget: dict[str, Any], by_rule: dict[str, dict[str, Any]]) -> None:

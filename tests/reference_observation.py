@@ -105,4 +105,5 @@ def _load(server: ReferenceServer) -> float:
     if count < 1:
         return 0.0
     span = server.requests[latest].arrival_ns - server.requests[latest - count].arrival_ns
-    return count / (span * SECONDS) / server.saturation_rps if span > 0 else 0.0
+    load = count / (span * SECONDS) / server.saturation_rps if span > 0 else 0.0
+    return min(load, 2.0**24)  # the bound of the observation

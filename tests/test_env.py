@@ -22,7 +22,8 @@ from laps_env.scenarios import Scenario, get_scenario
 
 # What the checkers say of a design that stays: quantities without a natural bound are documented
 # as unbounded, and the request table is a table.
-ACCEPTED_WARNINGS = ("Box observation space maximum value is infinity", "unconventional shape")
+#: The queue is a table by design; SB3 advises to flatten it and works with it as it is.
+ACCEPTED_WARNINGS = ("unconventional shape",)
 
 
 @pytest.fixture(params=laps_env.ENV_IDS)
@@ -159,7 +160,7 @@ def test_the_environment_equals_the_reference() -> None:
         env.reset(options={"workload": pair.workload})
         while not pair.ended:
             if seed % 2:
-                scores = rng.normal(size=pair.slots)
+                scores = rng.uniform(-1, 1, size=pair.slots)
                 expected = reference.step_priorities(list(-scores))
                 result = env.step(scores)
             else:

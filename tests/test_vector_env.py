@@ -42,7 +42,7 @@ def random_actions(
     rng: np.random.Generator, native: SpecDecodeReplayVectorEnv, masks: npt.NDArray[np.bool_]
 ) -> npt.NDArray[Any]:
     """Scores, or picks of which one in ten is any action, masked or not."""
-    if native.interface == "priority":
+    if native.options.interface == "priority":
         return rng.uniform(-1, 1, (ENVS, SLOTS)).astype(np.float32)
     actions = rng.integers(SLOTS + 1, size=ENVS)
     for row, mask in enumerate(masks):
