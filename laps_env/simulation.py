@@ -66,7 +66,7 @@ class Simulation:
         Raises:
             ValueError: a request does not fit the key-value pool.
         """
-        scheduled = workload.schedule is not None
+        scheduled = workload.draft_schedule is not None
         lookahead = self.server.lookahead(scheduled)
         check_pool(workload, self.server.pool_tokens, lookahead)
         self._make_room(workload)
@@ -80,9 +80,9 @@ class Simulation:
         if fleet.proposable.size:
             given = 255 if workload.proposable is None else workload.proposable
             fleet.proposable[row, : workload.accept_run.size] = given
-        if workload.schedule is not None and workload.schedule_offset is not None:
-            requests["schedule_offset"] = workload.schedule_offset[:-1]
-            fleet.schedule[row, : workload.schedule.size] = workload.schedule
+        if workload.draft_schedule is not None and workload.draft_schedule_offset is not None:
+            requests["schedule_offset"] = workload.draft_schedule_offset[:-1]
+            fleet.schedule[row, : workload.draft_schedule.size] = workload.draft_schedule
         server = fleet.servers[row]
         server["requests"], server["lookahead"], server["scheduled"] = count, lookahead, scheduled
         self.workloads[row] = workload
@@ -90,7 +90,7 @@ class Simulation:
 
     def _make_room(self, workload: Workload) -> None:
         """Grow the arrays that hold workloads; what they hold already is kept."""
-        scheduled = 0 if workload.schedule is None else workload.schedule.size
+        scheduled = 0 if workload.draft_schedule is None else workload.draft_schedule.size
         positions = workload.accept_run.size
         optional = workload.proposable is not None or self.fleet.proposable.size > 0
         needs = {

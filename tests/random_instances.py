@@ -31,10 +31,10 @@ def random_workload(rng: np.random.Generator) -> dict[str, Any]:
         "accept_run": rng.integers(0, rng.integers(1, 22), tokens).astype(np.uint8),
         "proposable": rng.integers(0, 10, tokens).astype(np.uint8) if rng.random() < 0.4 else None,
         # A round commits at least one token, so an entry per token is always enough.
-        "schedule": rng.integers(0, longest_schedule + 1, tokens).astype(np.uint8)
+        "draft_schedule": rng.integers(0, longest_schedule + 1, tokens).astype(np.uint8)
         if scheduled
         else None,
-        "schedule_offset": _offsets(output) if scheduled else None,
+        "draft_schedule_offset": _offsets(output) if scheduled else None,
         "categories": ("a", "b", "c"),
         "source": "random",
     }
@@ -49,7 +49,7 @@ def random_server(rng: np.random.Generator, workload: dict[str, Any]) -> dict[st
     if rng.random() < 0.25:
         draft_length = "smartspec"
     longest = 16 if draft_length == "smartspec" else int(draft_length)
-    lookahead = (255 if workload["schedule"] is not None else longest) + 1
+    lookahead = (255 if workload["draft_schedule"] is not None else longest) + 1
     largest = int((workload["prompt_tokens"] + workload["output_tokens"]).max()) + lookahead
     batch_size = int(rng.integers(1, 6))
     room = [0, int(rng.integers(0, 60)), int(rng.integers(0, batch_size * largest)), 100_000]

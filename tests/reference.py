@@ -44,7 +44,7 @@ class ReferenceServer:
         self.smartspec = server.draft_length == "smartspec"
         self.nominal = 0 if self.smartspec else int(server.draft_length)
         longest = SMARTSPEC_MAX if self.smartspec else self.nominal
-        self.lookahead = (SCHEDULE_MAX if workload.schedule is not None else longest) + 1
+        self.lookahead = (SCHEDULE_MAX if workload.draft_schedule is not None else longest) + 1
         self.requests = requests_of(workload)
         self.arrived = 0  # requests 0 .. arrived - 1 have arrived
         self.backlog: list[Request] = []

@@ -64,7 +64,7 @@ def requests_of(workload: Any) -> list[Request]:
             category=int(workload.category[i]),
             runs=_own(workload.accept_run, workload.offset, i) or [],
             proposable=_own(workload.proposable, workload.offset, i),
-            schedule=_own(workload.schedule, workload.schedule_offset, i),
+            schedule=_own(workload.draft_schedule, workload.draft_schedule_offset, i),
         )
         for i in range(len(workload.arrival_ns))
     ]

@@ -63,7 +63,9 @@ def test_the_random_instances_reach_every_rule() -> None:
         play(pair, rng, whole_rounds=True)
         reference, workload = pair.reference, pair.workload
         met |= {f"victim {reference.server.victim}", f"eviction {reference.server.eviction}"}
-        met |= {name for name in ("proposable", "schedule") if getattr(workload, name) is not None}
+        met |= {
+            name for name in ("proposable", "draft_schedule") if getattr(workload, name) is not None
+        }
         met |= {"truncated" if reference.truncated else "terminated"}
         met |= {"smartspec"} if reference.smartspec else set()
         met |= {"recomputed"} if any(r.recomputed_tokens for r in reference.requests) else set()
@@ -71,7 +73,7 @@ def test_the_random_instances_reach_every_rule() -> None:
         met |= {"preempted"} if any(r.preemptions for r in reference.requests) else set()
     assert met >= {
         *("victim longest_idle", "victim latest_arrival", "victim largest"),
-        *("eviction recompute", "eviction swap", "proposable", "schedule", "smartspec"),
+        *("eviction recompute", "eviction swap", "proposable", "draft_schedule", "smartspec"),
         *("truncated", "terminated", "recomputed", "preempted", "idle"),
     }
 
@@ -210,7 +212,7 @@ def test_conservation(seed: int, whole_rounds: bool) -> None:
     assert summary["max_idle_s"] == pytest.approx(requests["longest_idle_ns"].max() * 1e-9)
     assert 0 < summary["utilization"] <= 1
     assert 0 < summary["jain_fairness"] < 1 + 1e-12
-    if draft_length == server.draft_length and workload.schedule is None:
+    if draft_length == server.draft_length and workload.draft_schedule is None:
         assert (latency >= alone).all()
         assert summary["max_slowdown"] >= summary["mean_slowdown"] >= 1
 

@@ -27,8 +27,8 @@ def toy_workload(**changes: Any) -> SimpleNamespace:
         "offset": [0, 4, 7, 8],
         "accept_run": [*(0, 1, 2, 0), *(1, 0, 2), 1],
         "proposable": None,
-        "schedule": None,
-        "schedule_offset": None,
+        "draft_schedule": None,
+        "draft_schedule_offset": None,
     }
     return SimpleNamespace(**(fields | changes))
 
@@ -238,7 +238,10 @@ def test_schedule_and_proposable_by_hand() -> None:
     # Round 1: min(4, 1) = 1 drafted, 0 accepted; round 2 at 1: min(0, 4) = 0, nothing accepted;
     # round 3 at 2: min(3, 0) = 0; round 4 at 3: min(5, 2) = 2.
     workload = toy_workload(
-        arrival_ns=[0], schedule=[4, 0, 3, 5], schedule_offset=[0, 4], proposable=[1, 4, 0, 2]
+        arrival_ns=[0],
+        draft_schedule=[4, 0, 3, 5],
+        draft_schedule_offset=[0, 4],
+        proposable=[1, 4, 0, 2],
     )
     simulator = ReferenceServer(workload, toy_server(pool_tokens=270), slots=1)
     # 105 + 2*(1+1+10) + 10 + 10*1 + 3*1 + 7 = 159
@@ -295,5 +298,5 @@ def test_conservation(seed: int) -> None:
     busy = simulator.now - simulator.idle_ns
     attained = sum(r.attained_ns for r in requests)
     assert busy <= attained <= busy * server["batch_size"]
-    if len(requests) == 1 and not simulator.smartspec and workload["schedule"] is None:
+    if len(requests) == 1 and not simulator.smartspec and workload["draft_schedule"] is None:
         assert requests[0].attained_ns == simulator.alone_ns(0, simulator.nominal)

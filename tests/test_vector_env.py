@@ -186,7 +186,7 @@ def test_workloads_of_one_row_do_not_reach_another() -> None:
     rng = np.random.default_rng(3)
     fields = [random_workload(rng) for _ in range(8)]
     assert {w["proposable"] is None for w in fields} == {True, False}
-    assert {w["schedule"] is None for w in fields} == {True, False}
+    assert {w["draft_schedule"] is None for w in fields} == {True, False}
     server = make_server(random_server(rng, fields[0]), SLOTS).with_changes(pool_tokens=2000)
     together = Simulation(server, num_envs=8, slots=SLOTS)
     for row, workload in enumerate(fields):

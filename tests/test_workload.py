@@ -164,12 +164,12 @@ def good_fields() -> dict[str, Any]:
         "category": np.array([0, 2, 1]),
         "accept_run": np.array([1, 0, 3, 0, 0, 0], np.uint8),
         "proposable": None,
-        "schedule": None,
-        "schedule_offset": None,
+        "draft_schedule": None,
+        "draft_schedule_offset": None,
     }
 
 
-SCHEDULE = {"schedule": np.array([9, 1, 0, 0, 0], np.uint8)}
+SCHEDULE = {"draft_schedule": np.array([9, 1, 0, 0, 0], np.uint8)}
 
 
 @pytest.mark.parametrize(
@@ -190,15 +190,21 @@ SCHEDULE = {"schedule": np.array([9, 1, 0, 0, 0], np.uint8)}
         ({"accept_run": np.zeros(5, np.uint8)}, r"accept_run: .*\(6,\), got uint8 \(5,\)"),
         ({"accept_run": np.full(6, 300)}, r"accept_run: expected one uint8 .*got int64 \(6,\)"),
         ({"proposable": np.zeros(7, np.uint8)}, r"proposable: .*\(6,\), got uint8 \(7,\)"),
-        (SCHEDULE, "expected schedule and schedule_offset together"),
-        (SCHEDULE | {"schedule_offset": np.array([0, 1, 5])}, r"schedule_offset: .*\(4,\)"),
-        (SCHEDULE | {"schedule_offset": np.array([0, 1, 2, 4])}, "schedule_offset: .*0 to 5"),
+        (SCHEDULE, "expected draft_schedule and draft_schedule_offset together"),
         (
-            SCHEDULE | {"schedule_offset": np.array([0, 1, 3, 5])},
+            SCHEDULE | {"draft_schedule_offset": np.array([0, 1, 5])},
+            r"draft_schedule_offset: .*\(4,\)",
+        ),
+        (
+            SCHEDULE | {"draft_schedule_offset": np.array([0, 1, 2, 4])},
+            "draft_schedule_offset: .*0 to 5",
+        ),
+        (
+            SCHEDULE | {"draft_schedule_offset": np.array([0, 1, 3, 5])},
             "schedule of request 2: expected draft lengths for all of its rounds, got 2",
         ),
         (
-            {"schedule": np.full(5, 300), "schedule_offset": np.array([0, 1, 2, 5])},
+            {"draft_schedule": np.full(5, 300), "draft_schedule_offset": np.array([0, 1, 2, 5])},
             r"schedule: expected uint8 \[S\], got int64 \(5,\)",
         ),
     ],
@@ -208,6 +214,6 @@ def test_bad_workloads_name_the_request_and_the_field(
     changes: dict[str, Any], message: str
 ) -> None:
     make_workload(good_fields())
-    make_workload(good_fields() | SCHEDULE | {"schedule_offset": np.array([0, 1, 2, 5])})
+    make_workload(good_fields() | SCHEDULE | {"draft_schedule_offset": np.array([0, 1, 2, 5])})
     with pytest.raises(ValueError, match=message):
         make_workload(good_fields() | changes)

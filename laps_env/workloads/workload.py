@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 import numpy.typing as npt
 
+from laps_env.traces import AcceptanceTrace
 from laps_env.workloads.arrivals import ArrivalProcess
 from laps_env.workloads.bodies import BodySource, Ints
 from laps_env.workloads.prediction import LengthPredictor
@@ -30,8 +31,8 @@ class Workload:
         accept_run: uint8 [T], requests one after the other: how many draft tokens in a row a round
             that starts at this output position would accept.
         proposable: uint8 [T] or None: how many tokens the drafter can propose there.
-        schedule: uint8 [S] or None: given draft lengths, round by round, requests one after the
-            other; ``schedule_offset`` int64 [R + 1] says where each request's begin.
+        draft_schedule: uint8 [S] or None: given draft lengths, round by round, requests one after
+            the other; ``draft_schedule_offset`` int64 [R + 1] says where each request's begin.
         categories: names.
         source: where lengths and acceptance come from, for the result row.
 
@@ -46,8 +47,8 @@ class Workload:
     category: Ints
     accept_run: npt.NDArray[np.uint8]
     proposable: npt.NDArray[np.uint8] | None = None
-    schedule: npt.NDArray[np.uint8] | None = None
-    schedule_offset: Ints | None = None
+    draft_schedule: npt.NDArray[np.uint8] | None = None
+    draft_schedule_offset: Ints | None = None
     categories: tuple[str, ...] = ("any",)
     source: str = ""
     offset: Ints = field(init=False)
@@ -77,10 +78,10 @@ class Workload:
                     f"workload: {name}: expected one uint8 per output token, ({offset[-1]},), "
                     f"got {values.dtype} {values.shape}"
                 )
-        if (self.schedule is None) != (self.schedule_offset is None):
-            raise ValueError("workload: expected schedule and schedule_offset together")
-        if self.schedule is not None and self.schedule_offset is not None:
-            self._check_schedule(self.schedule, self.schedule_offset)
+        if (self.draft_schedule is None) != (self.draft_schedule_offset is None):
+            raise ValueError("workload: expected draft_schedule and draft_schedule_offset together")
+        if self.draft_schedule is not None and self.draft_schedule_offset is not None:
+            self._check_schedule(self.draft_schedule, self.draft_schedule_offset)
 
     def _check(self, name: str, fine: npt.NDArray[np.bool_], expected: str) -> None:
         if not fine.all():
@@ -92,12 +93,13 @@ class Workload:
         """The draft lengths of each request last until its last token."""
         if schedule.dtype != np.uint8 or schedule.ndim != 1:
             raise ValueError(
-                f"workload: schedule: expected uint8 [S], got {schedule.dtype} {schedule.shape}"
+                "workload: draft_schedule: expected uint8 [S], "
+                f"got {schedule.dtype} {schedule.shape}"
             )
         shape = (self.num_requests + 1,)
         if starts.shape != shape or starts[0] != 0 or starts[-1] != schedule.size:
             raise ValueError(
-                f"workload: schedule_offset: expected shape {shape}, 0 to {schedule.size}, "
+                f"workload: draft_schedule_offset: expected shape {shape}, 0 to {schedule.size}, "
                 f"got {starts.shape}, {starts[:1]} to {starts[-1:]}"
             )
         position, rounds = self.offset[:-1].copy(), 0
@@ -106,8 +108,8 @@ class Workload:
             short = running[rows >= starts[running + 1]]
             if short.size:
                 raise ValueError(
-                    f"workload: schedule of request {short[0]}: expected draft lengths for all "
-                    f"of its rounds, got {rounds}"
+                    f"workload: draft_schedule of request {short[0]}: expected draft lengths for "
+                    f"all of its rounds, got {rounds}"
                 )
             drafted = schedule[rows]
             if self.proposable is not None:
@@ -126,6 +128,34 @@ class Workload:
         return all(
             np.array_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)
         )
+
+
+def replay_recorded(trace: AcceptanceTrace) -> Workload:
+    """The recorded requests with the recorded draft lengths, all present at time 0.
+
+    Served by any policy, every round commits exactly what it committed when it was recorded.
+
+    Args:
+        trace: with recorded rounds (``schedule``); unrecorded prompt lengths count as 1 token.
+
+    Raises:
+        ValueError: the trace holds no rounds.
+    """
+    if trace.schedule is None or trace.schedule_offset is None:
+        raise ValueError(f"{trace.source}: expected recorded rounds (schedule), got none")
+    return Workload(
+        arrival_ns=np.zeros(trace.num_requests, np.int64),
+        prompt_tokens=np.maximum(trace.prompt_tokens, 1),
+        output_tokens=np.asarray(trace.output_tokens),
+        predicted_tokens=trace.output_tokens.astype(np.float64),
+        category=np.asarray(trace.category),
+        accept_run=np.asarray(trace.accept_run),
+        proposable=None if trace.proposable is None else np.asarray(trace.proposable),
+        draft_schedule=np.asarray(trace.schedule),
+        draft_schedule_offset=np.asarray(trace.schedule_offset),
+        categories=trace.categories,
+        source=f"recorded rounds of {trace.source}",
+    )
 
 
 @dataclass(frozen=True)
