@@ -21,11 +21,14 @@ from numba import types
 
 _ROOT = Path(__file__).resolve().parent.parent
 
+#: Read by compiled code as constants, or by the compiler: part of the digest, though not compiled.
+_COMPILED_IN = ("laps_env/_jit.py", "laps_env/layout.py", "laps_env/kernel/tables.py")
+
 
 def _compiled_sources() -> list[Path]:
     files = [*(_ROOT / "laps_env").rglob("*.py"), *(_ROOT / "policies").glob("*.py")]
     compiled = [f for f in files if b"from laps_env._jit import" in f.read_bytes()]
-    return [_ROOT / "laps_env" / "layout.py", *sorted(compiled)]
+    return [*(_ROOT / name for name in _COMPILED_IN), *sorted(compiled)]
 
 
 def _cache_directory() -> Path:
@@ -87,8 +90,9 @@ def rule(function: Callable[..., float]) -> Any:
     ``row`` is the request's row of ``observation["queue"]`` and ``server`` is
     ``observation["server"]`` (columns in `laps_env.layout`), ``params`` are the rule's parameters,
     ``memory`` its private float64 cells for this request, zero when the request enters its slot.
-    Calling a rule twice on the same observation must change nothing: it is called once per
-    *decision*, and a round of several picks has several.
+    Calling a rule twice on the same observation must change nothing: `Policy.predict` calls it once
+    per *pick*, the kernel's loop once per round, before the first pick. So a rule must not read
+    what picking changes (``PICKED``, ``SELECTABLE``, ``FREE_CACHE_TOKENS``) if both are to agree.
     """
     announce_compilation()  # a rule compiles here and now; the kernel when it is first called
     options = {**_OPTIONS, "cache": _has_source(function)}

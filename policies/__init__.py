@@ -76,7 +76,7 @@ def list_policies() -> list[str]:
     names = []
     for name, spec in SPECS.items():
         names.append(name)
-        if spec.parameters and name != "random":
+        if spec.parameters:
             names.append(name + _TUNED)
     return names
 
@@ -125,17 +125,23 @@ def _fill_in(
     settings: dict[str, float],
 ) -> Policy:
     """A rule with its defaults, these settings, and the laws of the scenario that it needs."""
-    values = {p.name: float(p.default) for p in spec.parameters}
-    unknown = set(settings) - set(values)
-    if unknown:
-        raise ValueError(f"{name}: expected parameters {list(values)}, got {sorted(unknown)}")
-    values.update({key: float(value) for key, value in settings.items()})
-    if not np.isfinite(list(values.values())).all():
-        raise ValueError(f"{name}: expected finite parameters, got {settings}")
+    values = _replaced(name, {p.name: float(p.default) for p in spec.parameters}, settings)
     params = np.array(list(values.values()), np.float64)
     if spec.fitted is not None:
         params = np.concatenate([params, spec.fitted(fit_laws(scenario, predictor_error))])
-    return Policy(name, spec, values, params)
+    categories = scenario.bodies.categories if spec.by_category else None
+    return Policy(name, spec, values, params, categories=categories)
+
+
+def _replaced(name: str, values: dict[str, float], settings: dict[str, float]) -> dict[str, float]:
+    """The values with these in their place; none may be new or not finite."""
+    unknown = set(settings) - set(values)
+    if unknown:
+        raise ValueError(f"{name}: expected parameters {list(values)}, got {sorted(unknown)}")
+    values = values | {key: float(value) for key, value in settings.items()}
+    if not np.isfinite(list(values.values())).all():
+        raise ValueError(f"{name}: expected finite parameters, got {settings}")
+    return values
 
 
 def tuned_settings(rule_name: str, scenario_name: str) -> dict[str, float]:
@@ -150,8 +156,12 @@ def _tuning_results() -> Any:
 
 
 def with_settings(policy: Policy, **settings: float) -> Policy:
-    """The same policy with some parameters replaced (its fitted constants stay)."""
-    values = {**policy.settings, **settings}
+    """The same policy with some parameters replaced (its fitted constants stay).
+
+    Raises:
+        ValueError: unknown parameter, or a setting that is not finite.
+    """
+    values = _replaced(policy.name, policy.settings, settings)
     params = policy.params.copy()
     params[: len(values)] = list(values.values())
     return replace(policy, settings=values, params=params)

@@ -58,4 +58,5 @@ SPEC = RuleSpec(
     bayes_srpt,
     (OVERRUN, WEIGHT),
     fitted=length_posteriors,
+    by_category=True,
 )

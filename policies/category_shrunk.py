@@ -40,4 +40,5 @@ SPEC = RuleSpec(
     category_shrunk,
     (OVERRUN, WEIGHT),
     fitted=category_speeds,
+    by_category=True,
 )

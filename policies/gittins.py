@@ -82,5 +82,10 @@ def index_tables(laws: Laws) -> Floats:
 
 
 SPEC = RuleSpec(
-    "gittins", "Gittins index under the length law", gittins, (WEIGHT,), fitted=index_tables
+    "gittins",
+    "Gittins index under the length law",
+    gittins,
+    (WEIGHT,),
+    fitted=index_tables,
+    by_category=True,
 )

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from laps_env._jit import jit
 from laps_env.kernel.foresight import rounds_to_go
-from laps_env.layout import ARRIVAL_NUMBER, GENERATED_TOKENS, OCCUPIED, SELECTABLE
+from laps_env.layout import ARRIVAL_NUMBER, CATEGORY, GENERATED_TOKENS, OCCUPIED, SELECTABLE
 from laps_env.physics import ServerModel
 from laps_env.workloads import Workload
 
@@ -52,6 +52,8 @@ class RuleSpec:
         cells: float64 cells of memory per request.
         fitted: from the training split (`policies.laws.Laws`) to the constants that follow the
             parameters in ``params``; None for a rule that needs no law.
+        by_category: the fitted constants are per task category, so the rule serves only traffic of
+            the categories that it was fitted on.
         clairvoyant: the rule finds the true remaining rounds in its first cell.
     """
 
@@ -61,6 +63,7 @@ class RuleSpec:
     parameters: tuple[Parameter, ...] = ()
     cells: int = 1
     fitted: Callable[[Any], Floats] | None = None
+    by_category: bool = False
     clairvoyant: bool = False
 
 
@@ -74,6 +77,7 @@ class Policy:
         settings: values of the tunable parameters by name.
         params: float64, parameters and fitted constants as the rule reads them.
         draft_length: a draft-length rule that goes with the order, or None for the server's own.
+        categories: those of its fitted constants, None where they are not per category.
         truth: rounds still to run from each output position, and where each request's begin;
             filled by `knowing` alone.
     """
@@ -83,6 +87,7 @@ class Policy:
     settings: dict[str, float]
     params: Floats
     draft_length: str | None = None
+    categories: tuple[str, ...] | None = None
     truth: tuple[Floats, npt.NDArray[np.int64]] | None = field(default=None, repr=False)
 
     def predict(
@@ -104,7 +109,8 @@ class Policy:
             Actions int64 [E] (or a scalar array), and the new state, float64 [E, N, 1 + cells].
 
         Raises:
-            ValueError: a clairvoyant rule that has not been given its knowledge.
+            ValueError: a clairvoyant rule that has not been given its knowledge, or a category that
+                the rule has no fitted constants for.
         """
         if self.spec.clairvoyant and self.truth is None:
             raise ValueError(
@@ -118,6 +124,12 @@ class Policy:
         server = np.ascontiguousarray(
             observation["server"] if batched else observation["server"][None]
         )
+        if self.categories is not None and queue[:, :, CATEGORY].max() >= len(self.categories):
+            raise ValueError(
+                f"{self.name}: expected categories 0..{len(self.categories) - 1} "
+                f"({', '.join(self.categories)}), got {queue[:, :, CATEGORY].max():.0f}: "
+                "make the policy for the scenario that it serves"
+            )
         rows, slots = queue.shape[:2]
         memory = np.zeros((rows, slots, 1 + self.spec.cells)) if state is None else state.copy()
         if episode_start is not None:
@@ -126,6 +138,18 @@ class Policy:
         actions = np.empty(rows, np.int64)
         _choose(queue, server, memory, self.spec.rule, self.params, truth, offset, actions)
         return (actions if batched else actions[0]), memory
+
+    def check_categories(self, workload: Workload) -> None:
+        """Whether the fitted constants are of this workload's categories.
+
+        Raises:
+            ValueError: they are of others.
+        """
+        if self.categories is not None and self.categories != workload.categories:
+            raise ValueError(
+                f"{self.name}: expected a workload of the categories {self.categories}, "
+                f"got {workload.categories}: make the policy for the scenario that it serves"
+            )
 
     def knowing(self, workload: Workload, server: ServerModel) -> Policy:
         """A copy that knows a workload's future: the explicit door of clairvoyant rules."""

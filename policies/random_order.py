@@ -12,22 +12,17 @@ import numpy as np
 
 from laps_env._jit import rule
 from laps_env.layout import ARRIVAL_NUMBER, ROUNDS, WAITING_S
-from policies.policy import Parameter, RuleSpec
+from policies.policy import RuleSpec
 
 
 @rule
 def random_order(row: Any, server: Any, params: Any, memory: Any) -> float:
-    """A number in [0, 1) that no other request or moment shares."""
-    x = np.uint64(row[ARRIVAL_NUMBER] * 1048576.0 + row[ROUNDS] + params[0] * 4503599627370496.0)
+    """A number in [0, 1) of this request and this moment."""
+    x = np.uint64(row[ARRIVAL_NUMBER] * 1048576.0 + row[ROUNDS])
     x ^= np.uint64(row[WAITING_S] * 1e9) * np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.float64((x ^ (x >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
 
 
-SPEC = RuleSpec(
-    "random",
-    "uniformly random in every round",
-    random_order,
-    (Parameter("seed", 0, 0, 1000, "chooses the sequence", integer=True),),
-)
+SPEC = RuleSpec("random", "uniformly random in every round", random_order)

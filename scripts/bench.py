@@ -71,8 +71,7 @@ def kernel_rounds(batch_size: int) -> tuple[float, float]:
     """Rounds and seconds of LAPS-SD on the chat scenario at load 0.9, 64 slots."""
     scenario = get_scenario("chat-serial")
     scenario = replace(scenario, server=scenario.server.with_changes(batch_size=batch_size))
-    fcfs = policies.make("fcfs", scenario)
-    scenario = replace(scenario, saturation_rps=measure_saturation(scenario, fcfs))
+    scenario = replace(scenario, saturation_rps=measure_saturation(scenario))
     workload = scenario.workload(load=0.9, num_requests=4000, seed=0)
     policy = policies.make("laps_sd", scenario)
     start = time.perf_counter()

@@ -10,7 +10,6 @@ import json
 from importlib.resources import files
 from pathlib import Path
 
-import policies
 from laps_env.evaluation.episodes import measure_saturation
 from laps_env.scenarios import get_scenario, list_scenarios
 
@@ -20,7 +19,7 @@ def main() -> None:
     path = Path(str(files("laps_env") / "data" / "scenarios.json"))
     document = json.loads(path.read_text(encoding="utf-8"))
     for name in list_scenarios():
-        rate = measure_saturation(get_scenario(name), policies.make("fcfs"))
+        rate = measure_saturation(get_scenario(name))
         document["scenarios"][name]["saturation_rps"] = rate
         print(f"{name:20} {rate:.4f} requests/s")
     beside = path.with_suffix(".new")

@@ -147,7 +147,7 @@ def choose_overall(rule_name: str, judges: list[Judge], found: dict[str, Any]) -
 
 def run(options: Options, output: Path) -> None:
     """All rules on all scenarios, then the file in one move."""
-    rules = [n for n, s in policies.SPECS.items() if s.parameters and n != "random"]
+    rules = [name for name, spec in policies.SPECS.items() if spec.parameters]
     JOURNAL.parent.mkdir(exist_ok=True)
     budget = json.loads(json.dumps(asdict(options)))
     lines = JOURNAL.read_text(encoding="utf-8").splitlines() if JOURNAL.exists() else []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+import policies
 from laps_env.kernel.fleet import run_rule
 from laps_env.kernel.foresight import rounds_to_go
 from laps_env.scenarios import Scenario
@@ -15,9 +16,7 @@ from laps_env.simulation import UNLIMITED, Simulation
 from laps_env.summary import summarize, time_alone_ns
 from laps_env.workloads import Workload
 from laps_env.workloads.arrivals import AllAtOnce
-
-if TYPE_CHECKING:
-    from policies import Policy
+from policies import Policy
 
 #: Requests of the workload that measures saturation.
 SATURATION_REQUESTS = 2000
@@ -39,7 +38,12 @@ def serve(
         scenario: its server runs them, with the policy's draft-length rule where it has one.
         slots: rows of the request table.
         time_limit_s: cut the episode there, by default never.
+
+    Raises:
+        ValueError: a request does not fit the key-value pool, or the policy's laws are of other
+            task categories.
     """
+    policy.check_categories(workload)
     server = scenario.server
     if policy.draft_length is not None:
         server = server.with_changes(draft_length=policy.draft_length)
@@ -85,12 +89,12 @@ def evaluate_episode(
     return summarize(simulation.requests(), simulation.fleet.servers[0], alone_ns)
 
 
-def measure_saturation(scenario: Scenario, fcfs: Policy) -> float:
+def measure_saturation(scenario: Scenario) -> float:
     """Saturation throughput in requests per second, as `Scenario.saturation_rps` defines it."""
     unscaled = replace(scenario, saturation_rps=1.0, arrivals=AllAtOnce())
     workload = unscaled.workload(
         load=1.0, num_requests=SATURATION_REQUESTS, set_tag="reference", predictor_error=0.0
     )
-    simulation = serve(fcfs, workload, unscaled)
+    simulation = serve(policies.make("fcfs"), workload, unscaled)
     now: Any = simulation.fleet.servers[0]["now"]
     return float(SATURATION_REQUESTS / (int(now) * 1e-9))

@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-import policies
 from laps_env.evaluation.episodes import measure_saturation
 from laps_env.scenarios import Scenario
 from laps_env.traces import AcceptanceTrace, TraceInfo
@@ -117,7 +116,7 @@ class Recordings:
             source["prompt_lengths"] = prompt_source
             filled_share = round(1.0 - trace.observed_share, 6)
         if np.isnan(scenario.saturation_rps):
-            rate = measure_saturation(scenario, policies.make("fcfs"))
+            rate = measure_saturation(scenario)
             scenario = replace(scenario, saturation_rps=rate)
         return scenario, {**source, "filled_share": filled_share}
 
