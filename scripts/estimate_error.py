@@ -1,0 +1,177 @@
+"""How wrong LAPS-SD's estimate of the execution time T is, under each reading of the question.
+
+Requests are served alone in the kernel; after each of their rounds the estimate is made from what a
+scheduler sees then, and held against the durations that the cost model gives. Used by
+`reproduce_paper.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+import policies
+from laps_env.kernel.fleet import run_rule
+from laps_env.layout import ACCEPTED, DRAFTED, GENERATED_TOKENS
+from laps_env.scenarios import Scenario, get_scenario
+from laps_env.simulation import Simulation
+from laps_env.workloads.arrivals import AllAtOnce
+from policies.laps_sd import estimated_time, is_stable
+
+ROUNDS_SEEN = (1, 2, 5, 10, 20, 40, 80)
+PREDICTOR_ERRORS = (0.0, 0.3, 0.5, 0.8)
+
+#: Requests whose rounds are recorded, of the *final* set.
+ESTIMATED_REQUESTS = 500
+
+
+class Errors(NamedTuple):
+    """Median and mean of |estimate / truth - 1| over requests, and that of the two sums."""
+
+    median: float
+    mean: float
+    of_sum: float
+
+
+@dataclass(frozen=True)
+class Course:
+    """One request served alone, seen by the scheduler after each of its R rounds.
+
+    Attributes:
+        length: true output tokens.
+        seconds: float64 [R], duration of each round without prefill, by the cost model.
+        rows: float32 [R, F], the request's row of the observation.
+        servers: float32 [R, G], the observation's server part.
+    """
+
+    length: int
+    seconds: np.ndarray
+    rows: np.ndarray
+    servers: np.ndarray
+
+    def rate(self, rounds: int) -> float:
+        """A, accepted / drafted, after so many rounds."""
+        return float(self.rows[rounds - 1, ACCEPTED] / self.rows[rounds - 1, DRAFTED])
+
+    def rounds_to_stable(self) -> int | None:
+        """Rounds after which LAPS-SD (default constants) takes the rate for stable."""
+        settings = policies.make("laps_sd").settings
+        test = settings["fewest_rounds"], settings["tolerance"]
+        return next((k + 1 for k, row in enumerate(self.rows[:-1]) if is_stable(row, *test)), None)
+
+    def whole(self, length: float, rounds: int) -> tuple[float, float]:
+        """T estimated with A after so many rounds, and the truth, in seconds."""
+        estimate = estimated_time(self.servers[rounds - 1], length, self.rate(rounds))
+        return estimate, float(self.seconds.sum())
+
+    def rest(self, length: float, rounds: int) -> tuple[float, float]:
+        """The same of what remains after these rounds."""
+        tokens = max(length - float(self.rows[rounds - 1, GENERATED_TOKENS]), 1.0)
+        estimate = estimated_time(self.servers[rounds - 1], tokens, self.rate(rounds))
+        return estimate, float(self.seconds[rounds:].sum())
+
+
+def record_courses(scenario: Scenario) -> list[Course]:
+    """Requests of the *final* set, run to completion one by one in the kernel."""
+    scenario = replace(scenario, arrivals=AllAtOnce())
+    workload = scenario.workload(load=1.0, num_requests=ESTIMATED_REQUESTS, set_tag="final")
+    simulation = Simulation(scenario.server, slots=ESTIMATED_REQUESTS)  # request i keeps slot i
+    simulation.start(0, workload)
+    fcfs, fleet, constants = policies.make("fcfs"), simulation.fleet, simulation.constants
+    memory, priority = np.zeros((simulation.slots, 2)), np.empty(simulation.slots)
+    courses, cost = [], scenario.server.cost
+    for i in range(workload.num_requests):
+        seconds, rows, servers = [], [], []
+        while fleet.slots[0, i]["request"] == i:
+            before = int(fleet.servers[0]["now"])
+            run_rule(
+                constants, fleet, fcfs.spec.rule, fcfs.params, memory, np.zeros(0), priority, 1
+            )
+            seconds.append((int(fleet.servers[0]["now"]) - before) * 1e-9)
+            row, slot = fleet.queue[0, i].copy(), fleet.slots[0, i]
+            # the last round empties the row; the slot's record still has the counts
+            row[[GENERATED_TOKENS, DRAFTED, ACCEPTED]] = (
+                slot["generated"],
+                slot["drafted"],
+                slot["accepted"],
+            )
+            rows.append(row)
+            servers.append(fleet.server_view[0].copy())
+        prefill = cost.target_token_ns * workload.prompt_tokens[i] + cost.prefill_request_ns
+        seconds[0] -= prefill * 1e-9  # the paper's T has no term for it
+        length = int(workload.output_tokens[i])
+        courses.append(Course(length, np.array(seconds), np.array(rows), np.array(servers)))
+    return courses
+
+
+def predictions(scenario: Scenario, predictor_error: float) -> np.ndarray:
+    """Predicted output tokens of the recorded requests."""
+    return scenario.workload(
+        load=1.0,
+        num_requests=ESTIMATED_REQUESTS,
+        set_tag="final",
+        predictor_error=predictor_error,
+    ).predicted_tokens
+
+
+def errors(pairs: list[tuple[float, float]]) -> Errors:
+    """The errors of (estimate, truth) pairs in seconds, one per request."""
+    estimate, truth = np.array(pairs).T
+    off = np.abs(estimate / truth - 1)
+    of_sum = abs(estimate.sum() / truth.sum() - 1)
+    return Errors(float(np.median(off)), float(off.mean()), float(of_sum))
+
+
+def readings(scenario: Scenario, courses: list[Course]) -> dict[str, Errors]:
+    """The error under each reading of "the estimate of T is off by", most charitable first."""
+    found = {
+        "whole T; A at completion, true L": errors(
+            [c.whole(c.length, len(c.seconds)) for c in courses]
+        )
+    }
+    stable = [(i, c, c.rounds_to_stable()) for i, c in enumerate(courses)]
+    seen = [(i, c, k) for i, c, k in stable if k is not None]
+    for error in (0.0, 0.3, 0.5):
+        lengths = predictions(scenario, error)
+        known = f"L predicted with error {error}" if error else "true L"
+        found[f"whole T; A when stable, {known}"] = errors(
+            [c.whole(lengths[i], k) for i, c, k in seen]
+        )
+        found[f"rest of T; A when stable, {known}"] = errors(
+            [c.rest(lengths[i], k) for i, c, k in seen]
+        )
+    return found
+
+
+def readings_table(by_scenario: dict[str, dict[str, Errors]]) -> str:
+    """Markdown table of the readings."""
+    lines = [
+        "| reading | " + " | ".join(by_scenario) + " |",
+        "|---|" + "---|" * len(by_scenario),
+    ]
+    for reading in next(iter(by_scenario.values())):
+        cells = [" / ".join(f"{e:.1%}" for e in found[reading]) for found in by_scenario.values()]
+        lines.append(f"| {reading} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def estimate_table(courses: dict[str, list[Course]]) -> str:
+    """Median and mean error of the rest of T, by rounds seen and predictor error, in markdown."""
+    lines = [
+        "| scenario | predictor error | " + " | ".join(f"{k} rounds" for k in ROUNDS_SEEN) + " |",
+        "|---|---|" + "---|" * len(ROUNDS_SEEN),
+    ]
+    for name, recorded in courses.items():
+        for error in PREDICTOR_ERRORS:
+            lengths = predictions(get_scenario(name), error)
+            cells = []
+            for k in ROUNDS_SEEN:
+                pairs = [
+                    c.rest(lengths[i], k) for i, c in enumerate(recorded) if k < len(c.seconds)
+                ]
+                found = errors(pairs) if pairs else None
+                cells.append(f"{found.median:.0%} / {found.mean:.0%}" if found else "-")
+            lines.append(f"| {name} | {error} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
