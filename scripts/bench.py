@@ -29,6 +29,7 @@ from laps_env._jit import jit
 from laps_env.evaluation.episodes import measure_saturation, serve
 from laps_env.layout import OCCUPIED
 from laps_env.scenarios import get_scenario
+from laps_env.traces.file import write_beside
 
 REPLAY = laps_env.ENV_IDS[0]
 CARTPOLE = "CartPole-v1"
@@ -194,9 +195,7 @@ def main() -> None:
         f"{platform.processor() or platform.machine()}, Python {platform.python_version()}"
     )
     figures["date"] = datetime.now(UTC).date().isoformat()
-    beside = arguments.json.with_suffix(".new")
-    beside.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    beside.replace(arguments.json)
+    write_beside(arguments.json, [(json.dumps(figures, indent=1) + "\n").encode()])
 
 
 if __name__ == "__main__":

@@ -76,10 +76,7 @@ def columns_table(columns: tuple[Column, ...]) -> str:
     """Index, name, unit, bound and meaning of each column."""
     return table(
         ["index", "name", "unit", "at most", "meaning"],
-        [
-            [str(i), f"`{c.name}`", c.unit, "-" if np.isinf(c.high) else f"{c.high:g}", c.meaning]
-            for i, c in enumerate(columns)
-        ],
+        [[str(i), f"`{c.name}`", c.unit, f"{c.high:g}", c.meaning] for i, c in enumerate(columns)],
     )
 
 

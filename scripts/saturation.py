@@ -12,6 +12,7 @@ from pathlib import Path
 
 from laps_env.evaluation.episodes import measure_saturation
 from laps_env.scenarios import get_scenario, list_scenarios
+from laps_env.traces.file import write_beside
 
 
 def main() -> None:
@@ -22,9 +23,7 @@ def main() -> None:
         rate = measure_saturation(get_scenario(name))
         document["scenarios"][name]["saturation_rps"] = rate
         print(f"{name:20} {rate:.4f} requests/s")
-    beside = path.with_suffix(".new")
-    beside.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)
+    write_beside(path, [(json.dumps(document, indent=2) + "\n").encode()])
 
 
 if __name__ == "__main__":

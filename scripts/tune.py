@@ -25,6 +25,7 @@ import numpy as np
 import policies
 from laps_env.evaluation.episodes import serve
 from laps_env.scenarios import Scenario, get_scenario, list_scenarios
+from laps_env.traces.file import write_beside
 from laps_env.workloads import Workload
 from policies import Policy, RuleSpec, with_settings
 
@@ -193,9 +194,7 @@ def write(output: Path, budget: dict[str, Any], by_rule: dict[str, dict[str, Any
             for r, entries in by_rule.items()
         },
     }
-    beside = output.with_suffix(".new")
-    beside.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    beside.replace(output)
+    write_beside(output, [(json.dumps(document, indent=1) + "\n").encode()])
 
 
 def main() -> None:
