@@ -126,7 +126,7 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         super().reset(seed=seed)
         if seed is None and not self._rows.is_seeded:
             seed = int(self.np_random.integers(2**31))
-        if options and "reset_mask" in options:
+        if isinstance(options, dict) and "reset_mask" in options:
             raise ValueError("reset options: reset_mask is for the vector environment")
         observation, info = self._rows.reset(seed=seed, options=options)
         return _first(observation), _first_info(info)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from laps_env.checks import check_count, check_positive
+from laps_env.layout import MOST
 from laps_env.physics import ServerModel
 from laps_env.scenarios import DEFAULT_PREDICTOR_ERROR, Scenario, get_scenario
 from laps_env.workloads import Workload
@@ -41,12 +40,12 @@ class EnvOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scenario", get_scenario(self.scenario))
-        for name in ("num_requests", "slots", "queue_limit"):
-            check_count(name, getattr(self, name), optional=name == "queue_limit")
-        for name in ("reward_scale", "time_limit_s"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name}: expected a finite number > 0, got {value!r}")
+        for name in ("num_requests", "slots"):  # what an observation counts exactly
+            check_count(name, getattr(self, name), most=int(MOST))
+        check_count("queue_limit", self.queue_limit, optional=True)
+        check_positive("reward_scale", self.reward_scale)
+        if self.time_limit_s is not None:
+            check_positive("time_limit_s", self.time_limit_s)
         if self.interface not in INTERFACES:
             raise ValueError(f"interface: expected one of {INTERFACES}, got {self.interface!r}")
         if self.server.batch_size > self.slots:
@@ -78,12 +77,3 @@ class EnvOptions:
     def _traffic(self) -> dict[str, Any]:
         names = ("load", "num_requests", "set_tag", "predictor_error")
         return {name: getattr(self, name) for name in names}
-
-
-def check_count(name: str, value: object, *, optional: bool = False) -> None:
-    """Raise ``ValueError`` unless ``value`` is an integer >= 1 (or None, where optional)."""
-    if optional and value is None:
-        return
-    integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not integer or value < 1:  # type: ignore[operator]
-        raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")

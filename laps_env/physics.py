@@ -6,12 +6,12 @@ Times are nanoseconds; a round's duration is linear in what the round does
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 
+from laps_env.checks import check_count, is_finite
 from laps_env.kernel.draft_length import MAX_DRAFT_LENGTH, SMARTSPEC
 
 #: A recorded draft schedule may hold any uint8 draft length; look-ahead is reserved for the most.
@@ -56,7 +56,7 @@ class CostModel:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name != "source" and not (math.isfinite(value) and value >= 0):
+            if field.name != "source" and not (is_finite(value) and value >= 0):
                 raise ValueError(f"{field.name}: expected a finite number >= 0, got {value!r}")
         if self.overhead_ns + self.target_pass_ns < 1:
             raise ValueError("expected overhead_ns + target_pass_ns >= 1 ns: time must pass")
@@ -89,9 +89,7 @@ class ServerModel:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "pool_tokens", "acceptance_window"):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
+            check_count(name, getattr(self, name))
         if self.draft_length != SMARTSPEC and not (
             isinstance(self.draft_length, int | np.integer)
             and not isinstance(self.draft_length, bool)

@@ -14,8 +14,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import numpy as np
-
+from laps_env.checks import check_count, check_positive
+from laps_env.layout import MOST
 from laps_env.physics import CostModel, ServerModel
 from laps_env.workloads.acceptance import ChainProfile
 from laps_env.workloads.arrivals import (
@@ -35,6 +35,9 @@ DEFAULT_PREDICTOR_ERROR = 0.5
 
 #: In place of a load: play recorded arrivals back with the gaps they had.
 AS_RECORDED = "recorded"
+
+#: A rate that is told from 0, so that gaps are finite (the workload refuses them all the same).
+_LEAST_RPS = 1e-300
 
 _ARRIVALS: dict[str, type[Any]] = {
     "poisson": Poisson,
@@ -84,14 +87,14 @@ class Scenario:
             num_requests: >= 1.
             set_tag: ``train``, ``tune``, ``final`` or ``reference``.
             seed: >= 0.
-            episode: >= 0, counts the episodes of one environment row.
+            episode: >= 0 (and below 2**32), counts the episodes of one environment row.
             predictor_error: sd of log(predicted / true length), or a predictor.
 
         Raises:
             ValueError: a load, count or address that is out of range.
         """
-        if num_requests < 1:
-            raise ValueError(f"num_requests: expected an integer >= 1, got {num_requests!r}")
+        check_count("num_requests", num_requests, most=int(MOST))
+        check_count("episode", episode, least=0, most=2**32 - 1)
         family = WorkloadFamily(self.bodies, self.arrivals, make_predictor(predictor_error))
         mean_gap_s = self._mean_gap_s(load, set_tag)
         return family.draw(set_tag, seed, episode, num_requests, mean_gap_s)
@@ -109,7 +112,8 @@ class Scenario:
                 f"saturation_rps of scenario {self.name!r}: expected a measured number > 0, "
                 f"got {self.saturation_rps!r}"
             )
-        return 1.0 / (check_load(load) * self.saturation_rps)
+        rate = check_positive("load", load) * self.saturation_rps
+        return 1.0 / max(rate, _LEAST_RPS)
 
     def with_arrivals(self, arrivals: ArrivalProcess) -> Scenario:
         """The same server and requests, arriving otherwise."""
@@ -129,18 +133,6 @@ class Scenario:
         return replace(self, bodies=replace(self.bodies, lengths=trace), saturation_rps=math.nan)
 
 
-def check_load(load: object) -> float:
-    """The load as a float.
-
-    Raises:
-        ValueError: unless it is a finite number > 0.
-    """
-    number = isinstance(load, int | float | np.number) and not isinstance(load, bool)
-    if not number or not math.isfinite(load) or load <= 0:  # type: ignore[arg-type, operator]
-        raise ValueError(f"load: expected a finite number > 0, got {load!r}")
-    return float(load)  # type: ignore[arg-type]
-
-
 def list_scenarios() -> list[str]:
     """Names of the scenarios that the package carries."""
     return list(_data("scenarios.json")["scenarios"])
@@ -152,15 +144,17 @@ def get_scenario(scenario: str | Scenario) -> Scenario:
     Raises:
         ValueError: unknown name, listing the known ones.
     """
-    return scenario if isinstance(scenario, Scenario) else _named(scenario)
+    if isinstance(scenario, Scenario):
+        return scenario
+    known = list_scenarios()
+    if scenario not in known:
+        raise ValueError(f"scenario: expected one of {', '.join(known)}; got {scenario!r}")
+    return _named(scenario)
 
 
 @cache
 def _named(name: str) -> Scenario:
-    known = _data("scenarios.json")["scenarios"]
-    if name not in known:
-        raise ValueError(f"scenario: expected one of {', '.join(known)}; got {name!r}")
-    entry = known[name]
+    entry = _data("scenarios.json")["scenarios"][name]
     server = ServerModel(cost=CostModel(**_data("costs.json")[entry["cost"]]), **entry["server"])
     return Scenario(
         name=name,

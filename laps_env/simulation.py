@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env._jit import announce_compilation
+from laps_env.checks import check_positive
 from laps_env.kernel.fleet import make_fleet, start_episode
 from laps_env.physics import ServerModel
 from laps_env.workloads import Workload
@@ -111,6 +112,17 @@ class Simulation:
     def requests(self, row: int = 0) -> npt.NDArray[Any]:
         """What happened to each request of a row's episode (`laps_env.kernel.tables.REQUEST`)."""
         return np.asarray(self.fleet.requests[row, : self.fleet.servers[row]["requests"]])
+
+
+def limit_ns(time_limit_s: float | None) -> int:
+    """A time limit for `Simulation`; None is `UNLIMITED`.
+
+    Raises:
+        ValueError: not a finite number > 0.
+    """
+    if time_limit_s is None:
+        return UNLIMITED
+    return round(min(check_positive("time_limit_s", time_limit_s) * 1e9, UNLIMITED))
 
 
 def _widened(array: npt.NDArray[Any], columns: int, fill: int) -> npt.NDArray[Any]:

@@ -74,8 +74,8 @@ def summarize(
     """Metrics of one episode, over the requests that had arrived at its end.
 
     Args:
-        requests: `laps_env.kernel.round.REQUEST` records [R] of the episode.
-        server: the `laps_env.kernel.round.SERVER` record at its end.
+        requests: `laps_env.kernel.tables.REQUEST` records [R] of the episode.
+        server: the `laps_env.kernel.tables.SERVER` record at its end.
         alone_ns: int64 [R], `time_alone_ns`.
 
     Returns:
@@ -109,7 +109,7 @@ def summarize(
     rate = 1.0 / np.maximum(slowdown, 1e-12)
     waiting = seen[seen["first_token_ns"] == 0]
     idle = max(_largest(seen["longest_idle_ns"]), _largest(now - waiting["arrival_ns"]))
-    makespan_s = now * 1e-9
+    elapsed_ns = max(now, 1)  # before the first round, nothing has been done in no time
     p50, p95, p99 = (float(x) for x in np.percentile(latency, PERCENTILES))
     return {
         "requests": float(seen.size),
@@ -126,10 +126,10 @@ def summarize(
         "max_slowdown": float(slowdown.max()),
         "jain_fairness": float(rate.sum() ** 2 / (rate.size * (rate**2).sum())),
         "max_idle_s": idle * 1e-9,
-        "throughput_rps": finished.size / makespan_s,
-        "throughput_tps": float(finished["output_tokens"].sum()) / makespan_s,
-        "makespan_s": makespan_s,
-        "utilization": int(server["busy_ns"]) / now,
+        "throughput_rps": finished.size / (elapsed_ns * 1e-9),
+        "throughput_tps": float(finished["output_tokens"].sum()) / (elapsed_ns * 1e-9),
+        "makespan_s": now * 1e-9,
+        "utilization": int(server["busy_ns"]) / elapsed_ns,
         "rounds": float(server["rounds"]),
         "preemptions": float(seen["preemptions"].sum()),
         "recomputed_tokens": float(seen["recomputed_tokens"].sum()),

@@ -10,9 +10,10 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from laps_env.checks import check_count
 from laps_env.kernel.fleet import step_picks, step_priorities
-from laps_env.options import EnvOptions, check_count
-from laps_env.simulation import UNLIMITED, Simulation
+from laps_env.options import EnvOptions
+from laps_env.simulation import UNLIMITED, Simulation, limit_ns
 from laps_env.spaces import action_space, check_actions, observation_space
 from laps_env.summary import summarize, time_alone_ns
 from laps_env.text_view import render_table
@@ -67,7 +68,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         self.render_mode = render_mode
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
-        slots, time_limit = self.options.slots, self.options.time_limit_s
+        slots = self.options.slots
         self.single_observation_space = observation_space(slots)
         self.single_action_space = action_space(self.options.interface, slots)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -77,7 +78,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             num_envs=num_envs,
             slots=slots,
             saturation_rps=self.options.get_scenario().saturation_rps,
-            time_limit_ns=UNLIMITED if time_limit is None else round(time_limit * 1e9),
+            time_limit_ns=limit_ns(self.options.time_limit_s),
             queue_limit=self.options.queue_limit or UNLIMITED,
         )
         self._max_episode_steps = max_episode_steps or UNLIMITED
@@ -107,11 +108,13 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         Raises:
             ValueError: an unknown option, or one of the wrong kind.
         """
-        options = dict(options or {})
+        if not isinstance(options, dict | None):
+            raise ValueError(f"reset options: expected a dict, got {options!r}")
+        options = options or {}
         unknown = set(options) - set(RESET_OPTIONS)
         if unknown:
             raise ValueError(
-                f"reset options: expected only {', '.join(RESET_OPTIONS)}; got {sorted(unknown)}"
+                f"reset options: expected only {', '.join(RESET_OPTIONS)}; got {list(unknown)}"
             )
         rows = self._rows_to_reset(options.get("reset_mask"))
         self._seed_rows(rows, seed)
@@ -136,16 +139,19 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
 
     def _seed_rows(self, rows: npt.NDArray[np.intp], seed: int | list[int | None] | None) -> None:
         """Give each row its seed; episodes of a newly seeded row count from 0."""
-        if isinstance(seed, int | np.integer):
-            super().reset(seed=int(seed))
-            seeds: list[int | None] = [int(seed) + i for i in range(self.num_envs)]
+        seeds: list[int | None]
+        if seed is None:
+            seeds = [None] * self.num_envs
+        elif isinstance(seed, list | tuple | np.ndarray):
+            seeds = list(seed)
         else:
-            seeds = list(seed) if seed is not None else [None] * self.num_envs
+            check_count("seed", seed, least=0)
+            super().reset(seed=int(seed))
+            seeds = [int(seed) + i for i in range(self.num_envs)]
         if len(seeds) != self.num_envs:
             raise ValueError(f"seed: expected {self.num_envs} seeds, got {len(seeds)}")
-        negative = [s for s in seeds if s is not None and s < 0]
-        if negative:
-            raise ValueError(f"seed: expected an integer >= 0, got {negative[0]}")
+        for given in seeds:
+            check_count("seed", given, least=0, optional=True)
         for row in rows:
             given = seeds[row]
             if given is None and self._seeds[row] < 0:
@@ -175,10 +181,9 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         seed = options.get("workload_seed")
         if seed is None:
             seed = int(self._seeds[row])
-        elif isinstance(seed, int | np.integer) and seed >= 0:
-            seed, episode = int(seed), 0
         else:
-            raise ValueError(f"workload_seed: expected an integer >= 0, got {seed!r}")
+            check_count("workload_seed", seed, least=0)
+            seed, episode = int(seed), 0
         return self.options.workload(seed, episode)
 
     # -- step -------------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +16,7 @@ from env_play import PICK, PRIORITY, SLOTS, play, small, workload_of
 import laps_env
 from laps_env.env import SpecDecodeReplay
 from laps_env.scenarios import Scenario, get_scenario
+from laps_env.vector_env import SpecDecodeReplayVectorEnv
 from laps_env.workloads import Workload
 
 
@@ -92,7 +95,11 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"scenario": 3}, r"scenario: expected one of chat-serial, .*; got 3"),
     *(
         ({"load": load}, r"load: expected a finite number > 0, got")
-        for load in (np.nan, np.inf, -0.5, 0.0, "heavy", None, True)
+        for load in (np.nan, np.inf, -0.5, 0.0, "heavy", None, True, 10**400)
+    ),
+    *(
+        ({"load": load}, r"load: expected the last of 1 requests within 1e\+09 s, got .* mean gap")
+        for load in (1e-9, 1e-300, 5e-324)
     ),
     ({"load": "recorded"}, r"load: 'recorded' needs a recorded arrival trace"),
     ({"batch_size": SLOTS + 1}, rf"batch_size: expected at most .*\({SLOTS}\), got {SLOTS + 1}"),
@@ -106,12 +113,20 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
         for value in (0, -3, 2.5, np.nan)
     ),
     *(
+        ({name: 10**30}, rf"{name}: expected an integer <= \d+, got 1000")
+        for name in ("num_requests", "slots", "batch_size", "pool_tokens", "queue_limit")
+    ),
+    *(
         ({name: value}, rf"{name}: expected a finite number > 0, got")
         for name in ("time_limit_s", "reward_scale")
-        for value in (0.0, -1.0, np.nan, np.inf)
+        for value in (0.0, -1.0, np.nan, np.inf, "1", True, 10**400)
     ),
-    ({"predictor_error": -0.1}, r"predictor error: expected a finite number >= 0, got -0\.1"),
-    ({"predictor_error": np.nan}, r"predictor error: expected a finite number >= 0, got nan"),
+    ({"reward_scale": None}, "reward_scale: expected a finite number > 0, got None"),
+    *(
+        ({"predictor_error": error}, r"predictor error: expected a finite number >= 0, got")
+        for error in (-0.1, np.nan, np.inf, "half", None, True, 10**400)
+    ),
+    ({"scenario": ["chat-serial"]}, r"scenario: expected one of .*; got \['chat-serial'\]"),
     ({"set_tag": "exam"}, r"set tag: expected one of .*, got 'exam'"),
     ({"interface": "wish"}, r"interface: expected one of"),
     ({"render_mode": "human"}, r"render_mode: expected None or 'ansi', got 'human'"),
@@ -148,9 +163,13 @@ def test_unknown_arguments_are_refused() -> None:
         ({"workload": "chat"}, "workload: expected a Workload, got str"),
         ({"workload_seed": -1}, "workload_seed: expected an integer >= 0, got -1"),
         ({"workload_seed": 1.5}, "workload_seed: expected an integer >= 0, got 1.5"),
+        ({"workload_seed": True}, "workload_seed: expected an integer >= 0, got True"),
+        ({"workload_seed": 2**64}, r"workload_seed: expected an integer <= \d+, got 18446744"),
+        ("workload_seed", "reset options: expected a dict, got 'workload_seed'"),
+        ({3: 4, "x": 5}, r"reset options: expected only .*; got \[3, 'x'\]"),
     ],
 )
-def test_a_bad_reset_option_changes_nothing(options: dict[str, Any], message: str) -> None:
+def test_a_bad_reset_option_changes_nothing(options: Any, message: str) -> None:
     env = small().unwrapped
     with pytest.raises(ValueError, match=message):
         env.reset(options=options)
@@ -161,6 +180,48 @@ def test_a_bad_reset_option_changes_nothing(options: dict[str, Any], message: st
     with pytest.raises(ValueError, match=message):
         env.reset(options=options)
     assert state_of(env) == before
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [-1, 2**63, 2**70, True, 1.5, "3", [1], [1, 2, 3], [1, -2], [1.5, 2], [1, 2**70], {1, 2}],
+)
+def test_a_bad_seed_is_refused(seed: Any) -> None:
+    envs = SpecDecodeReplayVectorEnv(2, num_requests=4, slots=SLOTS)
+    with pytest.raises(ValueError, match=r"seed: expected .*, got"):
+        envs.reset(seed=seed)
+    with pytest.raises(gym.error.ResetNeeded):
+        envs.step(np.zeros(2, int))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"predictor_error": 1e3},
+        {"predictor_error": np.float32(50)},
+        {"pool_tokens": 2**40, "time_limit_s": 1e300, "queue_limit": 2**40},
+        {"load": 1e308},
+    ],
+    ids=str,
+)
+def test_extreme_options_stay_inside_the_observation_space(options: dict[str, Any]) -> None:
+    env = small(**options)  # with Gymnasium's checker, which warns of observations outside
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env.reset(seed=0)
+        *_, terminated, truncated, info = play(env, 0)[-1]
+    assert terminated
+    assert not truncated
+    assert np.isfinite(list(info["summary"].values())).all()
+
+
+def test_a_summary_before_the_first_round_is_finite() -> None:
+    env = small().unwrapped
+    env.reset(seed=0)
+    workload = replace(workload_of(env), arrival_ns=np.zeros(4, np.int64))
+    env.reset(options={"workload": workload})
+    summary = env.summary()  # type: ignore[attr-defined]
+    assert summary["throughput_rps"] == summary["makespan_s"] == summary["utilization"] == 0
 
 
 def test_a_request_larger_than_the_pool_is_refused() -> None:

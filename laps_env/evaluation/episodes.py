@@ -12,7 +12,7 @@ import policies
 from laps_env.kernel.fleet import run_rule
 from laps_env.kernel.foresight import rounds_to_go
 from laps_env.scenarios import Scenario
-from laps_env.simulation import UNLIMITED, Simulation
+from laps_env.simulation import UNLIMITED, Simulation, limit_ns
 from laps_env.summary import summarize, time_alone_ns
 from laps_env.workloads import Workload
 from laps_env.workloads.arrivals import AllAtOnce
@@ -51,7 +51,7 @@ def serve(
         server,
         slots=max(slots, server.batch_size),
         saturation_rps=scenario.saturation_rps,
-        time_limit_ns=UNLIMITED if time_limit_s is None else round(time_limit_s * 1e9),
+        time_limit_ns=limit_ns(time_limit_s),
     )
     simulation.start(0, workload)
     truth = np.zeros(0)

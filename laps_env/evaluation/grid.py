@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from laps_env.checks import check_count, check_positive
 from laps_env.evaluation.recordings import Recordings
-from laps_env.scenarios import AS_RECORDED, DEFAULT_PREDICTOR_ERROR, check_load, get_scenario
+from laps_env.layout import MOST
+from laps_env.scenarios import AS_RECORDED, DEFAULT_PREDICTOR_ERROR, get_scenario
+from laps_env.workloads.prediction import make_predictor
 from laps_env.workloads.random import SET_TAGS, make_key
 
 #: The workloads that results are reported on. The set tag ``final`` and these seeds of it are used
@@ -59,8 +62,8 @@ class Grid:
                 raise ValueError(f"{name}: expected at least one, got none")
             object.__setattr__(self, name, tuple(dict.fromkeys(values)))
         for name in ("episodes", "num_requests", "slots"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected an integer >= 1, got {getattr(self, name)}")
+            check_count(name, getattr(self, name), most=int(MOST))
+        make_predictor(self.predictor_error)
         if self.set_tag not in SET_TAGS:
             raise ValueError(f"set_tag: expected one of {SET_TAGS}, got {self.set_tag!r}")
         make_key(self.set_tag, self.first_seed)
@@ -76,7 +79,7 @@ class Grid:
 
     def _check_load(self, load: float | str) -> None:
         if load != AS_RECORDED:
-            check_load(load)
+            check_positive("load", load)
         elif self.recordings.arrival_trace is None:
             raise ValueError(f"load {AS_RECORDED!r}: expected an arrival trace, got none")
 

@@ -80,7 +80,7 @@ def show_server(c: Any, server: Any, e: Episode, view: npt.NDArray[np.float32]) 
     for k in range(server.picked):
         slot = e.slots[e.batch[k]]
         free += slot.context * slot.resident
-    view[FREE_CACHE_TOKENS] = max(free, 0)
+    view[FREE_CACHE_TOKENS] = min(max(free, 0), MOST)
     view[BACKLOG] = server.arrived - server.admitted
     view[LOAD_ESTIMATE] = 0
     view[SINCE_ARRIVAL_S] = 0

@@ -5,24 +5,30 @@ A predictor is exactly as good as it says: nothing else in a workload carries th
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from laps_env._jit import jit
+from laps_env.checks import is_finite
+from laps_env.layout import MOST
 from laps_env.workloads.random import PREDICTION, Key, normals, uniforms
+
+#: Least prediction in tokens (the most is `laps_env.layout.MOST`); a predictor that errs by more
+#: orders of magnitude than these are apart is cut there.
+FEWEST = 1 / MOST
 
 Tokens = npt.NDArray[np.float64]
 
 
+@runtime_checkable
 class LengthPredictor(Protocol):
     """Anything that turns true output lengths [R] into predictions [R], both in tokens."""
 
     def predict(self, key: Key, episode: int, output_tokens: npt.NDArray[np.int64]) -> Tokens:
-        """Predictions [R] in tokens, > 0."""
+        """Predictions [R] in tokens, float64 in `FEWEST` .. `MOST`."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +42,15 @@ class LogNormalPredictor:
     sd: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.sd) and self.sd >= 0):
+        if not is_finite(self.sd) or self.sd < 0:
             raise ValueError(f"predictor error: expected a finite number >= 0, got {self.sd!r}")
 
     def predict(self, key: Key, episode: int, output_tokens: npt.NDArray[np.int64]) -> Tokens:
-        """Predictions [R] in tokens, > 0."""
+        """Predictions [R] in tokens, `FEWEST` .. `MOST`."""
         noise = np.empty(output_tokens.size)
         _draw_noise(key, episode, noise)
-        return np.asarray(output_tokens * np.exp(self.sd * noise))
+        with np.errstate(over="ignore"):
+            return np.clip(output_tokens * np.exp(self.sd * noise), FEWEST, MOST)
 
 
 @dataclass(frozen=True)
@@ -82,8 +89,14 @@ class BucketPredictor:
 
 
 def make_predictor(error: float | LengthPredictor) -> LengthPredictor:
-    """A number is the standard deviation of a `LogNormalPredictor`; a predictor is itself."""
-    return LogNormalPredictor(float(error)) if isinstance(error, int | float) else error
+    """A number is the standard deviation of a `LogNormalPredictor`; a predictor is itself.
+
+    Raises:
+        ValueError: neither, or a number that is negative or not finite.
+    """
+    if isinstance(error, LengthPredictor):
+        return error
+    return LogNormalPredictor(error)
 
 
 @jit

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env._jit import jit
+from laps_env.checks import check_count
 
 #: Disjoint sets of workloads. Nothing is fitted or chosen on ``final``; ``reference`` is for the
 #: saturation throughput alone.
@@ -33,15 +34,14 @@ def make_key(set_tag: str, seed: int) -> Key:
 
     Args:
         set_tag: one of `SET_TAGS`.
-        seed: any integer >= 0.
+        seed: an integer >= 0 (and at most 2**62).
 
     Raises:
-        ValueError: unknown set or negative seed.
+        ValueError: unknown set, or a seed out of range.
     """
     if set_tag not in SET_TAGS:
         raise ValueError(f"set tag: expected one of {SET_TAGS}, got {set_tag!r}")
-    if seed < 0:
-        raise ValueError(f"seed: expected an integer >= 0, got {seed}")
+    check_count("seed", seed, least=0)
     sequence = np.random.SeedSequence([SET_TAGS.index(set_tag), seed])
     return sequence.generate_state(2, np.uint32).astype(np.uint64)
 

@@ -11,11 +11,15 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 import numpy.typing as npt
 
+from laps_env.layout import LONGEST_S, MOST
 from laps_env.traces import AcceptanceTrace
 from laps_env.workloads.arrivals import ArrivalProcess
 from laps_env.workloads.bodies import BodySource, Ints
-from laps_env.workloads.prediction import LengthPredictor
+from laps_env.workloads.prediction import FEWEST, LengthPredictor
 from laps_env.workloads.random import make_key
+
+#: Latest arrival: what an observation can show, and a ninth of what an int64 clock can.
+LATEST_NS = int(LONGEST_S * 1e9)
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,10 @@ class Workload:
     """R requests in order of arrival, with T output tokens in all.
 
     Attributes:
-        arrival_ns: int64 [R], nanoseconds, non-decreasing, >= 0.
-        prompt_tokens: int64 [R], >= 1.
-        output_tokens: int64 [R], >= 1, the end-of-sequence token included.
-        predicted_tokens: float64 [R], > 0, what a scheduler is told.
+        arrival_ns: int64 [R], nanoseconds, non-decreasing, 0 .. `LATEST_NS`.
+        prompt_tokens: int64 [R], 1 .. 2**24, as all counts that an observation shows exactly.
+        output_tokens: int64 [R], 1 .. 2**24, the end-of-sequence token included.
+        predicted_tokens: float64 [R], 2**-24 .. 2**24, what a scheduler is told.
         category: int64 [R], index into ``categories``.
         accept_run: uint8 [T], requests one after the other: how many draft tokens in a row a round
             that starts at this output position would accept.
@@ -54,34 +58,44 @@ class Workload:
     offset: Ints = field(init=False)
 
     def __post_init__(self) -> None:
+        # The kernel indexes by these without looking: every type, size and range is checked here.
+        self._check_array("arrival_ns", np.int64, "R")
         count = self.arrival_ns.size
         if count == 0:
             raise ValueError("workload: expected at least 1 request, got 0")
-        for name in ("prompt_tokens", "output_tokens", "predicted_tokens", "category"):
-            if getattr(self, name).shape != (count,):
-                raise ValueError(
-                    f"workload: {name}: expected shape ({count},), got {getattr(self, name).shape}"
-                )
-        self._check("arrival_ns", np.diff(self.arrival_ns, prepend=0) >= 0, "non-decreasing, >= 0")
-        self._check("prompt_tokens", self.prompt_tokens >= 1, ">= 1")
-        self._check("output_tokens", self.output_tokens >= 1, ">= 1")
-        predicted = self.predicted_tokens
-        self._check("predicted_tokens", np.isfinite(predicted) & (predicted > 0), "finite, > 0")
-        known = (self.category >= 0) & (self.category < len(self.categories))
-        self._check("category", known, f"0..{len(self.categories) - 1}")
+        for name in ("prompt_tokens", "output_tokens", "category"):
+            self._check_array(name, np.int64, count)
+        self._check_array("predicted_tokens", np.float64, count)
+        self._check_range("arrival_ns", 0, LATEST_NS)
+        self._check("arrival_ns", np.diff(self.arrival_ns, prepend=0) >= 0, "non-decreasing")
+        self._check_range("prompt_tokens", 1, MOST)
+        self._check_range("output_tokens", 1, MOST)
+        self._check_range("predicted_tokens", FEWEST, MOST)
+        self._check_range("category", 0, len(self.categories) - 1)
         offset = np.concatenate([[0], np.cumsum(self.output_tokens)])
         object.__setattr__(self, "offset", offset)
-        for name in ("accept_run", "proposable"):
-            values = getattr(self, name)
-            if values is not None and (values.shape, values.dtype) != ((offset[-1],), np.uint8):
-                raise ValueError(
-                    f"workload: {name}: expected one uint8 per output token, ({offset[-1]},), "
-                    f"got {values.dtype} {values.shape}"
-                )
+        self._check_array("accept_run", np.uint8, offset[-1])
+        if self.proposable is not None:
+            self._check_array("proposable", np.uint8, offset[-1])
         if (self.draft_schedule is None) != (self.draft_schedule_offset is None):
             raise ValueError("workload: expected draft_schedule and draft_schedule_offset together")
         if self.draft_schedule is not None and self.draft_schedule_offset is not None:
             self._check_schedule(self.draft_schedule, self.draft_schedule_offset)
+
+    def _check_array(self, name: str, dtype: type[np.generic], size: int | str) -> None:
+        """``size`` is a number, or "R" or "S" where it is this array that sets it."""
+        values = getattr(self, name)
+        if not isinstance(values, np.ndarray):
+            actual = type(values).__name__
+        elif values.dtype != dtype or values.ndim != 1 or size not in (values.size, "R", "S"):
+            actual = f"{values.dtype} {values.shape}"
+        else:
+            return
+        raise ValueError(f"workload: {name}: expected {dtype.__name__} [{size}], got {actual}")
+
+    def _check_range(self, name: str, least: float, most: float) -> None:
+        values = getattr(self, name)
+        self._check(name, (values >= least) & (values <= most), f"{least:.9g}..{most:.9g}")
 
     def _check(self, name: str, fine: npt.NDArray[np.bool_], expected: str) -> None:
         if not fine.all():
@@ -91,16 +105,12 @@ class Workload:
 
     def _check_schedule(self, schedule: npt.NDArray[np.uint8], starts: Ints) -> None:
         """The draft lengths of each request last until its last token."""
-        if schedule.dtype != np.uint8 or schedule.ndim != 1:
+        self._check_array("draft_schedule", np.uint8, "S")
+        self._check_array("draft_schedule_offset", np.int64, self.num_requests + 1)
+        if starts[0] != 0 or starts[-1] != schedule.size:
             raise ValueError(
-                "workload: draft_schedule: expected uint8 [S], "
-                f"got {schedule.dtype} {schedule.shape}"
-            )
-        shape = (self.num_requests + 1,)
-        if starts.shape != shape or starts[0] != 0 or starts[-1] != schedule.size:
-            raise ValueError(
-                f"workload: draft_schedule_offset: expected shape {shape}, 0 to {schedule.size}, "
-                f"got {starts.shape}, {starts[:1]} to {starts[-1:]}"
+                f"workload: draft_schedule_offset: expected 0 to {schedule.size}, "
+                f"got {starts[0]} to {starts[-1]}"
             )
         position, rounds = self.offset[:-1].copy(), 0
         while (running := np.flatnonzero(position < self.offset[1:])).size:
@@ -183,12 +193,21 @@ class WorkloadFamily:
             episode: >= 0, counts the episodes of one environment row.
             num_requests: >= 1.
             mean_gap_s: seconds between arrivals on average, >= 0.
+
+        Raises:
+            ValueError: arrivals so far apart that the last comes after `LATEST_NS`.
         """
         key = make_key(set_tag, seed)
         heldout = set_tag == "final"
         bodies = self.bodies.draw(key, episode, num_requests, heldout)
         gaps = self.arrivals.gaps(key, episode, num_requests, heldout)
         predicted = self.predictor.predict(key, episode, bodies.output_tokens)
+        arrival_s = np.cumsum(gaps) * mean_gap_s
+        if not arrival_s[-1] <= LONGEST_S:
+            raise ValueError(
+                f"load: expected the last of {num_requests} requests within {LONGEST_S:g} s, "
+                f"got {arrival_s[-1]:g} s at a mean gap of {mean_gap_s:g} s"
+            )
         return Workload(
             arrival_ns=np.rint(np.cumsum(gaps) * (mean_gap_s * 1e9)).astype(np.int64),
             prompt_tokens=bodies.prompt_tokens,
