@@ -27,9 +27,9 @@ import laps_env
 import policies
 from laps_env._jit import jit
 from laps_env.evaluation.episodes import measure_saturation, serve
+from laps_env.files import write_beside
 from laps_env.layout import OCCUPIED
 from laps_env.scenarios import get_scenario
-from laps_env.traces.file import write_beside
 
 REPLAY = laps_env.ENV_IDS[0]
 CARTPOLE = "CartPole-v1"

@@ -28,8 +28,8 @@ from estimate_error import (
 import policies
 from laps_env.evaluation.episodes import evaluate_episode
 from laps_env.evaluation.statistics import ratio_with_interval
+from laps_env.files import write_beside
 from laps_env.scenarios import Scenario, get_scenario, list_scenarios
-from laps_env.traces.file import write_beside
 from laps_env.workloads import Workload
 
 #: Baselines by what they know; each against the LAPS-SD of its kind, default or tuned.

@@ -11,8 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from laps_env.evaluation.episodes import measure_saturation
+from laps_env.files import write_beside
 from laps_env.scenarios import get_scenario, list_scenarios
-from laps_env.traces.file import write_beside
 
 
 def main() -> None:

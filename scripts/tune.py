@@ -24,8 +24,8 @@ import numpy as np
 
 import policies
 from laps_env.evaluation.episodes import serve
+from laps_env.files import write_beside
 from laps_env.scenarios import Scenario, get_scenario, list_scenarios
-from laps_env.traces.file import write_beside
 from laps_env.workloads import Workload
 from policies import Policy, RuleSpec, with_settings
 

@@ -17,8 +17,8 @@ from laps_env.evaluation.picture import check_picture, draw_picture
 from laps_env.evaluation.recordings import Recordings
 from laps_env.evaluation.report import tables
 from laps_env.evaluation.runner import Evaluation
+from laps_env.files import write_beside
 from laps_env.scenarios import AS_RECORDED, DEFAULT_PREDICTOR_ERROR, list_scenarios
-from laps_env.traces.file import write_beside
 from policies import SPECS, list_policies
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TextIO
 
-from laps_env.traces.file import write_beside
+from laps_env.files import write_beside
 
 Metrics = dict[str, float]
 

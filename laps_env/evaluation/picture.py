@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from laps_env.traces.file import write_beside
+from laps_env.files import write_beside
 
 #: File endings that the picture can have.
 FORMATS = (".png", ".pdf", ".svg")

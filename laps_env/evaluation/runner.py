@@ -7,13 +7,16 @@ only where they are asked for.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from importlib.resources import files
 from itertools import product
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -22,7 +25,6 @@ import numpy as np
 
 import policies
 from laps_env import __version__
-from laps_env._jit import CACHE_DIRECTORY
 from laps_env.evaluation.episodes import evaluate_episode
 from laps_env.evaluation.grid import ORACLE, REFERENCE, Grid
 from laps_env.evaluation.journal import Journal, Metrics, run_key
@@ -34,8 +36,20 @@ from laps_env.summary import time_alone_ns
 FORMAT = "laps-env-results"
 VERSION = 1
 
-#: The version, and a digest of all compiled sources with the compiler's version.
-CODE = f"{__version__}+{CACHE_DIRECTORY.name}"
+
+def _code_version() -> str:
+    """The version, and a digest of every source of the environments and policies."""
+    digest = hashlib.sha256()
+    for package in ("laps_env", "policies"):
+        root = Path(str(files(package)))
+        for source in sorted(root.rglob("*.py")):
+            digest.update(source.relative_to(root).as_posix().encode())
+            digest.update(source.read_bytes())
+    return f"{__version__}+{digest.hexdigest()[:16]}"
+
+
+#: Results and journals name the code that made them.
+CODE = _code_version()
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ run anything. Everything the header claims is checked against the file before an
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from laps_env.files import write_beside
 
 MAGIC = b"ATRACE\r\n"  # the line ending shows a file damaged by a text-mode copy
 FORMAT = "laps-env acceptance trace"
@@ -36,20 +37,6 @@ class TraceError(ValueError):
 
 def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def write_beside(path: Path, chunks: list[bytes]) -> None:
-    """Write `chunks` beside `path` and rename, so that a reader never sees half a file."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def write_trace_file(

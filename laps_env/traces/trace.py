@@ -13,12 +13,12 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from laps_env.files import write_beside
 from laps_env.traces.file import (
     FORMAT,
     VERSION,
     TraceError,
     read_trace_file,
-    write_beside,
     write_trace_file,
 )
 from laps_env.traces.schema import ARRAYS, TraceInfo, check_trace, fail, read_info
