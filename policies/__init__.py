@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from laps_env._jit import inlined, rule
+from laps_env.checks import is_finite
 from laps_env.kernel.draft_length import SMARTSPEC
 from laps_env.scenarios import DEFAULT_PREDICTOR_ERROR, Scenario, get_scenario
 from laps_env.workloads.prediction import LengthPredictor
@@ -104,7 +105,7 @@ def make(
     scenario = get_scenario(scenario)
     if isinstance(name, RuleSpec):
         return _fill_in(name.name, name, scenario, predictor_error, settings)
-    base, plus, draft_rule = name.partition("+")
+    base, plus, draft_rule = str(name).partition("+")
     rule_name = base.removesuffix(_TUNED)
     if base not in list_policies() or (plus and draft_rule != SMARTSPEC):
         raise ValueError(
@@ -138,10 +139,9 @@ def _replaced(name: str, values: dict[str, float], settings: dict[str, float]) -
     unknown = set(settings) - set(values)
     if unknown:
         raise ValueError(f"{name}: expected parameters {list(values)}, got {sorted(unknown)}")
-    values = values | {key: float(value) for key, value in settings.items()}
-    if not np.isfinite(list(values.values())).all():
+    if not all(isinstance(value, bool) or is_finite(value) for value in settings.values()):
         raise ValueError(f"{name}: expected finite parameters, got {settings}")
-    return values
+    return values | {key: float(value) for key, value in settings.items()}
 
 
 def tuned_settings(rule_name: str, scenario_name: str) -> dict[str, float]:

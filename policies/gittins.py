@@ -40,7 +40,7 @@ def gittins(row: Any, server: Any, params: Any, memory: Any) -> float:
         memory[0] = math.exp(posterior_log_length(row, law))
     age = row[GENERATED_TOKENS] / memory[0]
     place = min(age / (1.0 + age) * _POINTS, _POINTS - 1.0)
-    left = min(int(place), _POINTS - 2)
+    left = int(place) if 0.0 <= place < _POINTS - 1.0 else _POINTS - 2
     table = first + _LAW + left
     scaled = params[table] + (params[table + 1] - params[table]) * (place - left)
     return scaled * (1.0 + age) * memory[0] / shrunk_tokens_per_round(row, law[0], params[0])

@@ -17,12 +17,15 @@ QUEUES = Parameter("queues", 6, 2, 12, "number of priority queues", integer=True
 QUANTUM = Parameter("quantum_s", 0.1, 0.01, 30.0, "service that the first queue covers", log=True)
 GROWTH = Parameter("growth", 2.0, 1.2, 6.0, "growth of the service covered from queue to queue")
 
+#: No more are looked through: with a growth of 1 or less none of them may cover the service.
+_MOST_QUEUES = 1000.0
+
 
 @inlined
 def queue_of(service_s: float, queues: float, quantum_s: float, growth: float) -> int:
     """The first queue, 0 .. queues - 1, that covers an amount of service."""
-    level, covered = 0, quantum_s
-    while service_s >= covered and level < queues - 1:
+    level, covered, last = 0, quantum_s, min(queues, _MOST_QUEUES) - 1
+    while service_s >= covered and level < last:
         covered *= growth
         level += 1
     return level

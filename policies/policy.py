@@ -16,7 +16,15 @@ import numpy.typing as npt
 
 from laps_env._jit import jit
 from laps_env.kernel.foresight import rounds_to_go
-from laps_env.layout import ARRIVAL_NUMBER, CATEGORY, GENERATED_TOKENS, OCCUPIED, SELECTABLE
+from laps_env.layout import (
+    ARRIVAL_NUMBER,
+    CATEGORY,
+    GENERATED_TOKENS,
+    OCCUPIED,
+    QUEUE_COLUMNS,
+    SELECTABLE,
+    SERVER_COLUMNS,
+)
 from laps_env.physics import ServerModel
 from laps_env.workloads import Workload
 
@@ -109,35 +117,69 @@ class Policy:
             Actions int64 [E] (or a scalar array), and the new state, float64 [E, N, 1 + cells].
 
         Raises:
-            ValueError: a clairvoyant rule that has not been given its knowledge, or a category that
-                the rule has no fitted constants for.
+            ValueError: arrays of other shapes, a clairvoyant rule that has not been given its
+                knowledge of these requests, or a category without fitted constants.
         """
         if self.spec.clairvoyant and self.truth is None:
             raise ValueError(
                 f"{self.name}: expected knowing(env.unwrapped.reveal_workload(), ...) first: "
                 "a clairvoyant rule sees more than the observation"
             )
-        batched = observation["queue"].ndim == 3
-        queue = np.ascontiguousarray(
-            observation["queue"] if batched else observation["queue"][None]
-        )
-        server = np.ascontiguousarray(
-            observation["server"] if batched else observation["server"][None]
-        )
-        if self.categories is not None and queue[:, :, CATEGORY].max() >= len(self.categories):
-            raise ValueError(
-                f"{self.name}: expected categories 0..{len(self.categories) - 1} "
-                f"({', '.join(self.categories)}), got {queue[:, :, CATEGORY].max():.0f}: "
-                "make the policy for the scenario that it serves"
-            )
-        rows, slots = queue.shape[:2]
-        memory = np.zeros((rows, slots, 1 + self.spec.cells)) if state is None else state.copy()
-        if episode_start is not None:
-            memory[np.asarray(episode_start, np.bool_)] = 0.0
+        queue, server = _arrays(observation)
+        batched = queue.ndim == 3
+        if not batched:
+            queue, server = queue[None], server[None]
+        self._check_known(queue)
+        memory = self._memory(queue.shape[:2], state, episode_start)
         truth, offset = self.truth or (np.zeros(0), np.zeros(0, np.int64))
-        actions = np.empty(rows, np.int64)
+        actions = np.empty(len(queue), np.int64)
         _choose(queue, server, memory, self.spec.rule, self.params, truth, offset, actions)
         return (actions if batched else actions[0]), memory
+
+    def _check_known(self, queue: npt.NDArray[np.float32]) -> None:
+        """Whether what the rule looks up by a request's category or progress is there."""
+        if self.categories is not None:
+            category = queue[:, :, CATEGORY]
+            if not ((category >= 0) & (category < len(self.categories))).all():
+                raise ValueError(
+                    f"{self.name}: expected categories 0..{len(self.categories) - 1} "
+                    f"({', '.join(self.categories)}), got {category.max():.0f}: "
+                    "make the policy for the scenario that it serves"
+                )
+        if self.truth is not None:
+            offset = self.truth[1]
+            requests = queue[queue[:, :, OCCUPIED] != 0]
+            number, generated = requests[:, ARRIVAL_NUMBER], requests[:, GENERATED_TOKENS]
+            if (
+                not ((number >= 0) & (number < offset.size - 1) & (generated >= 0)).all()
+                or (generated >= np.diff(offset)[number.astype(np.int64)]).any()
+            ):
+                raise ValueError(
+                    f"{self.name}: expected the {offset.size - 1} requests that it knows, got "
+                    "others: knowing(env.unwrapped.reveal_workload(), ...) again in each episode"
+                )
+
+    def _memory(
+        self,
+        shape: tuple[int, ...],
+        state: Floats | None,
+        episode_start: npt.NDArray[np.bool_] | None,
+    ) -> Floats:
+        """A copy of the state, zero where an episode starts; [E, N, 1 + cells] for [E, N]."""
+        memory = np.zeros((*shape, 1 + self.spec.cells))
+        if state is not None:
+            if np.shape(state) != memory.shape:
+                raise ValueError(
+                    f"state: expected what the last call returned, {memory.shape}, "
+                    f"got {np.shape(state)}"
+                )
+            memory[:] = state
+        if episode_start is not None:
+            start = np.asarray(episode_start, np.bool_)
+            if start.shape not in ((), shape[:1]):
+                raise ValueError(f"episode_start: expected {shape[:1]}, got {start.shape}")
+            memory[start] = 0.0
+        return memory
 
     def check_categories(self, workload: Workload) -> None:
         """Whether the fitted constants are of this workload's categories.
@@ -155,6 +197,31 @@ class Policy:
         """A copy that knows a workload's future: the explicit door of clairvoyant rules."""
         draft_length = server.reference_draft_length
         return replace(self, truth=(rounds_to_go(workload, draft_length), workload.offset))
+
+
+def _arrays(observation: Observation) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """``queue`` [(E,) N, F] and ``server`` [(E,) G] as the compiled code takes them.
+
+    Raises:
+        ValueError: one is missing, or the shapes are others.
+    """
+    try:
+        queue, server = (
+            np.ascontiguousarray(observation[name], np.float32) for name in ("queue", "server")
+        )
+    except (KeyError, IndexError, TypeError):
+        raise ValueError(
+            f"observation: expected a dict with queue and server, got {type(observation).__name__}"
+        ) from None
+    columns, entries = len(QUEUE_COLUMNS), len(SERVER_COLUMNS)
+    if queue.ndim not in (2, 3) or (
+        (queue.shape[-1], *server.shape) != (columns, *queue.shape[:-2], entries)
+    ):
+        raise ValueError(
+            f"observation: expected queue [(E,) N, {columns}] and server [(E,) {entries}], "
+            f"got {queue.shape} and {server.shape}"
+        )
+    return queue, server
 
 
 @jit

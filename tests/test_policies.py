@@ -508,12 +508,15 @@ def test_a_scenario_that_was_not_tuned_takes_the_settings_for_all() -> None:
         ("fcfs_tuned", {}, "policy: expected one of"),
         ("fcfs+eagle", {}, r"\+smartspec; got 'fcfs\+eagle'"),
         ("las", {"quantum": 1.0}, r"las: expected parameters \['queues', .*got \['quantum'\]"),
-        ("las", {"growth": math.nan}, "las: expected finite parameters"),
+        *(
+            ("las", {"growth": growth}, "las: expected finite parameters, got")
+            for growth in (math.nan, math.inf, None, "2", 10**400)
+        ),
+        (None, {}, "policy: expected one of .*got None"),
+        (3, {}, "policy: expected one of .*got 3"),
     ],
 )
-def test_unknown_policies_and_parameters(
-    name: str, settings: dict[str, float], message: str
-) -> None:
+def test_unknown_policies_and_parameters(name: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         policies.make(name, **settings)
 
@@ -536,6 +539,69 @@ def test_a_rule_serves_only_the_categories_that_it_was_fitted_on(name: str) -> N
         serve(policy, workload, mixed)
     with pytest.raises(ValueError, match=r"categories 0..0 \(chat\), got 2"):
         policy.predict(observe([{CATEGORY: 2}]))
+
+
+@pytest.mark.parametrize("policy", [policies.make(name) for name in ("laps_sd", "gittins")])
+def test_predict_takes_what_holds_the_numbers_and_refuses_other_shapes(policy: Policy) -> None:
+    good = observe([{PREDICTED_TOKENS: 9}, {PREDICTED_TOKENS: 4}, {PREDICTED_TOKENS: 6}])
+    queue, server = good["queue"], good["server"]
+    action, state = policy.predict(good)
+    for other in (
+        {"queue": queue.astype(float), "server": server.astype(float)},
+        {"queue": np.asfortranarray(queue), "server": np.repeat(server, 2)[::2]},
+        {"queue": queue.tolist(), "server": server.tolist()},
+    ):
+        assert policy.predict(other)[0] == action
+    assert policy.predict({"queue": 0 * queue, "server": server})[0] == 3  # nobody: start the round
+    for bad in (
+        {"queue": queue[:, :5], "server": server},
+        {"queue": queue, "server": server[:2]},
+        {"queue": queue[0], "server": server},
+        {"queue": np.stack([queue] * 3), "server": server},
+        {"queue": np.stack([queue] * 3), "server": server[None]},
+    ):
+        with pytest.raises(
+            ValueError, match=r"expected queue \[\(E,\) N, 21\] and server .*got \("
+        ):
+            policy.predict(bad)
+    for nothing in ({"queue": queue}, queue, None):
+        with pytest.raises(ValueError, match="expected a dict with queue and server, got"):
+            policy.predict(nothing)  # type: ignore[arg-type]
+    for shape in ((3, 2), (1, 2, state.shape[2]), (2, *state.shape[1:]), (*state.shape[:2], 9)):
+        with pytest.raises(ValueError, match=r"state: expected .*\(1, 3, \d\), got \("):
+            policy.predict(good, np.zeros(shape))
+    with pytest.raises(ValueError, match=r"episode_start: expected \(1,\), got \(2,\)"):
+        policy.predict(good, state, np.ones(2, bool))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, 1e30, -1e30])
+@pytest.mark.parametrize("column", [CATEGORY, GENERATED_TOKENS, PREDICTED_TOKENS, ROUNDS])
+def test_no_observed_number_sends_a_rule_out_of_its_tables(column: int, value: float) -> None:
+    """Compiled code does not look: NUMBA_BOUNDSCHECK=1 does, and this must pass under it too."""
+    policy = policies.make("gittins")
+    bad = observe([{PREDICTED_TOKENS: 50, GENERATED_TOKENS: 3, column: value}])
+    if column == CATEGORY:
+        with pytest.raises(ValueError, match=r"gittins: expected categories 0\.\.0"):
+            policy.predict(bad)
+    else:
+        assert policy.predict(bad)[0] in (0, 1)
+
+
+def test_the_oracle_refuses_requests_that_it_does_not_know() -> None:
+    scenario = get_scenario("chat-serial")
+    workload = scenario.workload(load=0.9, num_requests=2)
+    oracle = policies.make("oracle_srpt").knowing(workload, scenario.server)
+    length = int(workload.output_tokens[1])
+    oracle.predict(observe([{}, {GENERATED_TOKENS: length - 1}]))
+    for row in ({ARRIVAL_NUMBER: 2}, {GENERATED_TOKENS: length}, {ARRIVAL_NUMBER: np.nan}):
+        with pytest.raises(ValueError, match="expected the 2 requests that it knows, got others"):
+            oracle.predict(observe([{}, row]))
+
+
+@pytest.mark.parametrize("growth", [1.0, 0.5])
+def test_queues_that_cover_nothing_end_the_search(growth: float) -> None:
+    policy = policies.make("las", queues=1e300, growth=growth)
+    assert order_of(policy, observe([{ATTAINED_S: 5.0}, {ATTAINED_S: 0.0}])) == [1, 0]
 
 
 def test_laws_are_fitted_on_the_train_set_alone(monkeypatch: pytest.MonkeyPatch) -> None:
