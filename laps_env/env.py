@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
-from laps_env.vector_env import Info, Observation, SpecDecodeReplayVectorEnv
+from laps_env.infos import Info, first_row
+from laps_env.vector_env import Observation, SpecDecodeReplayVectorEnv
 from laps_env.workloads import Workload
 
 
@@ -129,7 +130,7 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         if isinstance(options, dict) and "reset_mask" in options:
             raise ValueError("reset options: reset_mask is for the vector environment")
         observation, info = self._rows.reset(seed=seed, options=options)
-        return _first(observation), _first_info(info)
+        return _first(observation), first_row(info)
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
         """One action (see the class).
@@ -144,7 +145,7 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
             float(reward[0]),
             bool(terminated[0]),
             bool(truncated[0]),
-            _first_info(info),
+            first_row(info),
         )
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
@@ -167,16 +168,3 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
 
 def _first(observation: Observation) -> Observation:
     return {name: part[0] for name, part in observation.items()}
-
-
-def _first_info(info: Info) -> Info:
-    """Row 0 of a vector info, without the masks that say which rows are there."""
-    first: Info = {}
-    for name, value in info.items():
-        if name.startswith("_"):
-            continue
-        if isinstance(value, dict):
-            first[name] = _first_info(value)
-        else:
-            first[name] = value[0] if value.ndim > 1 else value[0].item()
-    return first

@@ -11,6 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from laps_env.checks import check_count
+from laps_env.infos import Info, add_summaries, all_rows, only_rows
 from laps_env.kernel.fleet import step_picks, step_priorities
 from laps_env.options import EnvOptions
 from laps_env.simulation import UNLIMITED, Simulation, limit_ns
@@ -20,7 +21,6 @@ from laps_env.text_view import render_table
 from laps_env.workloads import Workload
 
 Observation = dict[str, npt.NDArray[np.float32]]
-Info = dict[str, Any]
 
 RESET_OPTIONS = ("workload", "workload_seed", "reset_mask")
 
@@ -111,10 +111,10 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         if not isinstance(options, dict | None):
             raise ValueError(f"reset options: expected a dict, got {options!r}")
         options = options or {}
-        unknown = set(options) - set(RESET_OPTIONS)
+        unknown = [name for name in options if name not in RESET_OPTIONS]
         if unknown:
             raise ValueError(
-                f"reset options: expected only {', '.join(RESET_OPTIONS)}; got {list(unknown)}"
+                f"reset options: expected only {', '.join(RESET_OPTIONS)}; got {unknown}"
             )
         rows = self._rows_to_reset(options.get("reset_mask"))
         self._seed_rows(rows, seed)
@@ -122,7 +122,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             self._reset_row(row, options)
         self._started = True
         started = np.isin(np.arange(self.num_envs), rows)
-        return self._observe(), _only_rows(self._info(), started)
+        return self._observe(), only_rows(self._info(), started)
 
     def _rows_to_reset(self, mask: Any) -> npt.NDArray[np.intp]:
         if mask is None:
@@ -227,7 +227,8 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         if not self._ended.any():
             return self._observe(), reward, terminated, truncated, self._info()
         info = self._info()
-        self._add_summaries(info, self._ended.copy())
+        summaries = {row: self.summary(row) for row in np.flatnonzero(self._ended).tolist()}
+        add_summaries(info, summaries, self._ended)
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
             info = self._reset_same_step(info)
         return self._observe(), reward, terminated, truncated, info
@@ -244,7 +245,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             **self._info(),
             "final_obs": final_obs,
             "_final_obs": ended,
-            "final_info": _only_rows(info, ended),
+            "final_info": only_rows(info, ended),
             "_final_info": ended.copy(),
         }
 
@@ -263,22 +264,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         }
         if self.options.interface == "pick":
             info["action_mask"] = fleet.mask.copy()
-        info.update({f"_{name}": np.ones(self.num_envs, np.bool_) for name in list(info)})
-        return info
-
-    def _add_summaries(self, info: Info, ended: npt.NDArray[np.bool_]) -> None:
-        """``summary``: the episode's metrics in the rows that have ended."""
-        summaries = {row: self.summary(row) for row in np.flatnonzero(ended).tolist()}
-        names = next(iter(summaries.values()))
-        table: Info = {}
-        for name in names:
-            column = np.zeros(self.num_envs)
-            for row, summary in summaries.items():
-                column[row] = summary[name]
-            table[name] = column
-            table[f"_{name}"] = ended.copy()
-        info["summary"] = table
-        info["_summary"] = ended
+        return all_rows(info, self.num_envs)
 
     def summary(self, row: int = 0) -> dict[str, float]:
         """Metrics of a row's episode so far (`laps_env.summary.summarize`) and its ``return``."""
@@ -327,17 +313,3 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         if workload is None:
             raise gym.error.ResetNeeded("reveal_workload: reset the environment first")
         return workload
-
-
-def _only_rows(info: Info, rows: npt.NDArray[np.bool_]) -> Info:
-    """An info with its values, and the masks that say which are there, in some rows only."""
-    kept: Info = {}
-    for name, value in info.items():
-        if isinstance(value, dict):
-            kept[name] = value
-        elif name.startswith("_"):
-            kept[name] = rows.copy()
-        else:
-            kept[name] = value.copy()
-            kept[name][~rows] = 0
-    return kept
