@@ -27,7 +27,7 @@ import laps_env
 import policies
 from laps_env._jit import jit
 from laps_env.evaluation.episodes import measure_saturation, serve
-from laps_env.files import write_beside
+from laps_env.files import check_output, write_beside
 from laps_env.layout import OCCUPIED
 from laps_env.scenarios import get_scenario
 
@@ -186,6 +186,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.repeats < 1:
         parser.error(f"--repeats: expected at least 1, got {arguments.repeats}")
+    try:
+        check_output(arguments.json)
+    except ValueError as reason:
+        parser.error(f"--json: {reason}")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core, as the figures say
     figures = measure(arguments.repeats)

@@ -20,6 +20,7 @@ import numpy as np
 
 import policies
 from laps_env.env import SpecDecodeReplay
+from laps_env.files import write_beside
 from laps_env.layout import QUEUE_COLUMNS, SERVER_COLUMNS, Column
 from laps_env.physics import CostModel
 from laps_env.scenarios import Scenario, get_scenario, list_scenarios
@@ -265,11 +266,14 @@ def main() -> None:
     pages = generated_pages()
     if arguments.results is not None:
         readme = ROOT / "README.md"
-        results = json.loads(arguments.results.read_text(encoding="utf-8"))
         text = readme.read_text(encoding="utf-8")
-        pages[readme] = with_part(text, "results", results_tables(results))
+        try:
+            results = json.loads(arguments.results.read_text(encoding="utf-8"))
+            pages[readme] = with_part(text, "results", results_tables(results))
+        except (OSError, ValueError, LookupError, TypeError) as reason:
+            parser.error(f"--results: expected the results.json of an evaluation, got {reason!r}")
     for path, text in pages.items():
-        path.write_text(text, encoding="utf-8")
+        write_beside(path, [text.encode()])
         print(f"wrote {path.relative_to(ROOT)}")
 
 

@@ -28,7 +28,7 @@ from estimate_error import (
 import policies
 from laps_env.evaluation.episodes import evaluate_episode
 from laps_env.evaluation.statistics import ratio_with_interval
-from laps_env.files import write_beside
+from laps_env.files import check_output, write_beside
 from laps_env.scenarios import Scenario, get_scenario, list_scenarios
 from laps_env.workloads import Workload
 
@@ -272,6 +272,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.episodes < 2:
         parser.error(f"--episodes: expected at least 2, got {arguments.episodes}")
+    try:
+        check_output(arguments.out)
+    except ValueError as reason:
+        parser.error(f"--out: {reason}")
     options = Options(episodes=arguments.episodes, out=arguments.out)
     table, serial = reduction_tables(options)
     courses = {name: record_courses(get_scenario(name)) for name in SWEPT_SCENARIOS}

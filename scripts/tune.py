@@ -24,7 +24,8 @@ import numpy as np
 
 import policies
 from laps_env.evaluation.episodes import serve
-from laps_env.files import write_beside
+from laps_env.evaluation.runner import CODE
+from laps_env.files import check_output, write_beside
 from laps_env.scenarios import Scenario, get_scenario, list_scenarios
 from laps_env.workloads import Workload
 from policies import Policy, RuleSpec, with_settings
@@ -151,9 +152,7 @@ def run(options: Options, output: Path) -> None:
     rules = [name for name, spec in policies.SPECS.items() if spec.parameters]
     JOURNAL.parent.mkdir(exist_ok=True)
     budget = json.loads(json.dumps(asdict(options)))
-    lines = JOURNAL.read_text(encoding="utf-8").splitlines() if JOURNAL.exists() else []
-    done = [json.loads(line) for line in lines]
-    found = {(d["rule"], d["scenario"]): d for d in done if d["budget"] == budget}
+    found = finished(budget)
     judges = [Judge(get_scenario(name), options) for name in list_scenarios()]
     todo = [(r, j) for j in judges for r in rules if (r, j.scenario.name) not in found]
 
@@ -162,7 +161,8 @@ def run(options: Options, output: Path) -> None:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool, JOURNAL.open("a", encoding="utf-8") as log:
         for rule_name, scenario, result in pool.map(work, todo):
-            entry = {"rule": rule_name, "scenario": scenario, "budget": budget, **result}
+            done = {"rule": rule_name, "scenario": scenario, "budget": budget, "code": CODE}
+            entry = {**done, **result}
             found[rule_name, scenario] = entry
             log.write(json.dumps(entry) + "\n")
             log.flush()
@@ -177,6 +177,20 @@ def run(options: Options, output: Path) -> None:
         by_rule[rule_name]["all"] = result
     write(output, budget, by_rule)
     JOURNAL.unlink()
+
+
+def finished(budget: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    """What the journal holds of this budget and this code; all else is dropped from it."""
+    found = {}
+    for line in JOURNAL.read_bytes().splitlines() if JOURNAL.exists() else []:
+        try:
+            entry = json.loads(line)
+            if (entry["budget"], entry["code"]) == (budget, CODE):
+                found[entry["rule"], entry["scenario"]] = entry
+        except (ValueError, LookupError, TypeError):
+            continue
+    write_beside(JOURNAL, [(json.dumps(entry) + "\n").encode() for entry in found.values()])
+    return found
 
 
 def write(output: Path, budget: dict[str, Any], by_rule: dict[str, dict[str, Any]]) -> None:
@@ -205,6 +219,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.trials < 2:
         parser.error(f"--trials: expected at least 2, got {arguments.trials}")
+    try:
+        check_output(arguments.out)
+    except ValueError as reason:
+        parser.error(f"--out: {reason}")
     options = Options(trials=arguments.trials, sampled=max(arguments.trials // 2, 1))
     run(options, arguments.out)
 

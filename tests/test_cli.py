@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -70,9 +71,13 @@ def test_quick_prints_a_table_and_writes_nothing(
         (["--loads", "recorded"], ["expected an arrival trace, got none"]),
         (["--episodes", "0"], ["episodes: expected an integer >= 1, got 0"]),
         (["--episodes", "many"], ["--episodes", "'many'"]),
+        (["--loads", "1e-300"], ["load: expected the last of 40 requests within 1e+09 s, got"]),
         (["--requests", "0"], ["requests: expected an integer >= 1, got 0"]),
+        (["--requests", "9" * 15], ["requests: expected an integer <= 16777216, got 999"]),
+        (["--slots", "9" * 30], ["slots: expected an integer <= 16777216, got 999"]),
         (["--jobs", "0"], ["jobs: expected an integer >= 1, got 0"]),
         (["--predictor-error", "-1"], ["predictor error: expected a finite number >= 0, got -1"]),
+        (["--predictor-error", "nan"], ["predictor error: expected a finite number >= 0, got nan"]),
         (["--arrival-trace", "none.csv"], ["arrival_trace: expected a file, got none.csv"]),
         (["--acceptance-trace", "none"], ["acceptance_trace: expected a file, got none"]),
         (["--acceptance-trace", "empty.atrace"], ["empty.atrace", "expected"]),
@@ -83,6 +88,8 @@ def test_quick_prints_a_table_and_writes_nothing(
         (["--lengths", "both"], ["expected one of", "got 'both'"]),
         (["--plot", "out.gif"], ["expected a file ending in .png", "got out.gif"]),
         (["--json", "nowhere/out.json"], ["expected a file in an existing folder"]),
+        (["--json", "pipe"], ["expected a file in an existing folder", "got pipe"]),
+        (["--json", "out.png"], ["json, plot: expected two files, got out.png for both"]),
     ],
     ids=" ".join,
 )
@@ -94,6 +101,7 @@ def test_bad_input_ends_with_a_message_and_status_2(
 ) -> None:
     for name in ("empty.atrace", "empty.jsonl", "empty.csv", "empty.txt"):
         Path(name).touch()
+    os.mkfifo("pipe")
     before = set(empty_folder.iterdir())
     with pytest.raises(SystemExit) as end:
         main([*SMALL, *arguments])

@@ -120,6 +120,26 @@ def test_an_interrupted_evaluation_resumes_to_the_same_rows(tmp_path: Path) -> N
     assert not path.exists()
 
 
+def test_a_damaged_journal_loses_its_damaged_lines_alone(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    grid = replace(GRID, scenarios=("code-serial",), episodes=2)
+    unbroken = json.dumps(run(grid, Journal(path))["rows"])
+    good = path.read_bytes().splitlines(keepends=True)
+    key = json.loads(good[0])["key"]
+    damaged = [
+        good[1][:30] + b"\xff" + good[1][31:],
+        b'{"key": "%s", "metrics": {"mean_latency_s": NaN}}\n' % key.encode(),
+        b'{"key": "%s", "metrics": {"mean_latency_s": 1%s}}\n' % (key.encode(), b"0" * 400),
+        b'{"key": "%s", "metrics": {}}\n' % key.encode(),
+        *(b"[1]\n", b"\n", b"[" * 100_000 + b"\n"),
+        good[-1][:-1],
+    ]
+    path.write_bytes(b"".join([*good[2:-1], *damaged]))
+    journal = Journal(path)
+    assert path.read_bytes() == b"".join(good[2:-1])
+    assert json.dumps(run(grid, journal)["rows"]) == unbroken
+
+
 def test_a_journal_of_another_grid_or_code_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,21 @@ def test_recorded_arrivals_keep_their_pattern_and_their_halves() -> None:
 
 
 @pytest.mark.parametrize(
+    ("seconds", "message"),
+    [
+        ([0, 1, 2], "expected at least 4 arrivals, got 3"),
+        ([0, 0, 0, 0], "got 4 of which the first half came at one instant"),
+        ([0, 1, 5, 5, 5], "got 5 of which the second half came at one instant"),
+    ],
+)
+def test_recorded_arrivals_of_which_a_half_has_no_gaps(seconds: list[int], message: str) -> None:
+    ones = np.ones(len(seconds), np.int64)
+    trace = ArrivalTrace(np.array(seconds) * 10**9, ones, ones, source="made up")
+    with pytest.raises(ValueError, match=f"made up: .*{message}"):
+        RecordedArrivals(trace)
+
+
+@pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
         ({"kind": "comet"}, ValueError, r"arrivals: expected one of poisson, .*; got 'comet'"),

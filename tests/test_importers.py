@@ -160,6 +160,21 @@ def test_empty_and_damaged_files(tmp_path):
             import_spec_bench(path, INFO, plain_draft=True)
 
 
+@pytest.mark.parametrize("draft_length", [-1, 256, 2.0, True, "long"])
+def test_draft_lengths_that_a_trace_cannot_hold(write, draft_length):
+    with pytest.raises(ValueError, match=r"draft_length: expected an integer [<>]= \d+, got"):
+        import_spec_bench(write(answer()), INFO, plain_draft=True, draft_length=draft_length)
+
+
+def test_guessed_draft_lengths_stop_at_what_a_trace_can_hold(write):
+    accepted = [min(5 + 2 * k, 254) for k in range(140)]  # all that was drafted, again and again
+    line = {"q": 1, "turn": 0, "cat": "c", "a": [a + 1 for a in accepted]}
+    line["n"] = sum(line["a"])
+    trace = import_spec_bench(write(line), INFO, plain_draft=True, draft_length="heuristic")
+    assert trace.schedule[[0, 1, 124]].tolist() == [5, 7, 253]
+    assert trace.schedule[125:].tolist() == [255, *[254, 255] * 7]
+
+
 def response(completion_tokens, accepted, **changes):
     detail = {"num_spec_tokens": 3, "per_step_accepted": accepted, **changes}
     usage = {"prompt_tokens": 20, "completion_tokens": completion_tokens}
@@ -187,6 +202,10 @@ def test_vllm_metrics(write):
         (response(4, [4]), r"per_step_accepted\[0\]: expected at most 3 drafted, got 4"),
         (response(4, [1], per_step_drafted=[1, 1]), "per_step_drafted: expected 1 steps, got 2"),
         (response(4, None), "per_step_accepted: expected a non-empty list"),
+        (
+            response(4, [2], num_spec_tokens=300),
+            "num_spec_tokens: expected an integer >= 1 and <= 255, got 300",
+        ),
         ({"usage": {}}, "metrics: expected a value"),
         ({"usage": {}, "metrics": {"speculative_decoding": None}}, "speculative_decoding: exp"),
     ],
@@ -243,8 +262,10 @@ def test_mooncake(write):
     assert read_mooncake_arrivals(write(row, later)).arrival_ns.tolist() == [0, 500_000]
     for change, message in (
         ({"timestamp": 3}, "line 2, timestamp: expected a time not before"),
-        ({"timestamp": "3"}, "line 2, timestamp: expected a finite number"),
-        ({"timestamp": float("nan")}, "line 2, timestamp: expected a finite number"),
+        *(
+            ({"timestamp": time}, r"line 2, timestamp: expected a number in 0 \.\. 9e\+12, got")
+            for time in ("3", -1, float("nan"), float("inf"), 1e13, 1e300, 10**400)
+        ),
         ({"input_length": 0}, "line 2, input_length: expected an integer >= 1"),
         ({"output_length": None}, "line 2, output_length: expected an integer >= 1"),
     ):

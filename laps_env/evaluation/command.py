@@ -17,7 +17,7 @@ from laps_env.evaluation.picture import check_picture, draw_picture
 from laps_env.evaluation.recordings import Recordings
 from laps_env.evaluation.report import tables
 from laps_env.evaluation.runner import Evaluation
-from laps_env.files import write_beside
+from laps_env.files import check_output, write_beside
 from laps_env.scenarios import AS_RECORDED, DEFAULT_PREDICTOR_ERROR, list_scenarios
 from policies import SPECS, list_policies
 
@@ -168,9 +168,11 @@ def evaluate(options: Options) -> None:
     Raises:
         OSError, ValueError: options or recordings that cannot be used; nothing is written then.
     """
-    for path in (options.json, options.plot):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise ValueError(f"expected a file in an existing folder, got {path}")
+    outputs = [path for path in (options.json, options.plot) if path is not None]
+    for path in outputs:
+        check_output(path)
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise ValueError(f"json, plot: expected two files, got {options.json} for both")
     if options.plot is not None:
         check_picture(options.plot)
     if options.jobs is not None and options.jobs < 1:
@@ -180,7 +182,7 @@ def evaluate(options: Options) -> None:
     journal = Journal(name)
     evaluation = Evaluation(grid, journal)
     try:
-        _run(evaluation, options.jobs)
+        _run(evaluation, options.jobs, resumable=name is not None)
     finally:
         journal.close()
     results = evaluation.results()
@@ -197,7 +199,7 @@ def evaluate(options: Options) -> None:
         print("\n" + ", ".join(named))
 
 
-def _run(evaluation: Evaluation, jobs: int | None) -> None:
+def _run(evaluation: Evaluation, jobs: int | None, resumable: bool) -> None:
     total, resumed = evaluation.total_runs, evaluation.finished_runs
     if resumed:
         print(f"{resumed} of {total} runs taken from the journal", file=sys.stderr)
@@ -205,11 +207,9 @@ def _run(evaluation: Evaluation, jobs: int | None) -> None:
         with _progress(total, resumed) as advance:
             evaluation.run(jobs, advance)
     except KeyboardInterrupt:
+        outlook = ": the same command goes on there" if resumable else ", which are not kept"
         finished = evaluation.finished_runs
-        print(
-            f"interrupted with {finished} of {total} runs finished: the same command goes on there",
-            file=sys.stderr,
-        )
+        print(f"interrupted with {finished} of {total} runs finished{outlook}", file=sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -238,5 +238,7 @@ def run_command(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
     given = {f.name: getattr(arguments, f.name) for f in fields(Options) if f.name in arguments}
     try:
         evaluate(options_from(given, arguments.quick))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: interrupted\n")

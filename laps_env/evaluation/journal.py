@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from threading import Lock
 from typing import Any, TextIO
@@ -41,9 +42,12 @@ class Journal:
         try:
             entry = json.loads(line)
             metrics = {str(name): float(value) for name, value in entry["metrics"].items()}
-            self._runs[str(entry["key"])] = metrics
-        except (ValueError, KeyError, TypeError, AttributeError):
+            key = str(entry["key"])
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return False
+        if not metrics or not all(math.isfinite(value) for value in metrics.values()):
+            return False
+        self._runs[key] = metrics
         return line.endswith(b"\n")
 
     def get(self, key: str) -> Metrics | None:

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laps_env.traces.file import TraceError
+
+MOST_INTEGER = 2**62  # int64 sums of two do not wrap
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,19 @@ class Record:
             self.fail(name, "a value", None)
         return self.values[name]
 
-    def integer(self, name: str, minimum: int) -> int:
-        """An integer of at least `minimum` (and below 2^62)."""
+    def integer(self, name: str, minimum: int, maximum: int = MOST_INTEGER) -> int:
+        """An integer in `minimum` .. `maximum`."""
         value = self.get(name)
-        if type(value) is not int or not minimum <= value < 2**62:
-            self.fail(name, f"an integer >= {minimum}", value)
+        if type(value) is not int or not minimum <= value <= maximum:
+            most = "" if maximum == MOST_INTEGER else f" and <= {maximum}"
+            self.fail(name, f"an integer >= {minimum}{most}", value)
         return value
 
-    def number(self, name: str) -> float:
-        """A finite number of at least 0."""
+    def number(self, name: str, maximum: float) -> float:
+        """A number in 0 .. `maximum`."""
         value = self.get(name)
-        if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
-            self.fail(name, "a finite number >= 0", value)
+        if type(value) not in (int, float) or not 0 <= value <= maximum:
+            self.fail(name, f"a number in 0 .. {maximum:g}", value)
         return float(value)
 
     def text(self, name: str) -> str:

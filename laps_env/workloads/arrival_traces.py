@@ -16,6 +16,9 @@ _AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 _AZURE_TIME = re.compile(r"20\d\d-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d{1,9})?", re.ASCII)
 _TOKENS = re.compile(r"\d{1,18}", re.ASCII)
 
+#: Latest `timestamp` of a Mooncake trace in milliseconds; int64 nanoseconds hold little more.
+LATEST_MS = 9e12
+
 
 @dataclass(frozen=True, eq=False)
 class ArrivalTrace:
@@ -91,7 +94,7 @@ def read_mooncake_arrivals(path: str | Path) -> ArrivalTrace:
     times: list[int] = []
     tokens: list[tuple[int, int]] = []
     for record in read_records(path):
-        time = round(record.number(names[0]) * 1e6)
+        time = round(record.number(names[0], LATEST_MS) * 1e6)
         if times and time < times[-1]:
             earlier = f"{times[-1] - time} ns before it"
             record.fail(names[0], "a time not before the line above", earlier)

@@ -114,17 +114,21 @@ class RecordedArrivals:
     mean gap of that half; a window that passes the half's end goes on at its start.
 
     Attributes:
-        trace: the recorded arrivals, at least 4 rows.
+        trace: the recorded arrivals, at least 4 rows, not all of a half at one instant.
     """
 
     trace: ArrivalTrace
 
     def __post_init__(self) -> None:
-        if self.trace.arrival_ns.size < 4 or self.trace.arrival_ns[-1] <= self.trace.arrival_ns[0]:
-            raise ValueError(
-                f"{self.trace.source}: expected at least 4 arrivals that span some time, "
-                f"got {self.trace.arrival_ns.size}"
-            )
+        count = self.trace.arrival_ns.size
+        if count < 4:
+            raise ValueError(f"{self.trace.source}: expected at least 4 arrivals, got {count}")
+        for name, heldout in (("first", False), ("second", True)):
+            if not self.mean_gap_s(heldout) > 0:
+                raise ValueError(
+                    f"{self.trace.source}: expected arrivals that span some time in either half, "
+                    f"got {count} of which the {name} half came at one instant"
+                )
 
     def rows(self, key: Key, episode: int, count: int, heldout: bool) -> npt.NDArray[np.int64]:
         """Trace rows [count] of a workload's requests."""

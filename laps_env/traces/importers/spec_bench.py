@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from laps_env.checks import check_count
 from laps_env.traces import AcceptanceTrace, TraceInfo
 from laps_env.traces.importers.runs import Fill, RecordedRequest, bernoulli_fill, build_trace
 from laps_env.traces.records import Record, read_records
@@ -45,14 +46,17 @@ def import_spec_bench(
 
     plain_draft: the drafter is a model of its own, decoded greedily (Spec-Bench's "sps"), so the
         bits of every position a round passed are known. False for EAGLE, Medusa, lookahead, n-gram.
-    draft_length: for rounds without a recorded draft length; a number, or "heuristic" for the
+    draft_length: for rounds without a recorded draft length; 0 .. 255, or "heuristic" for the
         schedule of transformers' assisted generation (5; +2 after a full acceptance, else -1, at
         least 1).
     questions: the question file (`question_id`, `turns`), to *estimate* prompt lengths by
         characters / 4 plus the earlier turns. Without it prompt_tokens is 0, not recorded.
 
-    Raises TraceError naming the file, the line, the turn and the field.
+    Raises TraceError naming the file, the line, the turn and the field; ValueError for another
+    draft_length.
     """
+    if draft_length not in (None, "heuristic"):
+        check_count("draft_length", draft_length, least=0, most=MAX_RUN)
     path = Path(path)
     prompts = _Prompts(None if questions is None else Path(questions))
     requests: list[RecordedRequest] = []
@@ -194,5 +198,5 @@ def _heuristic(committed: NDArray[np.int64]) -> NDArray[np.int64]:
     length = 5
     for k, accepted in enumerate(committed - 1):
         drafted[k] = length
-        length = length + 2 if accepted == length else max(length - 1, 1)
+        length = min(length + 2, MAX_RUN) if accepted == length else max(length - 1, 1)
     return drafted

@@ -20,6 +20,7 @@ import numpy as np
 from laps_env.traces import AcceptanceTrace, TraceInfo
 from laps_env.traces.importers.runs import Fill, RecordedRequest, bernoulli_fill, build_trace
 from laps_env.traces.records import Record, read_records
+from laps_env.traces.schema import MAX_RUN
 
 MAX_ACCEPTED = 254  # one less than the tokens a trace can hold per round
 
@@ -53,7 +54,7 @@ def _request(record: Record, category: str, number: int) -> RecordedRequest:
     if "per_step_drafted" in metrics.values:
         drafted = metrics.integers("per_step_drafted", 0, MAX_ACCEPTED)
     else:
-        drafted = np.full(len(accepted), metrics.integer("num_spec_tokens", 1))
+        drafted = np.full(len(accepted), metrics.integer("num_spec_tokens", 1, MAX_RUN))
     if len(drafted) != len(accepted):
         metrics.fail("per_step_drafted", f"{len(accepted)} steps", len(drafted))
     if (excess := accepted > drafted).any():
