@@ -32,11 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MAIN_POLICIES = (
     "fcfs",
     "las_tuned",
-    "sjf",
     "sprpt_tuned",
-    "trail_tuned",
     "laps_sd",
-    "category_shrunk_tuned",
     "bayes_srpt_tuned",
     "gittins_tuned",
     "oracle_srpt",

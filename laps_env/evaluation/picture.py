@@ -15,6 +15,9 @@ FORMATS = (".png", ".pdf", ".svg")
 
 Rows = list[dict[str, Any]]
 
+#: Ratios beyond are written at the edge as numbers.
+FARTHEST = 3.5
+
 
 def check_picture(path: Path) -> None:
     """Whether a picture can be drawn there, before hours are spent on its numbers.
@@ -102,14 +105,21 @@ def _draw_panel(panel: Any, rows: Rows, names: list[str], scenarios: list[str]) 
         ratio = np.array([row["ratio_to_laps_sd"] for _, row in drawn])
         bounds = np.array([row["ratio_ci95"] or [row["ratio_to_laps_sd"]] * 2 for _, row in drawn])
         place = np.array([i for i, _ in drawn]) + 0.7 * ((k + 0.5) / len(present) - 0.5)
+        color = f"C{scenarios.index(scenario)}"
+        for x, y in zip(ratio, place, strict=True):
+            if x > FARTHEST:
+                panel.text(
+                    FARTHEST, y, f"{x:.0f} \u2192", color=color, fontsize=8, va="center", ha="right"
+                )
+        near = ratio <= FARTHEST
         panel.errorbar(
-            ratio,
-            place,
-            xerr=np.abs(bounds.T - ratio),
+            ratio[near],
+            place[near],
+            xerr=np.abs(bounds[near].T - ratio[near]),
             fmt="o",
             markersize=3.5,
             elinewidth=1.2,
-            color=f"C{scenarios.index(scenario)}",
+            color=color,
             label=scenario,
         )
     for i in range(0, len(names), 2):
@@ -122,6 +132,7 @@ def _label_axes(panels: Any, rows: Rows, names: list[str]) -> None:
 
     for panel in panels.flat:
         panel.set_xscale("log")
+        panel.set_xlim(right=FARTHEST)
         panel.xaxis.set_major_locator(FixedLocator([0.25, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10]))
         panel.xaxis.set_minor_locator(NullLocator())
         panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
