@@ -29,7 +29,7 @@ def occupy(server: Any, e: Episode, number: int) -> None:
     slot = e.slots[index]
     slot.request = number
     slot.generated = slot.rounds = slot.drafted = slot.accepted = slot.attained_ns = 0
-    slot.served_at = request.arrival_ns
+    slot.arrival_ns = slot.served_at = request.arrival_ns
     slot.served_round = server.rounds
     slot.context = request.prompt_tokens
     slot.resident = slot.swapped = slot.picked = slot.ran = 0

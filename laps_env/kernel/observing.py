@@ -49,7 +49,7 @@ def refresh_times(server: Any, e: Episode) -> None:
         index = e.active[k]
         slot = e.slots[index]
         row = e.queue[index]
-        row[WAITING_S] = (server.now - e.requests[slot.request].arrival_ns) * 1e-9
+        row[WAITING_S] = (server.now - slot.arrival_ns) * 1e-9
         row[IDLE_S] = (server.now - slot.served_at) * 1e-9
         row[IDLE_ROUNDS] = server.rounds - slot.served_round
 

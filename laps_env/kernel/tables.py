@@ -41,23 +41,24 @@ SERVER = np.dtype(
     align=True,
 )
 
-#: One slot of the request table.
+#: One slot of the request table. Small, because a step reads every occupied slot of every server.
 SLOT = np.dtype(
     [
-        ("request", np.int64),  # FREE or the request's arrival number
-        ("generated", np.int64),
-        ("rounds", np.int64),
-        ("drafted", np.int64),
-        ("accepted", np.int64),
+        ("arrival_ns", np.int64),
         ("attained_ns", np.int64),
         ("served_at", np.int64),  # end of its last round, or its arrival
-        ("served_round", np.int64),  # server rounds at that moment, or when it got the slot
-        ("context", np.int64),  # prompt + generated
-        ("resident", np.int64),
-        ("swapped", np.int64),
-        ("picked", np.int64),
-        ("drafting", np.int64),  # draft length in the round at hand
-        ("ran", np.int64),  # in the last round
+        ("drafted", np.int64),
+        ("accepted", np.int64),
+        ("request", np.int32),  # FREE or the request's arrival number
+        ("generated", np.int32),
+        ("rounds", np.int32),
+        ("served_round", np.int32),  # server rounds at served_at, or when it got the slot
+        ("context", np.int32),  # prompt + generated
+        ("drafting", np.int16),  # draft length in the round at hand
+        ("resident", np.int8),
+        ("swapped", np.int8),
+        ("picked", np.int8),
+        ("ran", np.int8),  # in the last round
     ],
     align=True,
 )
