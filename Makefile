@@ -8,10 +8,10 @@ RUN := $(VENV)/bin/python
 # The tested versions; a machine with a GPU may want others (see constraints.txt).
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help venv evaluate test bench lint tune reproduce wheel clean
+.PHONY: help venv evaluate test bench lint tune reproduce demo-models wheel clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.evaluate  ## make .venv: the package, pictures and progress bars
 
@@ -35,10 +35,13 @@ tune: $(VENV)/.evaluate  ## choose the policies' parameters again, on the tune s
 reproduce: $(VENV)/.evaluate  ## write docs/reproduction.md: the paper's claims against ours
 	$(RUN) scripts/reproduce_paper.py $(ARGS)
 
+demo-models: $(VENV)/.demo  ## fetch the demo's target into models/ (93 MB, makes 0.5 GB)
+	$(RUN) scripts/demo_models.py $(ARGS)
+
 wheel: $(VENV)/.dev  ## build the source archive and the wheel into dist/
 	$(RUN) -m build --no-isolation
 
-clean:  ## remove .venv, caches and builds; results stay
+clean:  ## remove .venv, caches and builds; results and models stay
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/.python:
@@ -52,6 +55,11 @@ $(VENV)/.evaluate: $(VENV)/.python pyproject.toml constraints.txt
 	@touch $@
 
 # torch goes first and by itself: a package that depends on it would choose its own build.
+$(VENV)/.demo: $(VENV)/.evaluate
+	$(INSTALL) torch
+	$(INSTALL) --editable '.[demo,evaluate]'
+	@touch $@
+
 $(VENV)/.dev: $(VENV)/.evaluate
 	$(INSTALL) torch
 	$(INSTALL) --editable '.[dev]'

@@ -6,12 +6,16 @@ import gymnasium as gym
 
 __version__ = version("laps-env")
 
+#: The replay server, picked for one by one or scored whole rounds at a time.
+REPLAY_IDS = ("laps_env/SpecDecodeReplay-v0", "laps_env/SpecDecodeReplayPriority-v0")
+#: Real models behind the same table (extra ``live``).
+LIVE_ID = "laps_env/SpecDecodeLive-v0"
 #: Every environment that this package registers.
-ENV_IDS = ("laps_env/SpecDecodeReplay-v0", "laps_env/SpecDecodeReplayPriority-v0")
+ENV_IDS = (*REPLAY_IDS, LIVE_ID)
 
 
 def _register() -> None:
-    for env_id, interface in zip(ENV_IDS, ("pick", "priority"), strict=True):
+    for env_id, interface in zip(REPLAY_IDS, ("pick", "priority"), strict=True):
         if env_id not in gym.registry:
             gym.register(
                 id=env_id,
@@ -19,6 +23,10 @@ def _register() -> None:
                 vector_entry_point="laps_env.vector_env:SpecDecodeReplayVectorEnv",
                 kwargs={"interface": interface},
             )
+    if LIVE_ID not in gym.registry:
+        gym.register(
+            id=LIVE_ID, entry_point="laps_env.live.env:SpecDecodeLive", nondeterministic=True
+        )
 
 
 _register()

@@ -82,8 +82,9 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         batch_size: requests in a round (the scenario's by default).
         draft_length: 0 (no speculation) to 16, or ``"smartspec"`` (the scenario's by default).
         pool_tokens: key-value pool in tokens (the scenario's by default).
-        predictor_error: standard deviation of log(predicted / true output length), or a
-            `laps_env.workloads.prediction.LengthPredictor`.
+        predictor_error: standard deviation of log(predicted / true output length), a
+            `laps_env.workloads.prediction.LengthPredictor`, or ``"recorded"``; by default the
+            predictions recorded with the requests, where there are none a deviation of 0.5.
         time_limit_s: see Episode End; none by default.
         queue_limit: see Episode End; none by default.
         reward_scale: request-seconds per unit of reward, > 0.
@@ -112,13 +113,18 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
     def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:
         if "num_envs" in options or "autoreset_mode" in options:
             raise TypeError("num_envs, autoreset_mode: expected with gym.make_vec only")
-        self._rows = SpecDecodeReplayVectorEnv(
-            1, autoreset_mode=AutoresetMode.DISABLED, render_mode=render_mode, **options
+        self._rows = self._make_row(
+            autoreset_mode=AutoresetMode.DISABLED, render_mode=render_mode, **options
         )
         self.render_mode = render_mode
         self.observation_space = self._rows.single_observation_space
         self.action_space = self._rows.single_action_space
         self.options = self._rows.options
+
+    @staticmethod
+    def _make_row(**options: Any) -> SpecDecodeReplayVectorEnv:
+        """The vector environment of one row behind this one."""
+        return SpecDecodeReplayVectorEnv(1, **options)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -153,7 +159,7 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         mask: npt.NDArray[np.bool_] = self._rows.action_masks()[0]
         return mask
 
-    def summary(self) -> dict[str, float]:
+    def summary(self) -> dict[str, Any]:
         """Metrics of the episode so far."""
         return self._rows.summary(0)
 

@@ -30,11 +30,11 @@ def only_rows(info: Info, rows: Rows) -> Info:
     return kept
 
 
-def add_summaries(info: Info, summaries: dict[int, dict[str, float]], ended: Rows) -> None:
+def add_summaries(info: Info, summaries: dict[int, dict[str, Any]], ended: Rows) -> None:
     """Add ``summary``, the metrics of the rows whose episode has ended, and its masks."""
     table: Info = {}
-    for name in next(iter(summaries.values())):
-        column = np.zeros(ended.size)
+    for name, example in next(iter(summaries.values())).items():
+        column = np.zeros(ended.size, float if isinstance(example, float) else object)
         for row, summary in summaries.items():
             column[row] = summary[name]
         table[name] = column
@@ -52,5 +52,6 @@ def first_row(info: Info) -> Info:
         if isinstance(value, dict):
             first[name] = first_row(value)
         else:
-            first[name] = value[0] if value.ndim > 1 else value[0].item()
+            scalar = isinstance(value[0], np.generic)
+            first[name] = value[0].item() if scalar else value[0]
     return first

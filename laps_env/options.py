@@ -8,9 +8,9 @@ from typing import Any
 from laps_env.checks import check_count, check_positive
 from laps_env.layout import MOST
 from laps_env.physics import ServerModel
-from laps_env.scenarios import DEFAULT_PREDICTOR_ERROR, Scenario, get_scenario
+from laps_env.scenarios import Scenario, get_scenario
 from laps_env.workloads import Workload
-from laps_env.workloads.prediction import LengthPredictor
+from laps_env.workloads.prediction import PredictorError
 
 INTERFACES = ("pick", "priority")
 
@@ -31,7 +31,7 @@ class EnvOptions:
     batch_size: int | None = None
     draft_length: int | str | None = None
     pool_tokens: int | None = None
-    predictor_error: float | LengthPredictor = DEFAULT_PREDICTOR_ERROR
+    predictor_error: PredictorError = None
     time_limit_s: float | None = None
     queue_limit: int | None = None
     reward_scale: float = 1.0

@@ -11,12 +11,14 @@ import json
 import math
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib.resources import files
-from typing import Any
+from importlib.resources import as_file, files
+from typing import Any, Literal
 
+from laps_env.calibration_file import read_calibration
 from laps_env.checks import check_count, check_positive
 from laps_env.layout import MOST
 from laps_env.physics import CostModel, ServerModel
+from laps_env.traces import AcceptanceTrace
 from laps_env.workloads.acceptance import ChainProfile
 from laps_env.workloads.arrivals import (
     AllAtOnce,
@@ -27,7 +29,7 @@ from laps_env.workloads.arrivals import (
     RecordedArrivals,
 )
 from laps_env.workloads.bodies import BodySource, GeneratedBodies, RecordedBodies
-from laps_env.workloads.prediction import LengthPredictor, make_predictor
+from laps_env.workloads.prediction import RECORDED, LengthPredictor, PredictorError, make_predictor
 from laps_env.workloads.workload import Workload, WorkloadFamily
 
 #: Standard deviation of log(predicted / true length) where none is given (assumed).
@@ -77,7 +79,7 @@ class Scenario:
         set_tag: str = "train",
         seed: int = 0,
         episode: int = 0,
-        predictor_error: float | LengthPredictor = DEFAULT_PREDICTOR_ERROR,
+        predictor_error: PredictorError = None,
     ) -> Workload:
         """The workload at an address (set tag, seed, episode).
 
@@ -88,16 +90,36 @@ class Scenario:
             set_tag: ``train``, ``tune``, ``final`` or ``reference``.
             seed: >= 0.
             episode: >= 0 (and below 2**32), counts the episodes of one environment row.
-            predictor_error: sd of log(predicted / true length), or a predictor.
+            predictor_error: sd of log(predicted / true length), a predictor, ``"recorded"`` for
+                the predictions that come with the requests, or None (`error_in_force`).
 
         Raises:
             ValueError: a load, count or address that is out of range.
         """
         check_count("num_requests", num_requests, most=int(MOST))
         check_count("episode", episode, least=0, most=2**32 - 1)
-        family = WorkloadFamily(self.bodies, self.arrivals, make_predictor(predictor_error))
+        error = self.error_in_force(predictor_error)
+        predictor = None if error == RECORDED else make_predictor(error)
+        family = WorkloadFamily(self.bodies, self.arrivals, predictor)
         mean_gap_s = self._mean_gap_s(load, set_tag)
         return family.draw(set_tag, seed, episode, num_requests, mean_gap_s)
+
+    def error_in_force(
+        self, predictor_error: PredictorError
+    ) -> float | LengthPredictor | Literal["recorded"]:
+        """None becomes ``"recorded"`` where the requests bring predictions, else the default sd.
+
+        Raises:
+            ValueError: recorded predictions where there are none.
+        """
+        if predictor_error is None:
+            return RECORDED if self.bodies.has_predictions else DEFAULT_PREDICTOR_ERROR
+        if predictor_error == RECORDED and not self.bodies.has_predictions:
+            raise ValueError(
+                f"predictor_error: expected a number on scenario {self.name!r}, whose requests "
+                f"bring no predictions, got {predictor_error!r}"
+            )
+        return predictor_error
 
     def _mean_gap_s(self, load: float | str, set_tag: str) -> float:
         if load == AS_RECORDED:
@@ -155,15 +177,37 @@ def get_scenario(scenario: str | Scenario) -> Scenario:
 @cache
 def _named(name: str) -> Scenario:
     entry = _data("scenarios.json")["scenarios"][name]
-    server = ServerModel(cost=CostModel(**_data("costs.json")[entry["cost"]]), **entry["server"])
+    server = ServerModel(cost=get_cost(entry["cost"]), **entry["server"])
     return Scenario(
         name=name,
         description=entry["description"],
         server=server,
-        bodies=_generated_bodies(entry),
+        bodies=_recorded_bodies(entry) if "trace" in entry else _generated_bodies(entry),
         arrivals=make_arrivals(entry["arrivals"]),
         saturation_rps=entry["saturation_rps"],
     )
+
+
+def list_costs() -> list[str]:
+    """Names of the cost models that the package carries: published ones, then measured ones."""
+    measured = (files("laps_env") / "data" / "calibrations").iterdir()
+    return [*_data("costs.json"), *sorted(file.name.removesuffix(".json") for file in measured)]
+
+
+@cache
+def get_cost(name: str) -> CostModel:
+    """A cost model of the package by name.
+
+    Raises:
+        ValueError: unknown name, listing the known ones.
+    """
+    if name not in list_costs():
+        raise ValueError(f"cost: expected one of {', '.join(list_costs())}; got {name!r}")
+    published = _data("costs.json")
+    if name in published:
+        return CostModel(**published[name])
+    with as_file(files("laps_env") / "data" / "calibrations" / f"{name}.json") as path:
+        return read_calibration(path)
 
 
 def make_arrivals(spec: dict[str, Any]) -> ArrivalProcess:
@@ -179,6 +223,21 @@ def make_arrivals(spec: dict[str, Any]) -> ArrivalProcess:
         raise ValueError(f"arrivals: expected one of {', '.join(_ARRIVALS)}; got {kind!r}")
     process: ArrivalProcess = _ARRIVALS[kind](**parameters)
     return process
+
+
+def _recorded_bodies(entry: dict[str, Any]) -> RecordedBodies:
+    train, test = (
+        _trace(f"{entry['trace']}-{part}").of_categories(list(entry["mix"]))
+        for part in ("train", "test")
+    )
+    name = f"recorded {entry['trace']}"
+    return RecordedBodies(train, test, name=name, weights=tuple(entry["mix"].values()))
+
+
+@cache
+def _trace(name: str) -> AcceptanceTrace:
+    with as_file(files("laps_env") / "data" / "traces" / f"{name}.atrace") as path:
+        return AcceptanceTrace.load(path, mmap=False)
 
 
 def _generated_bodies(entry: dict[str, Any]) -> GeneratedBodies:

@@ -209,15 +209,9 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             raise gym.error.ResetNeeded(f"reset needed in rows {np.flatnonzero(skip).tolist()}")
         for row in np.flatnonzero(skip).tolist():
             self._reset_row(row)
-        fleet = self.simulation.fleet
-        constants, scale = self.simulation.constants, self.options.reward_scale
-        if self.options.interface == "pick":
-            step_picks(constants, fleet, actions, skip, scale)
-        else:
-            step_priorities(constants, fleet, -actions, skip, scale)
-
-        servers = fleet.servers
-        reward = np.where(skip, 0.0, fleet.reward)
+        self._move(actions, skip)
+        servers = self.simulation.fleet.servers
+        reward = np.where(skip, 0.0, self.simulation.fleet.reward)
         self._steps += ~skip
         self._returns += reward
         terminated = servers["finished"] == servers["requests"]
@@ -232,6 +226,15 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
             info = self._reset_same_step(info)
         return self._observe(), reward, terminated, truncated, info
+
+    def _move(self, actions: npt.NDArray[Any], skip: npt.NDArray[np.bool_]) -> None:
+        """Every row not skipped takes its action."""
+        fleet = self.simulation.fleet
+        constants, scale = self.simulation.constants, self.options.reward_scale
+        if self.options.interface == "pick":
+            step_picks(constants, fleet, actions, skip, scale)
+        else:
+            step_priorities(constants, fleet, -actions, skip, scale)
 
     def _reset_same_step(self, info: Info) -> Info:
         """The ended rows start anew; their last observation and info go to ``final_*``."""
@@ -266,11 +269,9 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             info["action_mask"] = fleet.mask.copy()
         return all_rows(info, self.num_envs)
 
-    def summary(self, row: int = 0) -> dict[str, float]:
+    def summary(self, row: int = 0) -> dict[str, Any]:
         """Metrics of a row's episode so far (`laps_env.summary.summarize`) and its ``return``."""
-        workload = self.simulation.workloads[row]
-        if workload is None:
-            raise gym.error.ResetNeeded("summary: reset the environment first")
+        workload = self.reveal_workload(row)
         reference = self.options.get_scenario().server.reference_draft_length
         alone = time_alone_ns(workload, self.options.server, reference)
         server = self.simulation.fleet.servers[row]
@@ -311,5 +312,5 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         """
         workload = self.simulation.workloads[row]
         if workload is None:
-            raise gym.error.ResetNeeded("reveal_workload: reset the environment first")
+            raise gym.error.ResetNeeded("reset the environment first")
         return workload

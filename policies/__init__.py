@@ -18,8 +18,8 @@ import numpy as np
 from laps_env._jit import inlined, rule
 from laps_env.checks import is_finite
 from laps_env.kernel.draft_length import SMARTSPEC
-from laps_env.scenarios import DEFAULT_PREDICTOR_ERROR, Scenario, get_scenario
-from laps_env.workloads.prediction import LengthPredictor
+from laps_env.scenarios import Scenario, get_scenario
+from laps_env.workloads.prediction import PredictorError
 from policies import (
     bayes_srpt,
     category_shrunk,
@@ -86,7 +86,7 @@ def make(
     name: str | RuleSpec,
     scenario: str | Scenario = "chat-serial",
     *,
-    predictor_error: float | LengthPredictor = DEFAULT_PREDICTOR_ERROR,
+    predictor_error: PredictorError = None,
     **settings: float,
 ) -> Policy:
     """A policy by name.
@@ -122,7 +122,7 @@ def _fill_in(
     name: str,
     spec: RuleSpec,
     scenario: Scenario,
-    predictor_error: float | LengthPredictor,
+    predictor_error: PredictorError,
     settings: dict[str, float],
 ) -> Policy:
     """A rule with its defaults, these settings, and the laws of the scenario that it needs."""

@@ -1,9 +1,9 @@
 """Bayes SRPT: the prediction combined with the category's length law.
 
-log L ~ Normal(m_c, t_c^2) in category c, and the prediction is log-normal around L with standard
-deviation e; the posterior of log L is normal with the usual weights, and the expected length is its
-log-normal mean. Remaining rounds = (expected length - generated) / tokens per round shrunk to the
-category's mean. The law and e are fitted on the training split.
+Given the prediction, log L is normal (`policies.laws.Laws`, fitted on the training split): for
+log L ~ Normal(m_c, t_c^2) in category c and a prediction that is log-normal around L, that is the
+posterior with the usual weights. The expected length is its log-normal mean, and remaining rounds =
+(expected length - generated) / tokens per round shrunk to the category's mean.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from policies.policy import RuleSpec
 from policies.remaining import OVERRUN, remaining_tokens, shrunk_tokens_per_round
 
 _FITTED = 2
-#: Fitted constants of a category: tokens per round, posterior weight of the prediction, the law's
-#: share of the posterior mean, posterior variance.
+#: Fitted constants of a category: tokens per round, then the law of log L given the prediction.
 _PER_CATEGORY = 4
 
 
@@ -45,10 +44,7 @@ def bayes_srpt(row: Any, server: Any, params: Any, memory: Any) -> float:
 
 def length_posteriors(laws: Laws) -> Floats:
     """The constants of all categories, flat."""
-    prior = np.maximum(laws.log_sd, 1e-6) ** 2
-    error = max(laws.predictor_sd, 1e-6) ** 2
-    weight = prior / (prior + error)
-    table = [laws.tokens_per_round, weight, (1 - weight) * laws.log_mean, weight * error]
+    table = [laws.tokens_per_round, laws.weight, laws.offset, laws.variance]
     return np.stack(table, axis=1).ravel()
 
 

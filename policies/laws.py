@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from laps_env.kernel.foresight import rounds_to_go
 from laps_env.scenarios import Scenario
-from laps_env.workloads.prediction import LengthPredictor
+from laps_env.workloads.prediction import PredictorError
 
 Floats = npt.NDArray[np.float64]
 
@@ -23,24 +23,27 @@ FEWEST_REQUESTS = 20
 
 @dataclass(frozen=True)
 class Laws:
-    """Per category: the output length and the speed of decoding; for all: the predictor's error.
+    """Per category: the output length given its prediction, and the speed of decoding.
+
+    log L is normal around weight * log(prediction) + offset. For an unbiased log-normal predictor
+    of error e and lengths of deviation t that is Bayes' rule, with weight t^2 / (t^2 + e^2); fitted
+    as a line, it also holds for predictors that are cautious or biased.
 
     Attributes:
-        log_mean, log_sd: float64 [C], of the natural log of output tokens.
+        weight, offset, variance: float64 [C], the line and the variance of log L around it.
         tokens_per_round: float64 [C], output tokens / rounds at the reference draft length.
-        predictor_sd: standard deviation of log(predicted / true length).
         seconds_per_prefill_token, seconds_per_prefill: cost of a prefill, from the cost model.
     """
 
-    log_mean: Floats
-    log_sd: Floats
+    weight: Floats
+    offset: Floats
+    variance: Floats
     tokens_per_round: Floats
-    predictor_sd: float
     seconds_per_prefill_token: float
     seconds_per_prefill: float
 
 
-def fit_laws(scenario: Scenario, predictor_error: float | LengthPredictor) -> Laws:
+def fit_laws(scenario: Scenario, predictor_error: PredictorError) -> Laws:
     """Fit on `TRAINING_REQUESTS` requests of the *train* set, at the reference draft length."""
     workload = scenario.workload(
         load=1.0,
@@ -58,14 +61,24 @@ def fit_laws(scenario: Scenario, predictor_error: float | LengthPredictor) -> La
         else np.ones(workload.num_requests, np.bool_)
         for c in range(len(workload.categories))
     ]
+    log_predicted = np.log(workload.predicted_tokens)
+    lines = np.array([_line(log_predicted[m], log_length[m]) for m in members])
     cost = scenario.server.cost
     return Laws(
-        log_mean=np.array([log_length[m].mean() for m in members]),
-        log_sd=np.array([log_length[m].std() for m in members]),
+        weight=lines[:, 0],
+        offset=lines[:, 1],
+        variance=lines[:, 2],
         tokens_per_round=np.array(
             [workload.output_tokens[m].sum() / rounds[m].sum() for m in members]
         ),
-        predictor_sd=float(np.log(workload.predicted_tokens / workload.output_tokens).std()),
         seconds_per_prefill_token=cost.target_token_ns * 1e-9,
         seconds_per_prefill=cost.prefill_request_ns * 1e-9,
     )
+
+
+def _line(x: Floats, y: Floats) -> tuple[float, float, float]:
+    """Least squares y = weight * x + offset, 0 <= weight; with the variance of y around it."""
+    spread = float(x.var())
+    weight = max(float(np.cov(x, y, bias=True)[0, 1]) / spread, 0.0) if spread > 0 else 0.0
+    offset = float(y.mean() - weight * x.mean())
+    return weight, offset, float((y - weight * x - offset).var())

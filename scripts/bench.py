@@ -70,7 +70,7 @@ def median_rate(measure: Callable[[], tuple[float, float]], repeats: int) -> flo
 
 def kernel_rounds(batch_size: int) -> tuple[float, float]:
     """Rounds and seconds of LAPS-SD on the chat scenario at load 0.9, 64 slots."""
-    scenario = get_scenario("chat-serial")
+    scenario = get_scenario("chat-serial-8b")
     scenario = replace(scenario, server=scenario.server.with_changes(batch_size=batch_size))
     scenario = replace(scenario, saturation_rps=measure_saturation(scenario))
     workload = scenario.workload(load=0.9, num_requests=4000, seed=0)
@@ -163,7 +163,7 @@ def measure(repeats: int) -> dict[str, Any]:
     serial = VectorLoop(256, load=OVERLOAD)
     figures["vector_steps_per_s_256"] = median_rate(lambda: serial.run(500)[::2], repeats)
     figures["vector_occupied_slots"] = float(np.mean(serial.occupied))
-    batched = VectorLoop(256, scenario="chat-batch8", load=OVERLOAD)
+    batched = VectorLoop(256, scenario="chat-batch8-8b", load=OVERLOAD)
     figures["vector_rounds_per_s_batch8"] = median_rate(lambda: batched.run(500)[1:], repeats)
     figures["vector_occupied_slots_batch8"] = float(np.mean(batched.occupied))
     figures["cartpole_vector_steps_per_s_256"] = median_rate(

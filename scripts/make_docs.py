@@ -1,7 +1,8 @@
 """Write the generated parts of the documents; see --help.
 
-docs/environment.md is made whole, from the class docstring and the tables of columns. In the other
-pages what stands between ``<!-- name:begin -->`` and ``<!-- name:end -->`` is replaced. With
+docs/environment.md is made whole, from the class docstring and the tables of columns, and so is
+docs/calibration.md, from the calibrations that the package carries. In the other pages what stands
+between ``<!-- name:begin -->`` and ``<!-- name:end -->`` is replaced. With
 ``--results results.json`` the README's tables of results are filled too.
 """
 
@@ -13,6 +14,7 @@ import json
 import re
 from dataclasses import fields
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ import numpy as np
 
 import policies
 from laps_env.env import SpecDecodeReplay
+from laps_env.evaluation.report import families
 from laps_env.files import write_beside
 from laps_env.layout import QUEUE_COLUMNS, SERVER_COLUMNS, Column
 from laps_env.physics import CostModel
-from laps_env.scenarios import Scenario, get_scenario, list_scenarios
+from laps_env.scenarios import Scenario, get_cost, get_scenario, list_costs, list_scenarios
+from laps_env.workloads.prediction import RECORDED
 from policies import Parameter
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,6 +65,36 @@ request would need.
 ## Columns of `observation["server"]`
 
 {server}
+"""
+
+
+CALIBRATION_PAGE = """# Calibration
+
+<!-- Written by scripts/make_docs.py from laps_env/data/calibrations. -->
+
+`scripts/calibrate.py` times what a round of the live engine does, over a grid of batch, draft
+length and context, and fits the eight constants of the cost model ([physics.md](physics.md)) by
+non-negative least squares on relative errors. The error of each term is that on cells of the grid
+which the fit has not seen.
+
+    make demo-models
+    .venv/bin/python scripts/calibrate.py --out calibration.json --plot calibration.png
+
+What the numbers mean and where they stop:
+
+- A prefill's time holds the drafter's own prefill too. Decode rounds run over scattered slots, as a
+  scheduler leaves them.
+- `overhead_ns` is what a round takes outside its draft and its verification; the host's work inside
+  them cannot be told apart and is in `target_pass_ns` and `draft_step_ns`.
+- The formula is linear. A real pass is not where a processor's caches are left or its matrix
+  kernels change; the held-out errors show how much.
+- On a shared machine the whole level drifts: calibrate on the day of the comparison
+  ([fidelity.md](fidelity.md)).
+
+`read_calibration` of `laps_env.calibration_file` makes a `CostModel` of such a file, and a scenario
+names one of the package's by `cost` ([scenarios.md](scenarios.md)).
+
+{calibrations}
 """
 
 
@@ -105,11 +139,51 @@ def environment_page() -> str:
 
 def costs_table() -> str:
     """The constants of every cost model."""
-    text = (files("laps_env") / "data" / "costs.json").read_text(encoding="utf-8")
-    models: dict[str, dict[str, Any]] = json.loads(text)
+    models = {name: get_cost(name) for name in list_costs()}
     names = [f.name for f in fields(CostModel) if f.name != "source"]
-    rows = [[f"`{n}`", *(f"{m[n]:,}" for m in models.values())] for n in names]
+    rows = [[f"`{n}`", *(f"{getattr(m, n):,.10g}" for m in models.values())] for n in names]
     return table(["constant (ns)", *(f"`{name}`" for name in models)], rows)
+
+
+def calibration_page() -> str:
+    """docs/calibration.md: what was measured on which device, and how well the formula fits."""
+    parts = []
+    for path in sorted((files("laps_env") / "data" / "calibrations").iterdir(), key=str):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        device, software, apart = found["device"], found["software"], found["two_token_rates"]
+        errors = [
+            [
+                term,
+                str(error["samples"]),
+                f"{error['mean']:.1%}",
+                f"{error['p90']:.1%}",
+                f"{apart['errors'][term]['mean']:.1%}",
+            ]
+            for term, error in found["errors"].items()
+        ]
+        batches = sorted({row["batch"] for row in found["grid"]})
+        contexts = sorted({row["context"] for row in found["grid"]})
+        name = path.name.removesuffix(".json")
+        parts += [
+            f"## `{name}`",
+            f"{found['models']['target']} with {found['models']['draft']}, {found['dtype']}, on "
+            f"{device['name']} ({device['threads']} threads of {device['cores']} cores), "
+            f"{found['created']}; torch {software['torch']}, transformers "
+            f"{software['transformers']}. {len(found['grid'])} measured rows: batches {batches}, "
+            f"contexts {contexts}, medians of {found['repeats']} repetitions.",
+            f"![measured against fitted](calibration-{name}.png)",
+            table(
+                ["constant", "ns"],
+                [[f"`{n}`", f"{value:,.1f}"] for n, value in found["cost"].items()],
+            ),
+            table(
+                ["term", "held-out samples", "mean error", "p90", "mean error, two token rates"],
+                errors,
+            ),
+            "Verified and prefilled tokens share one rate in the formula; apart they are "
+            f"{apart['verify_token_ns']:,.0f} and {apart['prefill_token_ns']:,.0f} ns.",
+        ]
+    return CALIBRATION_PAGE.format(calibrations="\n\n".join(parts))
 
 
 def scenario_numbers(scenario: Scenario) -> list[str]:
@@ -180,56 +254,79 @@ def parameters_table() -> str:
 
 
 def results_tables(results: dict[str, Any]) -> str:
-    """Ratio, p99 and gap closed of the main policies, a row per scenario."""
-    rows = {
-        (row["scenario"], row["policy"]): row
-        for row in results["rows"]
-        if row["load"] == RESULTS_LOAD
-    }
+    """Ratio, p99 and gap closed of the main policies, a row per scenario, by family."""
+    rows = [row for row in results["rows"] if row["load"] == RESULTS_LOAD]
     if not rows:
         raise ValueError(f"results: expected rows at load {RESULTS_LOAD}, got none")
-    scenarios = list(dict.fromkeys(scenario for scenario, _ in rows))
-    shown = {policy for _, policy in rows}
-    names = [name for name in MAIN_POLICIES if name in shown]
-    first = next(iter(rows.values()))
-    reference = results["reference"]
-
-    def ratio(row: dict[str, Any]) -> str:
-        low, high = row["ratio_ci95"] or (np.nan, np.nan)
-        return f"{row['ratio_to_laps_sd']:.2f} ({low:.2f}-{high:.2f})"
-
-    def tail(row: dict[str, Any]) -> str:
-        gap = "n/a" if row["gap_closed"] is None else f"{row['gap_closed']:.2f}"
-        return f"{row['p99_latency_s']:.1f} / {gap}"
-
-    def part(title: str, cell: Any, policies_shown: list[str]) -> str:
-        body = [
-            [s, *(cell(rows[s, p]) if (s, p) in rows else "-" for p in policies_shown)]
-            for s in scenarios
-        ]
-        return f"{title}\n\n" + table(["scenario", *(f"`{p}`" for p in policies_shown)], body)
-
-    conditions = (
-        f"Load {RESULTS_LOAD}, {first['episodes']} workloads of {first['num_requests']} requests, "
-        f"predictor error {first['predictor_error']}, code {results['code']}."
+    first, reference = rows[0], results["reference"]
+    by_family = groupby(
+        sorted(rows, key=lambda row: not row["source"]["acceptance"].startswith("recorded")),
+        key=lambda row: row["source"]["acceptance"],
     )
     return "\n\n".join(
         [
             f"![Mean latency of each policy relative to {reference}](docs/results.png)",
-            conditions,
-            part(
-                f"Mean latency / that of `{reference}` (95 % bootstrap interval over workloads):",
-                ratio,
-                names,
-            ),
-            part(
-                "p99 latency in seconds (mean over workloads) / gap closed, from 0 = "
-                f"`{reference}` to 1 = `{results['oracle']}` (n/a: too small a gap to divide):",
-                tail,
-                [*names, reference] if reference in shown else names,
-            ),
+            f"Load {RESULTS_LOAD}, {first['episodes']} workloads of {first['num_requests']} "
+            f"requests, code {results['code']}. First mean latency / that of `{reference}` (95 % "
+            "bootstrap interval over workloads), then p99 latency in seconds (mean over workloads) "
+            f"/ gap closed, from 0 = `{reference}` to 1 = `{results['oracle']}` (n/a: too small a "
+            "gap to divide).",
+            *(family_tables(family, list(own), reference) for family, own in by_family),
+            "Scenarios and loads in which a policy's mean latency is below / not told from / above "
+            f"that of `{reference}` (95 % interval), by family:",
+            standing_table(results),
         ]
     )
+
+
+def family_tables(family: str, rows: list[dict[str, Any]], reference: str) -> str:
+    """The two tables of one family of scenarios."""
+    cells = {(row["scenario"], row["policy"]): row for row in rows}
+    scenarios = list(dict.fromkeys(scenario for scenario, _ in cells))
+    shown = {policy for _, policy in cells}
+    names = [name for name in MAIN_POLICIES if name in shown]
+
+    def part(cell: Any, policies_shown: list[str]) -> str:
+        body = [
+            [s, *(cell(cells[s, p]) if (s, p) in cells else "-" for p in policies_shown)]
+            for s in scenarios
+        ]
+        return table(["scenario", *(f"`{p}`" for p in policies_shown)], body)
+
+    error = rows[0]["predictor_error"]
+    told = "of a length model" if error == RECORDED else f"with an error of sd {error} (log)"
+    return "\n\n".join(
+        [
+            f"**{family[0].upper()}{family[1:]}**, length predictions {told}:",
+            part(ratio_cell, names),
+            part(tail_cell, [*names, reference] if reference in shown else names),
+        ]
+    )
+
+
+def ratio_cell(row: dict[str, Any]) -> str:
+    """Ratio with its interval."""
+    low, high = row["ratio_ci95"] or (np.nan, np.nan)
+    return f"{row['ratio_to_laps_sd']:.2f} ({low:.2f}-{high:.2f})"
+
+
+def tail_cell(row: dict[str, Any]) -> str:
+    """p99 latency and gap closed."""
+    gap = "n/a" if row["gap_closed"] is None else f"{row['gap_closed']:.2f}"
+    return f"{row['p99_latency_s']:.1f} / {gap}"
+
+
+def standing_table(results: dict[str, Any]) -> str:
+    """How often each policy beats the reference, by family; a win in one alone is named."""
+    standing = families(results)
+    names = list(dict.fromkeys(family for _, family, *_ in standing))
+    tallies = {(policy, family): tally for policy, family, tally, _ in standing}
+    alone = {policy: family for policy, family, _, only in standing if only}
+    body = [
+        [f"`{policy}`", *(tallies.get((policy, f), "-") for f in names), alone.get(policy, "")]
+        for policy in dict.fromkeys(policy for policy, *_ in standing)
+    ]
+    return table(["policy", *names, "wins in one alone"], body)
 
 
 def with_part(page: str, name: str, content: str) -> str:
@@ -244,7 +341,10 @@ def with_part(page: str, name: str, content: str) -> str:
 
 def generated_pages() -> dict[Path, str]:
     """Every page with generated parts, as it should be; the results stay as they are."""
-    pages = {ROOT / "docs" / "environment.md": environment_page()}
+    pages = {
+        ROOT / "docs" / "environment.md": environment_page(),
+        ROOT / "docs" / "calibration.md": calibration_page(),
+    }
     for name, part, content in (
         ("physics.md", "costs", costs_table()),
         ("scenarios.md", "scenarios", scenarios_table()),

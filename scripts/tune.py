@@ -147,13 +147,16 @@ def choose_overall(rule_name: str, judges: list[Judge], found: dict[str, Any]) -
     return {"settings": settings, "score": score, "default_score": scored[0][0]}
 
 
-def run(options: Options, output: Path) -> None:
-    """All rules on all scenarios, then the file in one move."""
+def run(options: Options, output: Path, scenarios: list[str]) -> None:
+    """All rules on these scenarios, then the file in one move.
+
+    Where some scenarios are left out, the file keeps what it has of them, and of "all".
+    """
     rules = [name for name, spec in policies.SPECS.items() if spec.parameters]
     JOURNAL.parent.mkdir(exist_ok=True)
     budget = json.loads(json.dumps(asdict(options)))
     found = finished(budget)
-    judges = [Judge(get_scenario(name), options) for name in list_scenarios()]
+    judges = [Judge(get_scenario(name), options) for name in scenarios]
     todo = [(r, j) for j in judges for r in rules if (r, j.scenario.name) not in found]
 
     def work(item: tuple[str, Judge]) -> tuple[str, str, dict[str, Any]]:
@@ -172,9 +175,10 @@ def run(options: Options, output: Path) -> None:
                 flush=True,
             )
         by_rule = {r: {j.scenario.name: found[r, j.scenario.name] for j in judges} for r in rules}
-        overall = list(pool.map(lambda r: choose_overall(r, judges, by_rule[r]), rules))
-    for rule_name, result in zip(rules, overall, strict=True):
-        by_rule[rule_name]["all"] = result
+        if scenarios == list_scenarios():
+            overall = list(pool.map(lambda r: choose_overall(r, judges, by_rule[r]), rules))
+            for rule_name, result in zip(rules, overall, strict=True):
+                by_rule[rule_name]["all"] = result
     write(output, budget, by_rule)
     JOURNAL.unlink()
 
@@ -194,17 +198,20 @@ def finished(budget: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def write(output: Path, budget: dict[str, Any], by_rule: dict[str, dict[str, Any]]) -> None:
-    """The tuning results, written beside and renamed."""
+    """The tuning results beside those that are there, written beside and renamed."""
+    before = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {}
+    settings, scores = before.get("settings", {}), before.get("scores", {})
     document = {
         "made_by": "scripts/tune.py",
         "date": datetime.now(UTC).date().isoformat(),
         "objective": "summed latency / default LAPS-SD's on the tune set, mean over loads",
         "budget": budget,
         "settings": {
-            r: {s: e["settings"] for s, e in entries.items()} for r, entries in by_rule.items()
+            r: settings.get(r, {}) | {s: e["settings"] for s, e in entries.items()}
+            for r, entries in by_rule.items()
         },
         "scores": {
-            r: {s: [e["default_score"], e["score"]] for s, e in entries.items()}
+            r: scores.get(r, {}) | {s: [e["default_score"], e["score"]] for s, e in entries.items()}
             for r, entries in by_rule.items()
         },
     }
@@ -216,6 +223,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=Options.trials, help="settings per rule")
     parser.add_argument("--out", type=Path, default=OUTPUT)
+    parser.add_argument(
+        "--scenarios", nargs="+", default=list_scenarios(), choices=list_scenarios(), metavar="NAME"
+    )
     arguments = parser.parse_args()
     if arguments.trials < 2:
         parser.error(f"--trials: expected at least 2, got {arguments.trials}")
@@ -224,7 +234,7 @@ def main() -> None:
     except ValueError as reason:
         parser.error(f"--out: {reason}")
     options = Options(trials=arguments.trials, sampled=max(arguments.trials // 2, 1))
-    run(options, arguments.out)
+    run(options, arguments.out, arguments.scenarios)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
+import pytest
 
 import laps_env
 from laps_env.workloads import Workload
 
-PICK, PRIORITY = laps_env.ENV_IDS
+PICK, PRIORITY = laps_env.REPLAY_IDS
 SLOTS = 6
+
+
+def arguments(env_id: str) -> dict[str, Any]:
+    """What a small environment of this id is made with."""
+    common = {"num_requests": 4, "slots": SLOTS, "batch_size": 2, "render_mode": "ansi"}
+    if env_id != laps_env.LIVE_ID:
+        return common
+    pytest.importorskip("transformers")
+    from tiny_models import tiny_pair
+
+    # by the cost model the live server is as deterministic as the replay
+    return common | {"target": tiny_pair(), "max_new_tokens": 12, "clock": "calibrated"}
 
 
 def small(env_id: str = PICK, **kwargs: Any) -> gym.Env[Any, Any]:

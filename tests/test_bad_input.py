@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from env_play import PICK, PRIORITY, SLOTS, play, small, workload_of
+from env_play import PICK, PRIORITY, SLOTS, arguments, play, small, workload_of
 
 import laps_env
 from laps_env.env import SpecDecodeReplay
@@ -23,7 +23,7 @@ from laps_env.workloads import Workload
 @pytest.fixture(params=laps_env.ENV_IDS)
 def env(request: pytest.FixtureRequest) -> Iterator[gym.Env[Any, Any]]:
     """Each environment, small, with the wrappers of `gym.make`."""
-    made = gym.make(request.param, num_requests=4, slots=SLOTS, batch_size=2, render_mode="ansi")
+    made = gym.make(request.param, **arguments(request.param))
     yield made
     made.close()
 
@@ -124,9 +124,9 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"reward_scale": None}, "reward_scale: expected a finite number > 0, got None"),
     *(
         ({"predictor_error": error}, r"predictor error: expected a finite number >= 0, got")
-        for error in (-0.1, np.nan, np.inf, "half", None, True, 10**400)
+        for error in (-0.1, np.nan, np.inf, "half", True, 10**400)
     ),
-    ({"scenario": ["chat-serial"]}, r"scenario: expected one of .*; got \['chat-serial'\]"),
+    ({"scenario": ["chat-serial-8b"]}, r"scenario: expected one of .*; got \['chat-serial-8b'\]"),
     ({"set_tag": "exam"}, r"set tag: expected one of .*, got 'exam'"),
     ({"interface": "wish"}, r"interface: expected one of"),
     ({"render_mode": "human"}, r"render_mode: expected None or 'ansi', got 'human'"),
@@ -142,7 +142,7 @@ def test_a_bad_argument_is_refused_at_once(arguments: dict[str, Any], message: s
 
 
 def test_a_scenario_without_a_measured_saturation_has_no_load() -> None:
-    template = get_scenario("chat-serial")
+    template = get_scenario("chat-serial-8b")
     scenario = Scenario("new", "", template.server, template.bodies, template.arrivals)
     with pytest.raises(ValueError, match=r"saturation_rps of scenario 'new': expected .* got nan"):
         SpecDecodeReplay(scenario=scenario)

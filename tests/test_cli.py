@@ -10,7 +10,7 @@ import pytest
 
 from laps_env.__main__ import main
 
-SMALL = ["evaluate", "--scenario", "code-serial", "--policies", "fcfs,laps_sd,oracle_srpt"]
+SMALL = ["evaluate", "--scenario", "code-serial-8b", "--policies", "fcfs,laps_sd,oracle_srpt"]
 SMALL += ["--loads", "0.7,0.9", "--episodes", "3", "--requests", "40"]
 
 
@@ -25,7 +25,12 @@ def test_list_names_scenarios_policies_and_environments(
 ) -> None:
     main(["list"])
     out = capsys.readouterr().out
-    for name in ("chat-serial", "bursty-batch8", "laps_sd[_tuned]", "laps_env/SpecDecodeReplay-v0"):
+    for name in (
+        "chat-serial-8b",
+        "bursty-batch8-8b",
+        "laps_sd[_tuned]",
+        "laps_env/SpecDecodeReplay-v0",
+    ):
         assert name in out
 
 
@@ -34,7 +39,7 @@ def test_evaluate_writes_the_named_files_and_no_others(
 ) -> None:
     main([*SMALL, "--json", "out.json", "--plot", "out.svg"])
     out = capsys.readouterr().out
-    assert "code-serial, load 0.9: 3 workloads of 40 requests" in out
+    assert "code-serial-8b, load 0.9: 3 workloads of 40 requests" in out
     assert out.endswith("results: out.json, picture: out.svg\n")
     assert {path.name for path in empty_folder.iterdir()} == {"out.json", "out.svg"}
     rows = json.loads(Path("out.json").read_text())["rows"]
@@ -63,6 +68,9 @@ def test_quick_prints_a_table_and_writes_nothing(
         (["--policies", "fcfs,best"], ["expected one of random, fcfs", "got 'best'"]),
         (["--policies", ","], ["policies: expected at least one, got none"]),
         (["--no-such-option", "1"], ["--no-such-option"]),
+        (["--env", "dream"], ["env: expected replay or live, got 'dream'"]),
+        (["--env", "live", "--target", "./none"], ["target: expected", "./none"]),
+        (["--env", "live", "--json", "no/folder.json"], ["expected a file in an existing folder"]),
         (["--loads", "nan"], ["load: expected a finite number > 0, got nan"]),
         (["--loads", "inf"], ["load: expected a finite number > 0, got inf"]),
         (["--loads", "0"], ["load: expected a finite number > 0, got 0"]),

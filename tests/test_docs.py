@@ -80,12 +80,13 @@ def test_generated_parts_are_current(make_docs: ModuleType) -> None:
 
 def test_results_fill_their_place_in_the_readme(make_docs: ModuleType) -> None:
     row = {
-        "scenario": "chat-serial",
+        "scenario": "chat-serial-8b",
         "load": 0.9,
         "policy": "fcfs",
         "episodes": 3,
         "num_requests": 10,
         "predictor_error": 0.5,
+        "source": {"acceptance": "generator x"},
         "ratio_to_laps_sd": 1.5,
         "ratio_ci95": [1.25, 1.75],
         "p99_latency_s": 12.34,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -13,35 +12,23 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from tiny_models import (  # noqa: E402
+    LENGTH,
+    STOP,
+    VOCABULARY,
+    Letters,
+    nearly,
+    tiny_head,
+    tiny_model,
+)
+
 from laps_env.live.drafters import DraftModel, PromptLookup  # noqa: E402
-from laps_env.live.engine import Engine, Generation  # noqa: E402
+from laps_env.live.engine import Engine, Generation, Stopping  # noqa: E402
+from laps_env.live.head import HeadDrafter  # noqa: E402
+from laps_env.live.slot_model import SlotModel  # noqa: E402
 from laps_env.live.verification import Decoding, Draft, verify  # noqa: E402
 
-VOCABULARY, SLOTS, LENGTH, STOP = 23, 4, 96, 5
-
-
-def tiny_model(vocabulary: int = VOCABULARY) -> Any:
-    """A random Llama whose layers share key-value heads."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=LENGTH,
-    )
-    return transformers.LlamaForCausalLM(config).eval()
-
-
-def nearly(model: Any) -> Any:
-    """A draft that often, but not always, agrees."""
-    draft = copy.deepcopy(model)
-    with torch.no_grad():
-        for parameter in draft.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.01)
-    return draft
+SLOTS = 4
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,27 +45,34 @@ def models() -> tuple[Any, Any]:
     return target, nearly(target)
 
 
-def generate(target: Any, prompt: list[int], limit: int) -> list[int]:
+def generate(target: Any, prompt: list[int], limit: int, stop: int | None = STOP) -> list[int]:
     """What transformers says."""
     text = target.generate(
         torch.tensor([prompt]),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
         max_new_tokens=limit,
         do_sample=False,
-        eos_token_id=STOP,
+        eos_token_id=stop,
         pad_token_id=0,
     )
     return list(text[0, len(prompt) :].tolist())
 
 
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), drafter=st.sampled_from(["model", "lookup"]))
+DRAFTERS = {
+    "model": lambda target, draft: DraftModel(draft, SLOTS, LENGTH),
+    "head": lambda target, draft: HeadDrafter(tiny_head(target), target, SLOTS, LENGTH),
+    "lookup": lambda target, draft: PromptLookup(),
+}
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), drafter=st.sampled_from(sorted(DRAFTERS)))
 def test_the_text_is_the_target_s_own(models: tuple[Any, Any], seed: int, drafter: str) -> None:
     """Random batches, draft lengths, pauses, offloads and drops; token for token."""
     target, draft = models
     rng = np.random.default_rng(seed)
-    proposer = DraftModel(draft, SLOTS, LENGTH) if drafter == "model" else PromptLookup()
-    engine = Engine(target, proposer, slots=SLOTS, length=LENGTH, stop_tokens={STOP})
+    proposer = DRAFTERS[drafter](target, draft)
+    engine = Engine(target, proposer, slots=SLOTS, length=LENGTH, stopping=Stopping({STOP}))
     prompts = [rng.integers(VOCABULARY, size=rng.integers(1, 30)).tolist() for _ in range(6)]
     all_of_them = [engine.start(prompt, int(rng.integers(1, 40))) for prompt in prompts]
     while running := [g for g in all_of_them if not g.finished]:
@@ -101,6 +95,75 @@ def make_room(engine: Engine, waiting: list[Generation], rng: np.random.Generato
     for g in waiting:
         if rng.random() < 0.3 or len(engine._free) < SLOTS:
             (engine.offload if rng.random() < 0.5 else engine.drop)(g)
+
+
+@pytest.mark.parametrize("drafter", sorted(DRAFTERS))
+def test_fixed_shapes_change_nothing(models: tuple[Any, Any], drafter: str) -> None:
+    """What a GPU runs as captured graphs, with the same padding, on whatever device there is."""
+    target, draft = models
+    texts = []
+    for graphs in (False, True):
+        proposer = DRAFTERS[drafter](target, draft)
+        engine = Engine(target, proposer, slots=SLOTS, length=LENGTH, stopping=Stopping({STOP}))
+        engine.target = SlotModel(target, SLOTS, LENGTH, graphs=graphs)
+        if drafter == "model":
+            proposer.model = SlotModel(draft, SLOTS, LENGTH, graphs=graphs)
+        batch = [engine.start(list(range(6, 9 + 5 * k)), 30 + k) for k in range(3)]
+        while running := [g for g in batch if not g.finished]:
+            engine.run_round(running, 3)
+        texts.append([g.output for g in batch])
+    assert texts[0] == texts[1]
+
+
+def test_a_pass_that_does_not_fit_is_done_in_parts(
+    models: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, draft = models
+    room = 6
+    whole = SlotModel._forward
+
+    def cramped(self: Any, rows: Any, tokens: Any, starts: Any, last_logits: bool) -> Any:
+        if len(rows) * max(map(len, tokens)) > room:
+            raise torch.OutOfMemoryError("no room")
+        return whole(self, rows, tokens, starts, last_logits)
+
+    monkeypatch.setattr(SlotModel, "_forward", cramped)
+    engine = Engine(target, DRAFTERS["head"](target, draft), slots=SLOTS, length=LENGTH)
+    batch = [engine.start(list(range(6, 8 + 3 * k)), 12) for k in range(SLOTS)]
+    while running := [g for g in batch if not g.finished]:
+        engine.run_round(running, 3)
+    monkeypatch.undo()
+    assert [g.output for g in batch] == [generate(target, g.prompt, 12, stop=None) for g in batch]
+    room = 0
+    monkeypatch.setattr(SlotModel, "_forward", cramped)
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.run_round([engine.start([1], 3)], 0)
+
+
+def test_stop_strings_end_a_text_with_the_token_that_completes_them(
+    models: tuple[Any, Any],
+) -> None:
+    target, draft = models
+    decode = Letters().decode
+    engine = Engine(target, PromptLookup(), slots=1, length=LENGTH)
+    free = engine.start([7, 8, 9], 40)
+    while not free.finished:
+        engine.run_round([free], 4)
+    string = decode(free.output[11:13])
+    ends = decode(free.output).index(string) + 2
+    for length in (0, 1, 5):
+        stopping = Stopping(strings=[string, "not there"], decode=decode)
+        engine = Engine(
+            target, DraftModel(draft, 1, LENGTH), slots=1, length=LENGTH, stopping=stopping
+        )
+        g = engine.start([7, 8, 9], 40)
+        while not g.finished:
+            engine.run_round([g], length)
+        assert g.output == free.output[:ends]
+    with pytest.raises(ValueError, match="stop strings: expected a tokenizer's decode"):
+        Stopping(strings=["x"])
+    with pytest.raises(ValueError, match="stop strings: expected texts of at least one character"):
+        Stopping(strings=[""], decode=decode)
 
 
 def test_a_good_draft_is_accepted_and_a_long_prompt_is_chunked(

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from env_play import PICK, PRIORITY, SLOTS, play, small, workload_of
+from env_play import PICK, PRIORITY, arguments, play, small, workload_of
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from kernel_pairs import REWARD_SCALE, SATURATION_RPS, Pair
 
@@ -29,7 +29,15 @@ ACCEPTED_WARNINGS = ("unconventional shape",)
 @pytest.fixture(params=laps_env.ENV_IDS)
 def env(request: pytest.FixtureRequest) -> Iterator[gym.Env[Any, Any]]:
     """Each environment, small, with the wrappers of `gym.make`."""
-    made = gym.make(request.param, num_requests=4, slots=SLOTS, batch_size=2, render_mode="ansi")
+    made = gym.make(request.param, **arguments(request.param))
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=laps_env.REPLAY_IDS)
+def replay(request: pytest.FixtureRequest) -> Iterator[gym.Env[Any, Any]]:
+    """The deterministic ones, whose workload is known from the start."""
+    made = gym.make(request.param, **arguments(request.param))
     yield made
     made.close()
 
@@ -81,25 +89,26 @@ def test_a_random_episode(env: gym.Env[Any, Any]) -> None:
 
     assert all("summary" not in info for *_, info in results[:-1])
     summary = results[-1][-1]["summary"]
-    assert all(type(value) is float for value in summary.values())
+    assert all(type(value) is float for name, value in summary.items() if name != "texts")
     total = sum(reward for _, reward, *_ in results)
     assert summary["return"] == pytest.approx(total)
     assert total == pytest.approx(-summary["mean_latency_s"] * summary["requests"])
     assert summary["finished"] == summary["requests"] == 4
     assert summary["makespan_s"] >= sum(info["dt"] for *_, info in results)
-    assert summary == env.unwrapped.summary()  # type: ignore[attr-defined]
+    again = env.unwrapped.summary()  # type: ignore[attr-defined]
+    assert summary == again
 
 
-def test_seeds(env: gym.Env[Any, Any]) -> None:
+def test_seeds(replay: gym.Env[Any, Any]) -> None:
     def episode(seed: int | None) -> list[Any]:
-        return [env.reset(seed=seed), *play(env, 1)]
+        return [replay.reset(seed=seed), *play(replay, 1)]
 
     first, second = episode(7), episode(None)
     assert not data_equivalence(first[-1], second[-1])  # without a seed the next episode follows
     assert data_equivalence(episode(7), first, exact=True)
     assert data_equivalence(episode(None), second, exact=True)
     assert not data_equivalence(episode(8)[-1], first[-1])
-    other = gym.make(env.spec)  # type: ignore[arg-type]
+    other = gym.make(replay.spec)  # type: ignore[arg-type]
     assert data_equivalence([other.reset(seed=7), *play(other, 1)], first, exact=True)
 
 
@@ -110,34 +119,34 @@ def test_unseeded_environments_differ(env: gym.Env[Any, Any]) -> None:
     assert not workload_of(env).equals(workload_of(other))
 
 
-def test_an_episode_leaves_its_workload_as_it_was(env: gym.Env[Any, Any]) -> None:
+def test_an_episode_leaves_its_workload_as_it_was(replay: gym.Env[Any, Any]) -> None:
     """So that two policies under one seed meet the same arrivals, lengths and acceptances."""
-    env.reset(seed=3)
-    workload = copy.deepcopy(workload_of(env))
-    play(env, 1)
-    assert workload_of(env).equals(workload)
-    env.reset(seed=3)
-    play(env, 2)
-    assert workload_of(env).equals(workload)
+    replay.reset(seed=3)
+    workload = copy.deepcopy(workload_of(replay))
+    play(replay, 1)
+    assert workload_of(replay).equals(workload)
+    replay.reset(seed=3)
+    play(replay, 2)
+    assert workload_of(replay).equals(workload)
 
 
-def test_copies_go_on_alike_and_apart(env: gym.Env[Any, Any]) -> None:
-    env.reset(seed=2)
-    play(env, 1, steps=3)
-    copies = [copy.deepcopy(env.unwrapped), pickle.loads(pickle.dumps(env.unwrapped))]  # noqa: S301
-    ends = [play(e, 4) for e in (*copies, env)]
+def test_copies_go_on_alike_and_apart(replay: gym.Env[Any, Any]) -> None:
+    replay.reset(seed=2)
+    play(replay, 1, steps=3)
+    copies = [copy.deepcopy(replay.unwrapped), pickle.loads(pickle.dumps(replay.unwrapped))]  # noqa: S301
+    ends = [play(e, 4) for e in (*copies, replay)]
     assert data_equivalence(ends[0], ends[2], exact=True)
     assert data_equivalence(ends[1], ends[2], exact=True)
 
 
-def test_ansi_rendering(env: gym.Env[Any, Any]) -> None:
-    observation, _ = env.reset(seed=0)
-    play(env, 1, steps=3)
-    observation = env.step(env.action_space.sample())[0]
-    text = env.render()
+def test_ansi_rendering(replay: gym.Env[Any, Any]) -> None:
+    observation, _ = replay.reset(seed=0)
+    play(replay, 1, steps=3)
+    observation = replay.step(replay.action_space.sample())[0]
+    text = replay.render()
     assert isinstance(text, str)
     assert text.count("\n") == 1 + observation["queue"][:, OCCUPIED].sum()
-    assert small(env.spec.id).unwrapped.render() is None  # type: ignore[union-attr]
+    assert small(replay.spec.id).unwrapped.render() is None  # type: ignore[union-attr]
 
 
 def test_the_environment_equals_the_reference() -> None:
@@ -146,7 +155,7 @@ def test_the_environment_equals_the_reference() -> None:
         rng = np.random.default_rng([seed, 9])
         pair = Pair.random(rng)
         reference, server = pair.reference, pair.simulation.server
-        template = get_scenario("chat-serial")
+        template = get_scenario("chat-serial-8b")
         scenario = Scenario("random", "", server, template.bodies, template.arrivals)
         limit, queue_limit = reference.time_limit_ns, reference.queue_limit
         env = SpecDecodeReplay(

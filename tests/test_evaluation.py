@@ -23,7 +23,7 @@ from laps_env.workloads.acceptance import ChainProfile
 
 GRID = Grid(
     policies=("fcfs", "laps_sd_tuned", "gittins_tuned", "laps_sd+smartspec"),
-    scenarios=("code-serial", "math-batch8"),
+    scenarios=("code-serial-8b", "math-batch8-8b"),
     loads=(0.9,),
     episodes=3,
     num_requests=40,
@@ -122,7 +122,7 @@ def test_an_interrupted_evaluation_resumes_to_the_same_rows(tmp_path: Path) -> N
 
 def test_a_damaged_journal_loses_its_damaged_lines_alone(tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    grid = replace(GRID, scenarios=("code-serial",), episodes=2)
+    grid = replace(GRID, scenarios=("code-serial-8b",), episodes=2)
     unbroken = json.dumps(run(grid, Journal(path))["rows"])
     good = path.read_bytes().splitlines(keepends=True)
     key = json.loads(good[0])["key"]
@@ -143,7 +143,7 @@ def test_a_damaged_journal_loses_its_damaged_lines_alone(tmp_path: Path) -> None
 def test_a_journal_of_another_grid_or_code_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grid = replace(GRID, scenarios=("code-serial",), episodes=2)
+    grid = replace(GRID, scenarios=("code-serial-8b",), episodes=2)
     journal = Journal(tmp_path / "journal")
     run(grid, journal)
     assert Evaluation(replace(grid, loads=(0.8,)), journal).finished_runs == 0
@@ -200,7 +200,7 @@ def test_chain_fill_follows_the_fitted_chain() -> None:
         ({"loads": (float("nan"),)}, "load: expected a finite number > 0, got nan"),
         ({"loads": ("recorded",)}, "expected an arrival trace, got none"),
         ({"episodes": 0}, "episodes: expected an integer >= 1, got 0"),
-        ({"slots": 4}, "slots: expected at least the batch size of math-batch8, 8; got 4"),
+        ({"slots": 4}, "slots: expected at least the batch size of math-batch8-8b, 8; got 4"),
         ({"first_seed": -1}, "seed: expected an integer >= 0, got -1"),
         ({"set_tag": "test"}, "set_tag: expected one of .*got 'test'"),
     ],
@@ -218,7 +218,7 @@ def test_recorded_traffic_is_evaluated_and_repeated(shared_data: Path, tmp_path:
     grid = replace(
         GRID,
         policies=("fcfs", "gittins_tuned"),
-        scenarios=("specbench-serial",),
+        scenarios=("specbench-serial-7b",),
         loads=(0.9, "recorded"),
         episodes=2,
         recordings=Recordings(
@@ -243,8 +243,8 @@ def test_recorded_traffic_is_evaluated_and_repeated(shared_data: Path, tmp_path:
 def test_lengths_of_the_arrivals_drive_the_generator(shared_data: Path) -> None:
     arrivals = str(shared_data / "arrivals" / "AzureLLMInferenceTrace_code.csv")
     recordings = Recordings(arrival_trace=arrivals, lengths="arrivals")
-    grid = replace(GRID, policies=("fcfs",), scenarios=("code-serial",), recordings=recordings)
+    grid = replace(GRID, policies=("fcfs",), scenarios=("code-serial-8b",), recordings=recordings)
     (row,) = run(grid)["rows"]
     assert row["source"]["output_lengths"].startswith("recorded AzureLLMInferenceTrace_code.csv")
     assert row["source"]["acceptance"] == "generator llama-3.1-8b+eagle-3"
-    assert row["saturation_rps"] != get_scenario("code-serial").saturation_rps  # measured anew
+    assert row["saturation_rps"] != get_scenario("code-serial-8b").saturation_rps  # measured anew

@@ -76,7 +76,7 @@ def test_modulated_poisson_has_the_dispersion_of_its_theory() -> None:
 
 
 def test_all_at_once() -> None:
-    scenario = get_scenario("chat-serial").with_arrivals(AllAtOnce())
+    scenario = get_scenario("chat-serial-8b").with_arrivals(AllAtOnce())
     assert not scenario.workload(load=0.9, num_requests=9).arrival_ns.any()
 
 
@@ -98,7 +98,7 @@ def test_recorded_arrivals_keep_their_pattern_and_their_halves() -> None:
         np.testing.assert_allclose(gaps[inner] * mean, expected)
         assert (gaps[~inner] == 1).all()
         assert gaps[:50].mean() == pytest.approx(1.0)
-    scenario = get_scenario("chat-serial").with_arrivals(recorded)
+    scenario = get_scenario("chat-serial-8b").with_arrivals(recorded)
     played = scenario.workload(load="recorded", num_requests=30, seed=4)
     rows = recorded.rows(make_key("train", 4), 0, 30, False)
     inner = rows[1:] > 0
@@ -222,8 +222,8 @@ def alphas(workload: Workload) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.
 @pytest.mark.parametrize(
     ("scenario", "percentiles"),
     [
-        ("specbench-serial", [0.28, 0.58, 0.81]),  # recorded: vicuna-7b + 68m on Spec-Bench
-        ("mixed-serial", [0.53, 0.67, 0.83]),  # recorded: Llama-3.1-8B + EAGLE-3
+        ("specbench-serial-7b", [0.28, 0.58, 0.81]),  # recorded: vicuna-7b + 68m on Spec-Bench
+        ("mixed-serial-8b", [0.53, 0.67, 0.83]),  # recorded: Llama-3.1-8B + EAGLE-3
     ],
 )
 def test_the_generator_has_the_recorded_spread_of_alpha(
@@ -233,7 +233,7 @@ def test_the_generator_has_the_recorded_spread_of_alpha(
     np.testing.assert_allclose(np.percentile(alpha, [5, 50, 95]), percentiles, atol=0.05)
 
 
-@pytest.mark.parametrize("scenario", ["specbench-serial", "chat-serial"])
+@pytest.mark.parametrize("scenario", ["specbench-serial-7b", "chat-serial-8b"])
 def test_longer_answers_are_easier_to_draft(scenario: str) -> None:
     """Recorded: Spearman +.2 to +.5 (there the draft length cut the rounds, here nothing does)."""
     workload = get_scenario(scenario).workload(load=0.9, num_requests=4000)
@@ -242,7 +242,7 @@ def test_longer_answers_are_easier_to_draft(scenario: str) -> None:
 
 def test_rounds_of_the_generator_have_the_recorded_autocorrelation() -> None:
     """Weak but lasting (.17 .14 .11 .12 .10 for EAGLE-3): not a rate per request and noise."""
-    workload = get_scenario("mixed-serial").workload(load=0.9, num_requests=2000)
+    workload = get_scenario("mixed-serial-8b").workload(load=0.9, num_requests=2000)
     kept = [runs - runs.mean() for runs in natural_rounds(workload) if runs.size >= 40]
     variance = np.concatenate(kept).var()
     lags = [np.concatenate([c[:-k] * c[k:] for c in kept]).mean() / variance for k in (1, 3, 5)]
@@ -250,7 +250,7 @@ def test_rounds_of_the_generator_have_the_recorded_autocorrelation() -> None:
 
 
 def test_lengths_of_the_generator_have_their_profiles() -> None:
-    scenario = get_scenario("specbench-serial")
+    scenario = get_scenario("specbench-serial-7b")
     workload = scenario.workload(load=0.9, num_requests=4000)
     for k, profile in enumerate(scenario.bodies.profiles.values()):  # type: ignore[attr-defined]
         logs = np.log(workload.output_tokens[workload.category == k])

@@ -135,7 +135,7 @@ def test_las_serves_the_queue_of_least_attained_service() -> None:
 
 def test_fastserve_joins_demotes_and_promotes() -> None:
     # prefill costs 21 us a token: 1,000 tokens want a quantum of 40 ms, the third queue's
-    fastserve = policies.make("fastserve", "chat-serial")
+    fastserve = policies.make("fastserve", "chat-serial-8b")
     rows = [
         {PROMPT_TOKENS: 1000},
         {PROMPT_TOKENS: 10, ATTAINED_S: 0.031},  # used up 10 and 20 ms: third queue
@@ -220,10 +220,11 @@ def with_laws(name: str, laws: Laws) -> Policy:
 
 #: Two categories: 50 and 400 tokens in the median, 2 and 4 tokens per round.
 LAWS = Laws(
-    log_mean=np.log([50.0, 400.0]),
-    log_sd=np.array([1.0, 0.5]),
+    # log L of deviation 1 and 1/2, a prediction of deviation 1: weights 1/2 and 1/5
+    weight=np.array([0.5, 0.2]),
+    offset=np.array([0.5, 0.8]) * np.log([50.0, 400.0]),
+    variance=np.array([0.5, 0.2]),
     tokens_per_round=np.array([2.0, 4.0]),
-    predictor_sd=1.0,
     seconds_per_prefill_token=0.0,
     seconds_per_prefill=0.0,
 )
@@ -335,7 +336,7 @@ def serial_scenario(draft_length: int) -> Scenario:
     """Rounds of exactly 100 ns, whatever they do: pre-emption is free."""
     cost = CostModel(0, 100, 0, 0, 0, 0, 0, 0)
     server = ServerModel(cost, batch_size=1, draft_length=draft_length)
-    return replace(get_scenario("chat-serial"), server=server)
+    return replace(get_scenario("chat-serial-8b"), server=server)
 
 
 def least_total_latency(workload: Workload, draft_length: int) -> int:
@@ -398,8 +399,8 @@ def pressed(name: str, pool_tokens: int) -> Scenario:
 
 #: Batches of 8 with a pool that evicts; one at a time with long waits (promotions come into play).
 SETTINGS = {
-    "batch": (pressed("mixed-batch8", 700), 12),
-    "serial": (pressed("mixed-serial", 500), 9),
+    "batch": (pressed("mixed-batch8-8b", 700), 12),
+    "serial": (pressed("mixed-serial-8b", 500), 9),
 }
 
 
@@ -482,7 +483,8 @@ def test_predict_takes_a_vector_and_forgets_an_ended_episode() -> None:
 def test_every_scenario_has_tuned_settings_within_the_ranges(rule_name: str) -> None:
     results = policies._tuning_results()
     by_scenario = results["settings"][rule_name]
-    assert set(by_scenario) == {*list_scenarios(), "all"}
+    assert set(by_scenario) <= {*list_scenarios(), "all"}
+    assert {"all", *(n for n in list_scenarios() if n.endswith(("-8b", "-7b")))} <= set(by_scenario)
     spec = policies.SPECS[rule_name]
     for settings in by_scenario.values():
         assert list(settings) == [p.name for p in spec.parameters]
@@ -496,7 +498,7 @@ def test_every_scenario_has_tuned_settings_within_the_ranges(rule_name: str) -> 
 
 
 def test_a_scenario_that_was_not_tuned_takes_the_settings_for_all() -> None:
-    mine = replace(get_scenario("chat-serial"), name="mine")
+    mine = replace(get_scenario("chat-serial-8b"), name="mine")
     settings = policies.make("laps_sd_tuned", mine).settings
     assert settings == policies.tuned_settings("laps_sd", "all")
 
@@ -532,9 +534,9 @@ def test_other_settings_keep_the_fitted_constants() -> None:
 
 @pytest.mark.parametrize("name", ["category_shrunk", "bayes_srpt", "gittins"])
 def test_a_rule_serves_only_the_categories_that_it_was_fitted_on(name: str) -> None:
-    mixed = get_scenario("mixed-serial")
+    mixed = get_scenario("mixed-serial-8b")
     workload = mixed.workload(load=0.9, num_requests=20)
-    policy = policies.make(name, "chat-serial")
+    policy = policies.make(name, "chat-serial-8b")
     with pytest.raises(ValueError, match=r"categories \('chat',\), got \('chat', 'code'"):
         serve(policy, workload, mixed)
     with pytest.raises(ValueError, match=r"categories 0..0 \(chat\), got 2"):
@@ -588,7 +590,7 @@ def test_no_observed_number_sends_a_rule_out_of_its_tables(column: int, value: f
 
 
 def test_the_oracle_refuses_requests_that_it_does_not_know() -> None:
-    scenario = get_scenario("chat-serial")
+    scenario = get_scenario("chat-serial-8b")
     workload = scenario.workload(load=0.9, num_requests=2)
     oracle = policies.make("oracle_srpt").knowing(workload, scenario.server)
     length = int(workload.output_tokens[1])
@@ -613,21 +615,23 @@ def test_laws_are_fitted_on_the_train_set_alone(monkeypatch: pytest.MonkeyPatch)
         return draw(self, **kwargs)
 
     monkeypatch.setattr(Scenario, "workload", watched)
-    laws = fit_laws(get_scenario("code-serial"), 0.5)
+    laws = fit_laws(get_scenario("code-serial-8b"), 0.5)
     assert drawn == ["train"]
-    assert laws.log_mean[0] == pytest.approx(4.98, abs=0.05)  # of the profile
-    assert laws.log_sd[0] == pytest.approx(0.67, abs=0.03)
-    assert laws.predictor_sd == pytest.approx(0.5, abs=0.02)
+    # Bayes' rule with the profile's deviation, 0.67, and mean, 4.98, of log L
+    weight = 0.67**2 / (0.67**2 + 0.5**2)
+    assert laws.weight[0] == pytest.approx(weight, abs=0.02)
+    assert laws.offset[0] == pytest.approx((1 - weight) * 4.98, abs=0.1)
+    assert laws.variance[0] == pytest.approx(weight * 0.5**2, abs=0.01)
 
 
 def test_laws_of_recorded_lengths_see_the_first_half_alone() -> None:
     lengths = np.repeat([50, 1000], 200)
     trace = ArrivalTrace(np.arange(400) * 10**8, np.full(400, 9), lengths, source="made up")
     arrivals = RecordedArrivals(trace)
-    scenario = get_scenario("code-serial").with_arrivals(arrivals).with_lengths_of(arrivals)
+    scenario = get_scenario("code-serial-8b").with_arrivals(arrivals).with_lengths_of(arrivals)
     scenario = replace(scenario, saturation_rps=1.0)
     laws = fit_laws(scenario, 0.5)
-    assert laws.log_mean[0] == pytest.approx(math.log(50))
-    assert laws.log_sd[0] == pytest.approx(0.0, abs=1e-9)
+    assert laws.offset[0] == pytest.approx(math.log(50))
+    assert laws.weight[0] == laws.variance[0] == pytest.approx(0.0, abs=1e-9)
     judged = scenario.workload(load=0.9, num_requests=100, set_tag="final")
     assert set(judged.output_tokens) == {1000}

@@ -45,7 +45,7 @@ def test_every_round_commits_what_was_recorded(turns: AcceptanceTrace, policy_na
 
 
 def test_all_turns_take_the_recorded_number_of_rounds(turns: AcceptanceTrace) -> None:
-    scenario = get_scenario("specbench-serial")
+    scenario = get_scenario("specbench-serial-7b")
     simulation = serve(policies.make("random"), replay_recorded(turns), scenario)
     assert turns.schedule is not None
     assert simulation.fleet.servers[0]["rounds"] == turns.schedule.size
@@ -54,7 +54,7 @@ def test_all_turns_take_the_recorded_number_of_rounds(turns: AcceptanceTrace) ->
 
 def _serve(trace: AcceptanceTrace, policy_name: str) -> dict[int, list[tuple[int, int]]]:
     """(drafted, generated so far) of each request's rounds but the last."""
-    env = gym.make(laps_env.ENV_IDS[0], scenario="specbench-serial", num_requests=1, slots=64)
+    env = gym.make(laps_env.ENV_IDS[0], scenario="specbench-serial-7b", num_requests=1, slots=64)
     observation, _ = env.reset(seed=0, options={"workload": replay_recorded(trace)})
     policy, state, over = policies.make(policy_name), None, False
     seen: dict[int, list[tuple[int, int]]] = defaultdict(list)

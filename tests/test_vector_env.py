@@ -34,7 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def arguments(variant: str, interface: str) -> dict[str, Any]:
-    shared = {"scenario": "code-batch8", "slots": SLOTS, "interface": interface}
+    shared = {"scenario": "code-batch8-8b", "slots": SLOTS, "interface": interface}
     return shared | VARIANTS[variant]
 
 
@@ -126,7 +126,7 @@ def test_row_i_with_seed_s_is_the_single_environment_with_seed_s_plus_i() -> Non
     assert native.reveal_workload(1).equals(single.reveal_workload())
 
 
-@pytest.mark.parametrize("env_id", laps_env.ENV_IDS)
+@pytest.mark.parametrize("env_id", laps_env.REPLAY_IDS)
 def test_make_vec_picks_the_native_class(env_id: str) -> None:
     envs = gym.make_vec(env_id, num_envs=2, num_requests=3, slots=SLOTS, max_episode_steps=7)
     assert isinstance(envs.unwrapped, SpecDecodeReplayVectorEnv)

@@ -73,5 +73,5 @@ def test_wheel_lists_scenarios_and_policies_in_an_empty_directory(
     where = run("-c", "import laps_env; print(laps_env.__file__)", cwd=empty, PYTHONPATH=str(site))
     assert Path(where.strip()).is_relative_to(site)
     listed = run("-m", "laps_env", "list", cwd=empty, PYTHONPATH=str(site))
-    assert "chat-serial" in listed
+    assert "chat-serial-8b" in listed
     assert "laps_sd" in listed

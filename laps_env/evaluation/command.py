@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
+from laps_env.checks import check_positive
 from laps_env.evaluation.grid import FINAL_SEEDS, Grid
 from laps_env.evaluation.journal import Journal
 from laps_env.evaluation.picture import check_picture, draw_picture
@@ -18,7 +19,8 @@ from laps_env.evaluation.recordings import Recordings
 from laps_env.evaluation.report import tables
 from laps_env.evaluation.runner import Evaluation
 from laps_env.files import check_output, write_beside
-from laps_env.scenarios import AS_RECORDED, DEFAULT_PREDICTOR_ERROR, list_scenarios
+from laps_env.scenarios import AS_RECORDED, list_scenarios
+from laps_env.workloads.prediction import RECORDED
 from policies import SPECS, list_policies
 
 
@@ -41,6 +43,10 @@ def _loads(text: str) -> tuple[float | str, ...]:
         raise argparse.ArgumentTypeError(
             f"expected numbers > 0 or {AS_RECORDED!r} with commas, got {text!r}"
         ) from None
+
+
+def _predictor_error(text: str) -> float | Literal["recorded"]:
+    return RECORDED if text == RECORDED else float(text)
 
 
 def _policies(text: str) -> tuple[str, ...]:
@@ -76,8 +82,13 @@ class Options:
     requests: Annotated[int, Option("requests per workload (default: 1000)", int)] = 1000
     slots: Annotated[int, Option("rows of the request table (default: 64)", int)] = 64
     predictor_error: Annotated[
-        float, Option("sd of log(predicted / true length) (default: 0.5)", float)
-    ] = DEFAULT_PREDICTOR_ERROR
+        float | Literal["recorded"] | None,
+        Option(
+            "sd of log(predicted / true length), or 'recorded' (default: recorded where requests "
+            "bring predictions, else 0.5)",
+            _predictor_error,
+        ),
+    ] = None
     seed: Annotated[int, Option("first seed of the final set (default: 0)", int)] = (
         FINAL_SEEDS.start
     )
@@ -93,6 +104,17 @@ class Options:
     prompts: Annotated[
         str | None, Option("Spec-Bench questions, to estimate prompt lengths not recorded")
     ] = None
+    env: Annotated[str, Option("replay (default), or live: real models, see --target")] = "replay"
+    target: Annotated[
+        str | None, Option("live: folder or hub name of the target (default: the demo pair)")
+    ] = None
+    draft: Annotated[
+        str | None, Option("live: folder or hub name of the draft, or prompt-lookup")
+    ] = None
+    device: Annotated[str, Option("live: auto (default), cpu, cuda, ...")] = "auto"
+    dtype: Annotated[str, Option("live: auto (default), float32, bfloat16, float16")] = "auto"
+    clock: Annotated[str, Option("live: measured (default) or calibrated")] = "measured"
+    max_new_tokens: Annotated[int, Option("live: most output tokens (default: 128)", int)] = 128
     json: Annotated[
         Path | None, Option("results file (default: results.json; none with --quick)", Path)
     ] = None
@@ -131,6 +153,16 @@ QUICK: dict[str, Any] = {
 }
 
 
+#: What ``--env live`` puts in place of the defaults: a real server takes minutes, not seconds.
+LIVE: dict[str, Any] = {
+    "policies": ("fcfs", "laps_sd", "laps_sd_tuned"),
+    "scenario": ("demo",),
+    "loads": (0.9,),
+    "episodes": 1,
+    "requests": 16,
+}
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """An argument per field of `Options`, absent unless given, and ``--quick``."""
     for name, kind in get_type_hints(Options, include_extras=True).items():
@@ -151,6 +183,8 @@ def options_from(given: dict[str, Any], quick: bool) -> Options:
     """What was given, over the defaults or over those of ``--quick``."""
     if quick:
         return Options(**{**QUICK, **given})
+    if given.get("env") == "live":
+        return Options(**{**LIVE, **given})
     given.setdefault("json", Path("results.json"))
     if "plot" not in given:
         try:
@@ -168,6 +202,11 @@ def evaluate(options: Options) -> None:
     Raises:
         OSError, ValueError: options or recordings that cannot be used; nothing is written then.
     """
+    if options.env not in ("replay", "live"):
+        raise ValueError(f"env: expected replay or live, got {options.env!r}")
+    if options.env == "live":
+        evaluate_live(options)
+        return
     outputs = [path for path in (options.json, options.plot) if path is not None]
     for path in outputs:
         check_output(path)
@@ -197,6 +236,49 @@ def evaluate(options: Options) -> None:
     named = [f"{what}: {path}" for what, path in written.items() if path is not None]
     if named:
         print("\n" + ", ".join(named))
+
+
+def evaluate_live(options: Options) -> None:
+    """Run on real models, print the table and an answer, write the file where one is named.
+
+    Raises:
+        OSError, ValueError: options or models that cannot be used; nothing is written then.
+    """
+    try:
+        from laps_env.live.evaluation import LiveGrid
+        from laps_env.live.loading import DEMO_DRAFT, DEMO_TARGET, load_pair
+    except ImportError as error:
+        raise ValueError(f"env live: expected the extra 'live' (torch, ...), got {error}") from None
+    if options.json is not None:
+        check_output(options.json)
+    grid = LiveGrid(
+        policies=options.policies,
+        scenarios=options.scenario,
+        loads=tuple(check_positive("load", load) for load in options.loads),
+        episodes=options.episodes,
+        num_requests=options.requests,
+        first_seed=options.seed,
+        pair=load_pair(
+            options.target or DEMO_TARGET,
+            options.draft or DEMO_DRAFT,
+            device=options.device,
+            dtype=options.dtype,
+        ),
+        server={
+            **({} if options.prompts is None else {"prompts": (options.prompts,)}),
+            "clock": options.clock,
+            "max_new_tokens": options.max_new_tokens,
+            "slots": options.slots,
+        },
+    )
+    results = grid.run(report=lambda done: print(f"finished: {done}", file=sys.stderr))
+    print(tables(results))
+    answer = results["texts"][0]["texts"][0]
+    print(f"\nthe first of {options.requests} answers: {answer[:300]!r}")
+    if options.json is not None:
+        text = json.dumps(results, indent=1, allow_nan=False) + "\n"
+        write_beside(options.json, [text.encode()])
+        print(f"\nresults with all texts: {options.json}")
 
 
 def _run(evaluation: Evaluation, jobs: int | None, resumable: bool) -> None:

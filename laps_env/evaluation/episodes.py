@@ -95,6 +95,6 @@ def measure_saturation(scenario: Scenario) -> float:
     workload = unscaled.workload(
         load=1.0, num_requests=SATURATION_REQUESTS, set_tag="reference", predictor_error=0.0
     )
-    simulation = serve(policies.make("fcfs"), workload, unscaled)
+    simulation = serve(policies.make("fcfs", unscaled), workload, unscaled)
     now: Any = simulation.fleet.servers[0]["now"]
     return float(SATURATION_REQUESTS / (int(now) * 1e-9))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from laps_env.checks import check_count, check_positive
 from laps_env.evaluation.recordings import Recordings
 from laps_env.layout import MOST
-from laps_env.scenarios import AS_RECORDED, DEFAULT_PREDICTOR_ERROR, get_scenario
-from laps_env.workloads.prediction import make_predictor
+from laps_env.scenarios import AS_RECORDED, get_scenario
+from laps_env.workloads.prediction import RECORDED, make_predictor
 from laps_env.workloads.random import SET_TAGS, make_key
 
 #: The workloads that results are reported on. The set tag ``final`` and these seeds of it are used
@@ -37,7 +37,8 @@ class Grid:
         first_seed: seeds are first_seed, first_seed + 1, ...; >= 0.
         set_tag: set of the workloads.
         slots: rows of the request table, at least every scenario's batch size.
-        predictor_error: sd of log(predicted / true length), >= 0 and finite.
+        predictor_error: sd of log(predicted / true length), >= 0 and finite, ``"recorded"``, or
+            None (`laps_env.scenarios.Scenario.error_in_force`).
         recordings: recorded acceptances and arrivals that replace the scenarios' own.
 
     Raises:
@@ -52,7 +53,7 @@ class Grid:
     first_seed: int = FINAL_SEEDS.start
     set_tag: str = FINAL_SET
     slots: int = 64
-    predictor_error: float = DEFAULT_PREDICTOR_ERROR
+    predictor_error: float | Literal["recorded"] | None = None
     recordings: Recordings = field(default_factory=Recordings)
 
     def __post_init__(self) -> None:
@@ -63,7 +64,8 @@ class Grid:
             object.__setattr__(self, name, tuple(dict.fromkeys(values)))
         for name in ("episodes", "num_requests", "slots"):
             check_count(name, getattr(self, name), most=int(MOST))
-        make_predictor(self.predictor_error)
+        if self.predictor_error not in (None, RECORDED):
+            make_predictor(self.predictor_error)
         if self.set_tag not in SET_TAGS:
             raise ValueError(f"set_tag: expected one of {SET_TAGS}, got {self.set_tag!r}")
         make_key(self.set_tag, self.first_seed)
@@ -101,5 +103,4 @@ class Grid:
             "set_tag": self.set_tag,
             "seeds": list(self.seeds),
             "slots": self.slots,
-            "predictor_error": self.predictor_error,
         }

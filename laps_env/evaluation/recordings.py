@@ -90,11 +90,8 @@ class Recordings:
         Raises:
             OSError, ValueError: a file that cannot be read, or that does not suit the scenario.
         """
-        if not isinstance(scenario.bodies, GeneratedBodies):
-            raise ValueError(f"recordings: expected a generated scenario, got {scenario.name}")
         generated = scenario.bodies
-        generator = generated.name
-        source = dict.fromkeys(("acceptance", "output_lengths", "prompt_lengths"), generator)
+        source = dict.fromkeys(("acceptance", "output_lengths", "prompt_lengths"), generated.name)
         source["arrivals"] = repr(scenario.arrivals)
         filled_share = None
         if self.arrival_trace is not None:
@@ -107,6 +104,11 @@ class Recordings:
                 scenario = scenario.with_lengths_of(arrivals)
                 source["output_lengths"] = source["prompt_lengths"] = source["arrivals"]
         if self.acceptance_trace is not None:
+            if not isinstance(generated, GeneratedBodies):
+                raise ValueError(
+                    "acceptance trace: expected a scenario with generated requests to replace, "
+                    f"got {scenario.name}"
+                )
             trace, prompt_source = self._acceptance(generated)
             name = f"recorded {Path(self.acceptance_trace).name}"
             scenario = scenario.with_recorded_acceptance(

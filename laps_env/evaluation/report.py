@@ -28,7 +28,47 @@ def tables(results: dict[str, Any]) -> str:
             results["rows"], key=lambda row: (row["scenario"], row["load"])
         )
     ]
-    return "\n\n".join([*parts, _legend(results)])
+    return "\n\n".join([*parts, *_families_table(results), _legend(results)])
+
+
+def families(results: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
+    """Per policy, how it stands against the reference in each family of scenarios.
+
+    Returns:
+        (policy, family, "better / even / worse" counts of rows by their intervals, whether it wins
+        in this family and in no other), by policy. A policy wins a family where it is better in
+        more rows than it is worse. Rows without an interval do not count.
+    """
+    counts: dict[str, dict[str, list[int]]] = {}
+    for row in results["rows"]:
+        if row["ratio_ci95"] is None or row["policy"] == results["reference"]:
+            continue
+        low, high = row["ratio_ci95"]
+        family = row["source"]["acceptance"]
+        tally = counts.setdefault(row["policy"], {}).setdefault(family, [0, 0, 0])
+        tally[0 if high < 1 else 2 if low > 1 else 1] += 1
+    listed = []
+    for policy, own in counts.items():
+        winning = [family for family, (better, _, worse) in own.items() if better > worse]
+        for family, tally in own.items():
+            only = winning == [family] and len(own) > 1
+            listed.append((policy, family, " / ".join(map(str, tally)), only))
+    return listed
+
+
+def _families_table(results: dict[str, Any]) -> list[str]:
+    listed = families(results)
+    if len({family for _, family, *_ in listed}) < 2:
+        return []
+    lines = [
+        f"{policy:24} {family:36} {tally}{'   wins here alone' if only else ''}"
+        for policy, family, tally, only in listed
+    ]
+    title = (
+        f"by where acceptance comes from: scenarios and loads better / even / worse than "
+        f"{results['reference']}"
+    )
+    return ["\n".join([title, *lines])]
 
 
 def _table(scenario: str, load: float | str, rows: list[dict[str, Any]]) -> str:

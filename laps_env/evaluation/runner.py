@@ -214,6 +214,7 @@ class Evaluation:
             "policy": policy,
             "parameters": setting.policies[policy].settings,
             **self.grid.conditions(),
+            "predictor_error": scenario.error_in_force(self.grid.predictor_error),
             "batch_size": scenario.server.batch_size,
             "saturation_rps": scenario.saturation_rps,
             "source": setting.source,

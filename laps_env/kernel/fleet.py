@@ -112,8 +112,14 @@ def show_all(c: Any, fleet: Fleet, i: int, e: Episode) -> int:
 @inlined
 def serve(c: Any, fleet: Fleet, i: int, e: Episode) -> None:
     """Run the round and move to the next decision."""
+    run_round(c, fleet.servers[i], e)
+    move_on(c, fleet, i, e)
+
+
+@inlined
+def move_on(c: Any, fleet: Fleet, i: int, e: Episode) -> None:
+    """After a round: to the next decision."""
     server = fleet.servers[i]
-    run_round(c, server, e)
     advance_to_work(server, e)
     check_limits(server)
     show_all(c, fleet, i, e)
@@ -121,10 +127,9 @@ def serve(c: Any, fleet: Fleet, i: int, e: Episode) -> None:
 
 
 @inlined
-def act(c: Any, fleet: Fleet, i: int, action: int) -> None:
-    """One pick, or the start of the round (`laps_env.env.SpecDecodeReplay`, Action Space)."""
+def choose(c: Any, fleet: Fleet, i: int, e: Episode, action: int) -> bool:
+    """One pick (`laps_env.env.SpecDecodeReplay`, Action Space); whether the round starts."""
     server = fleet.servers[i]
-    e = episode_of(fleet, i)
     starts = e.slots.shape[0]
     fleet.ran_round[i] = False
     fleet.invalid[i] = fleet.mask[i, action] == 0
@@ -134,21 +139,22 @@ def act(c: Any, fleet: Fleet, i: int, action: int) -> None:
     elif action != starts:
         pick(server, e, action)
         show_server(c, server, e, fleet.server_view[i])
-        if show_choices(c, server, e, fleet.mask[i]) > 0:
-            return
-    serve(c, fleet, i, e)
+        return show_choices(c, server, e, fleet.mask[i]) == 0
+    return True
 
 
 @jit
 def step_picks(
     c: Any, fleet: Fleet, actions: npt.NDArray[np.int64], skip: npt.NDArray[np.bool_], scale: float
 ) -> None:
-    """Every server not skipped takes one action (`act`)."""
+    """Every server not skipped takes one action: a pick, or the start of the round."""
     for i in range(actions.shape[0]):
         if not skip[i]:
             begin_step(fleet, i)
             before = fleet.servers[i].now
-            act(c, fleet, i, actions[i])
+            e = episode_of(fleet, i)
+            if choose(c, fleet, i, e, actions[i]):
+                serve(c, fleet, i, e)
             end_step(fleet, i, before, scale)
 
 

@@ -23,15 +23,35 @@ from laps_env.layout import RAN
 @inlined
 def run_round(c: Any, server: Any, e: Episode) -> None:
     """Serve the picked requests for one round: make room, restore, draft, verify, commit."""
+    open_round(c, server, e)
+    work = do_work(c, server, e)
+    steps_ns = draft_step_ns(c, work) if work.steps > 0 else 0.0
+    close_round(server, e, work, duration_ns(c, work), steps_ns, verification_ns(c, work))
+
+
+@inlined
+def open_round(c: Any, server: Any, e: Episode) -> None:
+    """Note who is left out of the round, and make room for those who are in it."""
     note_preemptions(server, e)
-    swapped_out = make_room(c, server, e)
+    server.swapped_tokens = make_room(c, server, e)
+
+
+@inlined
+def do_work(c: Any, server: Any, e: Episode) -> Work:
+    """Restore the caches and draft; what the round then costs."""
     prefill, prefills, swapped_in = restore_caches(server, e)
     verify, drafted, steps, kv = draft(c, server, e)
-    work = Work(verify, prefill, kv, steps, drafted, prefills, swapped_out + swapped_in)
-    server.verify_ns = verification_ns(c, work)
-    if steps > 0:
-        server.draft_step_ns = draft_step_ns(c, work)
-    duration = duration_ns(c, work)
+    return Work(verify, prefill, kv, steps, drafted, prefills, server.swapped_tokens + swapped_in)
+
+
+@inlined
+def close_round(
+    server: Any, e: Episode, work: Work, duration: int, step_ns: float, verify_ns: float
+) -> None:
+    """Let the round take its time and commit its tokens; both measured times are observed."""
+    server.verify_ns = verify_ns
+    if work.steps > 0:
+        server.draft_step_ns = step_ns
     pass_time(server, e, duration)
     finish_round(server, e, duration)
 
@@ -79,9 +99,7 @@ def draft(c: Any, server: Any, e: Episode) -> tuple[int, int, int, int]:
     Returns:
         Tokens to verify, tokens drafted, sequential draft steps, context tokens read.
     """
-    chosen = c.draft_length
-    if chosen < 0:
-        chosen = smartspec_draft_length(c, server.hits, server.trials, server.picked)
+    chosen = draft_length_of_round(c, server)
     server.last_draft_length = 0
     verify, drafted, steps, kv = 0, 0, 0, 0
     for k in range(server.picked):
@@ -94,6 +112,14 @@ def draft(c: Any, server: Any, e: Episode) -> tuple[int, int, int, int]:
         steps = max(steps, slot.drafting)
         kv += slot.context
     return verify, drafted, steps, kv
+
+
+@inlined
+def draft_length_of_round(c: Any, server: Any) -> Any:
+    """The fixed draft length, or what SmartSpec chooses for this round."""
+    if c.draft_length < 0:
+        return smartspec_draft_length(c, server.hits, server.trials, server.picked)
+    return c.draft_length
 
 
 @inlined

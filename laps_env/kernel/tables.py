@@ -22,6 +22,7 @@ SERVER = np.dtype(
         ("wanted", np.int64),  # context tokens of all requests in slots
         ("held", np.int64),  # of those, tokens in the cache
         ("reserved", np.int64),  # context + look-ahead of the picked
+        ("swapped_tokens", np.int64),  # moved out by the round at hand
         ("rounds", np.int64),
         ("busy_ns", np.int64),
         ("integral_ns", np.int64),  # of the number in the system, over the step

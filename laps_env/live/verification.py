@@ -9,6 +9,7 @@ target says.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -87,11 +88,7 @@ def verify(
         Accepted draft tokens, 0..d, and the token that follows them.
     """
     if decoding.greedy:
-        choices = logits.argmax(-1).tolist()
-        accepted = 0
-        while accepted < len(draft.tokens) and draft.tokens[accepted] == choices[accepted]:
-            accepted += 1
-        return accepted, choices[accepted]
+        return longest_match(draft.tokens, logits.argmax(-1).tolist())
     target = decoding.probabilities(logits)
     for k, token in enumerate(draft.tokens):
         if draft.probabilities is None:
@@ -102,3 +99,16 @@ def verify(
         if float(torch.rand((), generator=rng)) * proposed[token] >= target[k, token]:
             return k, draw((target[k] - proposed).clamp(min=0), rng)
     return len(draft.tokens), draw(target[-1], rng)
+
+
+def longest_match(drafted: Sequence[int], choices: Sequence[int]) -> tuple[int, int]:
+    """How many drafted tokens are the target's own choices, and its choice after them.
+
+    Args:
+        drafted: d tokens.
+        choices: the target's likeliest tokens, d + 1 or more.
+    """
+    accepted = 0
+    while accepted < len(drafted) and drafted[accepted] == choices[accepted]:
+        accepted += 1
+    return accepted, choices[accepted]

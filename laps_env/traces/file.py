@@ -27,7 +27,11 @@ FORMAT = "laps-env acceptance trace"
 VERSION = 1
 ALIGNMENT = 64
 MAX_HEADER_BYTES = 1 << 20
-DTYPES: dict[str, np.dtype[Any]] = {"uint8": np.dtype("u1"), "int64": np.dtype("<i8")}
+DTYPES: dict[str, np.dtype[Any]] = {
+    "uint8": np.dtype("u1"),
+    "int64": np.dtype("<i8"),
+    "float64": np.dtype("<f8"),
+}
 _PREFIX_BYTES = len(MAGIC) + 8
 
 

@@ -25,9 +25,11 @@ ARRAYS: dict[str, tuple[str, str, bool]] = {
     "proposable": ("uint8", "position", False),
     "observed": ("uint8", "position", False),
     "group": ("int64", "request", False),
+    "predicted_tokens": ("float64", "request", False),
     "schedule_offset": ("int64", "request + 1", False),
     "schedule": ("uint8", "round", False),
     "committed": ("uint8", "round", False),
+    "round_ns": ("int64", "round", False),
 }
 
 
@@ -72,7 +74,7 @@ def check_trace(trace: "AcceptanceTrace") -> None:
     _check_positions(trace)
     if trace.schedule is not None:
         _check_rounds(trace)
-    elif trace.schedule_offset is not None or trace.committed is not None:
+    elif any(a is not None for a in (trace.schedule_offset, trace.committed, trace.round_ns)):
         fail(trace.source, None, "schedule", "the draft length of every recorded round", "none")
 
 
@@ -105,6 +107,8 @@ def _check_lengths(trace: "AcceptanceTrace") -> None:
         fail(source, None, "output_tokens", "at least one request", "none")
     _each(source, "output_tokens", ">= 1", trace.output_tokens, trace.output_tokens >= 1)
     _each(source, "prompt_tokens", ">= 0", trace.prompt_tokens, trace.prompt_tokens >= 0)
+    if (predicted := trace.predicted_tokens) is not None:
+        _each(source, "predicted_tokens", "> 0 and finite", predicted, in_range(predicted))
     good = (trace.category >= 0) & (trace.category < len(trace.categories))
     _each(source, "category", f"0 .. {len(trace.categories) - 1}", trace.category, good)
     if trace.offset[0] != 0:
@@ -144,16 +148,25 @@ def _check_rounds(trace: "AcceptanceTrace") -> None:
     _each(source, "schedule_offset", ">= 0", offset[1:], offset[1:] >= 0)
     rounds = np.diff(offset)
     _each(source, "schedule_offset", ">= 1 rounds", rounds, rounds >= 1)
-    for name in ("schedule", "committed"):
+    for name in ("schedule", "committed", "round_ns"):
         array = getattr(trace, name)
         if array is not None and len(array) != offset[-1]:
             fail(source, None, name, f"{offset[-1]} rounds", len(array))
+    if trace.round_ns is not None and (wrong := trace.round_ns < 0).any():
+        k = int(np.argmax(wrong))
+        i = int(np.searchsorted(offset, k, side="right")) - 1
+        fail(source, i, f"round_ns[{k - offset[i]}]", ">= 0", trace.round_ns[k])
     replayed = trace.replay()
     if trace.committed is not None and (wrong := replayed != trace.committed).any():
         k = int(np.argmax(wrong))
         i = int(np.searchsorted(offset, k, side="right")) - 1
         what = f"{replayed[k]} in round {k - offset[i]} by accept_run and schedule"
         fail(source, i, "committed", what, trace.committed[k])
+
+
+def in_range(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which of them are finite and > 0."""
+    return np.isfinite(values) & (values > 0)
 
 
 def _each(

@@ -6,6 +6,7 @@ means and how the file looks byte by byte.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -53,12 +54,16 @@ class AcceptanceTrace:
     """[T] 1 = measured, 0 = filled by a fitted model; None = all measured."""
     group: NDArray[np.int64] | None = None
     """[R] requests of one group (the turns of one question) stay together in `split`."""
+    predicted_tokens: NDArray[np.float64] | None = None
+    """[R] output length as a length predictor saw it at arrival, > 0."""
     schedule: NDArray[np.uint8] | None = None
     """[S] draft length of every recorded round."""
     schedule_offset: NDArray[np.int64] | None = None
     """[R + 1] first recorded round of each request."""
     committed: NDArray[np.uint8] | None = None
     """[S] tokens committed by every recorded round, accepted drafts + 1."""
+    round_ns: NDArray[np.int64] | None = None
+    """[S] measured duration of every recorded round, nanoseconds; a batch's rounds take as long."""
     source: str = "<memory>"
     """The file the trace was read from, for messages."""
 
@@ -147,6 +152,15 @@ class AcceptanceTrace:
             chosen[name] = offsets(array) if axis == "request + 1" else array[index[axis]]
         return replace(self, **chosen)
 
+    def of_categories(self, names: Sequence[str]) -> "AcceptanceTrace":
+        """The requests of these categories, which are then all categories there are."""
+        unknown = [name for name in names if name not in self.categories]
+        if unknown:
+            self._fail(None, "categories", f"some of {list(self.categories)}", unknown)
+        place = np.array([[*names, name].index(name) for name in self.categories], np.int64)
+        chosen = self.select(np.flatnonzero(place[self.category] < len(names)))
+        return replace(chosen, category=place[chosen.category], categories=tuple(names))
+
     def split(self, seed: int, train_share: float) -> tuple["AcceptanceTrace", "AcceptanceTrace"]:
         """Split by `group` (by request without groups) at random into (train, evaluation).
 
@@ -199,7 +213,7 @@ class AcceptanceTrace:
             for name, array in self._arrays().items():
                 axis = ARRAYS[name][1]
                 if axis == "request" and name != "category":
-                    row[name] = int(array[i])
+                    row[name] = array[i].item()
                 elif axis in ("position", "round"):
                     offset = self.offset if axis == "position" else self.schedule_offset
                     assert offset is not None  # validate: rounds come with their offsets

@@ -25,6 +25,8 @@ class Bodies:
     category: Ints
     accept_run: npt.NDArray[np.uint8]
     proposable: npt.NDArray[np.uint8] | None = None
+    predicted_tokens: npt.NDArray[np.float64] | None = None
+    body: Ints | None = None
 
 
 class BodySource(Protocol):
@@ -37,6 +39,10 @@ class BodySource(Protocol):
     @property
     def name(self) -> str:
         """Says where lengths and acceptance come from."""
+
+    @property
+    def has_predictions(self) -> bool:
+        """Whether a length predictor's own predictions come with the bodies."""
 
     def draw(self, key: Key, episode: int, count: int, heldout: bool) -> Bodies:
         """``count`` bodies; ``heldout`` for the *final* set."""
@@ -78,6 +84,11 @@ class GeneratedBodies:
         lengths = f", lengths of {self.lengths.trace.source}" if self.lengths else ""
         return f"generator {self.family}{lengths}"
 
+    @property
+    def has_predictions(self) -> bool:
+        """Generated lengths have no text to predict them from."""
+        return False
+
     def draw(self, key: Key, episode: int, count: int, heldout: bool) -> Bodies:
         """``count`` bodies."""
         table = np.stack([p.numbers() for p in self.profiles.values()])
@@ -103,22 +114,44 @@ class RecordedBodies:
     Attributes:
         train, test: two traces with the same categories (`AcceptanceTrace.split`).
         name: says where lengths and acceptance come from.
+        weights: share of each category, > 0, normalised here; None draws all requests alike.
     """
 
     train: AcceptanceTrace
     test: AcceptanceTrace
     name: str
+    weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights is not None and (
+            len(self.weights) != len(self.categories) or not all(w > 0 for w in self.weights)
+        ):
+            raise ValueError(
+                f"weights: expected {len(self.categories)} numbers > 0, got {self.weights!r}"
+            )
 
     @property
     def categories(self) -> tuple[str, ...]:
         """Names, as in the trace."""
         return self.train.categories
 
+    @property
+    def has_predictions(self) -> bool:
+        """Whether both traces carry predicted lengths."""
+        return self.train.predicted_tokens is not None and self.test.predicted_tokens is not None
+
+    def _chances(self, trace: AcceptanceTrace) -> npt.NDArray[np.float64] | None:
+        """The probability of each recorded request: its category's share, divided evenly."""
+        if self.weights is None:
+            return None
+        share = np.array(self.weights) / np.sum(self.weights)
+        members = np.bincount(trace.category, minlength=share.size)
+        return share[trace.category] / members[trace.category]
+
     def draw(self, key: Key, episode: int, count: int, heldout: bool) -> Bodies:
         """``count`` bodies."""
         trace = self.test if heldout else self.train
-        total = trace.output_tokens.size
-        rows = np.array([_row(key, episode, i, total) for i in range(count)])
+        rows = draw_rows(key, episode, count, trace.num_requests, self._chances(trace))
         flat = _flat_positions(trace.offset, rows)
         return Bodies(
             trace.prompt_tokens[rows].astype(np.int64),
@@ -126,12 +159,31 @@ class RecordedBodies:
             trace.category[rows].astype(np.int64),
             np.asarray(trace.accept_run)[flat],
             None if trace.proposable is None else np.asarray(trace.proposable)[flat],
+            None if trace.predicted_tokens is None else trace.predicted_tokens[rows],
+            rows,
         )
 
 
-def _row(key: Key, episode: int, request: int, total: int) -> int:
-    u, _ = uniforms(key, ATTRIBUTES, episode, request, 0)
-    return int(u * total)
+def draw_rows(
+    key: Key,
+    episode: int,
+    count: int,
+    total: int,
+    chances: npt.NDArray[np.float64] | None = None,
+) -> Ints:
+    """Which of ``total`` recorded bodies each request is, with replacement; int64 [count].
+
+    Args:
+        key: of the workload.
+        episode: its number.
+        count: requests.
+        total: recorded bodies.
+        chances: float64 [total], their probabilities; None draws all alike.
+    """
+    u = np.array([uniforms(key, ATTRIBUTES, episode, i, 0)[0] for i in range(count)])
+    if chances is None:
+        return (u * total).astype(np.int64)
+    return np.minimum(np.searchsorted(np.cumsum(chances), u, side="right"), total - 1)
 
 
 def _flat_positions(offset: Ints, rows: Ints) -> Ints:

@@ -6,7 +6,7 @@ A predictor is exactly as good as it says: nothing else in a workload carries th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from laps_env.workloads.random import PREDICTION, Key, normals, uniforms
 #: Least prediction in tokens (the most is `laps_env.layout.MOST`); a predictor that errs by more
 #: orders of magnitude than these are apart is cut there.
 FEWEST = 1 / MOST
+
+#: In place of an error: the predictions that come with recorded requests.
+RECORDED: Literal["recorded"] = "recorded"
 
 Tokens = npt.NDArray[np.float64]
 
@@ -86,6 +89,11 @@ class BucketPredictor:
         neighbour = np.where(neighbour < 0, 1, np.where(neighbour > last, last - 1, neighbour))
         bucket = np.where(hit < self.accuracy, right, np.clip(neighbour, 0, last))
         return np.asarray(np.sqrt(edges[bucket] * edges[bucket + 1]))
+
+
+#: How far predicted lengths are off: the sd of log(predicted / true), a predictor of its own,
+#: ``"recorded"``, or None: recorded where there are recorded ones, else the default sd.
+PredictorError = float | LengthPredictor | Literal["recorded"] | None
 
 
 def make_predictor(error: float | LengthPredictor) -> LengthPredictor:

@@ -37,6 +37,7 @@ class Workload:
         proposable: uint8 [T] or None: how many tokens the drafter can propose there.
         draft_schedule: uint8 [S] or None: given draft lengths, round by round, requests one after
             the other; ``draft_schedule_offset`` int64 [R + 1] says where each request's begin.
+        body: int64 [R] or None: which recorded trace's request, or which prompt, each one is.
         categories: names.
         source: where lengths and acceptance come from, for the result row.
 
@@ -53,6 +54,7 @@ class Workload:
     proposable: npt.NDArray[np.uint8] | None = None
     draft_schedule: npt.NDArray[np.uint8] | None = None
     draft_schedule_offset: Ints | None = None
+    body: Ints | None = None
     categories: tuple[str, ...] = ("any",)
     source: str = ""
     offset: Ints = field(init=False)
@@ -77,6 +79,8 @@ class Workload:
         self._check_array("accept_run", np.uint8, offset[-1])
         if self.proposable is not None:
             self._check_array("proposable", np.uint8, offset[-1])
+        if self.body is not None:
+            self._check_array("body", np.int64, count)
         if (self.draft_schedule is None) != (self.draft_schedule_offset is None):
             raise ValueError("workload: expected draft_schedule and draft_schedule_offset together")
         if self.draft_schedule is not None and self.draft_schedule_offset is not None:
@@ -175,12 +179,12 @@ class WorkloadFamily:
     Attributes:
         bodies: what the requests are.
         arrivals: when they come, in gaps of mean 1.
-        predictor: what the scheduler is told of their lengths.
+        predictor: what the scheduler is told of their lengths; None where the bodies bring it.
     """
 
     bodies: BodySource
     arrivals: ArrivalProcess
-    predictor: LengthPredictor
+    predictor: LengthPredictor | None
 
     def draw(
         self, set_tag: str, seed: int, episode: int, num_requests: int, mean_gap_s: float
@@ -201,7 +205,11 @@ class WorkloadFamily:
         heldout = set_tag == "final"
         bodies = self.bodies.draw(key, episode, num_requests, heldout)
         gaps = self.arrivals.gaps(key, episode, num_requests, heldout)
-        predicted = self.predictor.predict(key, episode, bodies.output_tokens)
+        if self.predictor is None:
+            assert bodies.predicted_tokens is not None  # the scenario has looked
+            predicted = bodies.predicted_tokens
+        else:
+            predicted = self.predictor.predict(key, episode, bodies.output_tokens)
         arrival_s = np.cumsum(gaps) * mean_gap_s
         if not arrival_s[-1] <= LONGEST_S:
             raise ValueError(
@@ -216,6 +224,7 @@ class WorkloadFamily:
             category=bodies.category,
             accept_run=bodies.accept_run,
             proposable=bodies.proposable,
+            body=bodies.body,
             categories=self.bodies.categories,
             source=self.bodies.name,
         )

@@ -1,0 +1,246 @@
+"""`SpecDecodeLive`: the environment on real models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from laps_env.env import SpecDecodeReplay
+from laps_env.kernel.draft_length import MAX_DRAFT_LENGTH
+from laps_env.kernel.fleet import episode_of
+from laps_env.kernel.stepwise import (
+    begin,
+    begin_by_priority,
+    close_as_measured,
+    close_at_cost,
+    open_for_work,
+)
+from laps_env.length_model import LengthModel
+from laps_env.live.engine import Generation
+from laps_env.live.loading import DEMO_DRAFT, DEMO_TARGET, Pair, load_pair
+from laps_env.live.prompts import DEMO_PROMPTS, read_questions
+from laps_env.live.requests import PromptBodies
+from laps_env.live.verification import Decoding
+from laps_env.options import EnvOptions
+from laps_env.vector_env import SpecDecodeReplayVectorEnv
+from laps_env.workloads import Workload
+
+Clock = Literal["measured", "calibrated"]
+
+
+class SpecDecodeLive(SpecDecodeReplay):
+    """Schedule the rounds of a speculative-decoding server that really runs.
+
+    ## Description
+    As `laps_env.env.SpecDecodeReplay`, with real models behind it: a round drafts and verifies real
+    tokens of real prompts. Spaces, observations, rewards, masks and the summary are the same, so
+    every policy and trained agent runs on both. Arrivals are simulated: waiting for the next one
+    takes no real time.
+
+    With ``clock="measured"`` a round takes as long as the device took; what the scheduler takes is
+    not counted, ``summary["scheduling_s"]`` has it. With ``clock="calibrated"`` the models run, and
+    a round takes what the scenario's cost model says: then a replay of the recorded texts agrees
+    bit for bit.
+
+    ## Arguments
+    ```python
+    gym.make("laps_env:laps_env/SpecDecodeLive-v0", scenario="demo", num_requests=8)
+    ```
+
+    Args:
+        target: folder or hub name of the target model (default: the demo pair, `make demo-models`),
+            or a `laps_env.live.loading.Pair` that is loaded already.
+        draft: folder or hub name of a draft model, folder of a draft head, or ``"prompt-lookup"``.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+        dtype: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        prompts: prompt files (`laps_env.live.prompts.read_questions`).
+        max_new_tokens: most output tokens of a request.
+        temperature, top_p: 0 is greedy; only greedy texts do not depend on the schedule's draft
+            lengths.
+        clock: see Description.
+        **options: as `SpecDecodeReplay`; ``predictor_error`` has no meaning where nobody knows
+            the true length, a length model predicts it from the prompt.
+
+    Raises:
+        ValueError: an argument out of range, models that do not go together, a prompt longer than
+            the context.
+        FloatingPointError: a model's logits are not finite.
+
+    ## Information
+    At the end, ``summary`` has in addition ``scheduling_s``, the seconds from the reset to the end
+    of the last round that were not spent in rounds, and ``texts``, what was generated, request by
+    request.
+
+    ## Version History
+    - v0: first version.
+    """
+
+    @staticmethod
+    def _make_row(**options: Any) -> SpecDecodeReplayVectorEnv:
+        return LiveRow(**options)
+
+    def provenance(self) -> dict[str, str]:
+        """The models, the device, the type and the clock."""
+        assert isinstance(self._rows, LiveRow)  # _make_row made it
+        pair = self._rows.pair
+        return {
+            "target": Path(pair.target_name).name,
+            "draft": Path(pair.draft_name).name,
+            "device": str(pair.target.device),
+            "dtype": str(pair.target.dtype).removeprefix("torch."),
+            "clock": self._rows.clock,
+        }
+
+
+class LiveRow(SpecDecodeReplayVectorEnv):
+    """The vector environment of the one row behind `SpecDecodeLive`: same table, real rounds."""
+
+    def __init__(
+        self,
+        *,
+        target: str | Path | Pair = DEMO_TARGET,
+        draft: str | Path = DEMO_DRAFT,
+        device: str = "auto",
+        dtype: str = "auto",
+        prompts: Sequence[str] = (DEMO_PROMPTS,),
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        clock: Clock = "measured",
+        **options: Any,
+    ) -> None:
+        if clock not in get_args(Clock):
+            raise ValueError(f"clock: expected one of {get_args(Clock)}, got {clock!r}")
+        if options.get("predictor_error") is not None:
+            raise ValueError(
+                "predictor_error: expected none on a live server, where nobody knows the true "
+                f"lengths, got {options['predictor_error']!r}"
+            )
+        decoding = Decoding(temperature, top_p)
+        named = EnvOptions(scenario=options.pop("scenario", "demo")).get_scenario()
+        if isinstance(target, Pair):
+            pair = target
+        else:
+            pair = load_pair(target, draft, device=device, dtype=dtype)
+        self.bodies = PromptBodies(
+            read_questions(prompts),
+            pair.tokenizer,
+            limit=max_new_tokens,
+            context=pair.context - MAX_DRAFT_LENGTH - 1,
+            length_model=LengthModel.load(),
+        )
+        super().__init__(1, scenario=replace(named, bodies=self.bodies), **options)
+        longest = max(len(p.tokens) for p in (*self.bodies.train, *self.bodies.test))
+        self.pair = pair
+        self.clock = clock
+        self.engine = pair.engine(
+            slots=self.options.slots,
+            length=longest + max_new_tokens + MAX_DRAFT_LENGTH + 1,
+            decoding=decoding,
+        )
+        self.generations: list[Generation] = []
+        self._reset_at = self._moved_at = self._in_rounds_ns = 0
+
+    def _reset_row(self, row: int, options: dict[str, Any] | None = None) -> None:
+        super()._reset_row(row, options)
+        workload = super().reveal_workload(row)
+        if workload.body is None or workload.draft_schedule is not None:
+            raise ValueError(
+                "workload: expected one of this environment's own, with prompts and no draft "
+                "schedule, got another"
+            )
+        for generation in self.generations:
+            self.engine.drop(generation)
+        prompts = self.bodies.prompts(heldout=self.options.set_tag == "final")
+        self.generations = [
+            self.engine.start(prompts[body].tokens, int(limit), seed=number)
+            for number, (body, limit) in enumerate(
+                zip(workload.body, workload.output_tokens, strict=True)
+            )
+        ]
+        self._in_rounds_ns = 0
+        self._reset_at = self._moved_at = time.perf_counter_ns()
+
+    def _move(self, actions: npt.NDArray[Any], skip: npt.NDArray[np.bool_]) -> None:
+        simulation = self.simulation
+        constants, fleet = simulation.constants, simulation.fleet
+        scale = self.options.reward_scale
+        if self.options.interface == "pick":
+            starts = begin(constants, fleet, int(actions[0]), scale)
+        else:
+            starts = begin_by_priority(constants, fleet, -actions[0].astype(np.float64))
+        if not starts:
+            return
+        self._work(open_for_work(constants, fleet))
+        times = self.engine.times
+        self._in_rounds_ns += times.total
+        if self.clock == "calibrated":
+            close_at_cost(constants, fleet, scale)
+        else:
+            close_as_measured(constants, fleet, scale, times.total, times.draft, times.verify)
+        self._moved_at = time.perf_counter_ns()
+
+    def _work(self, draft_length: int) -> None:
+        """Run the round for the picked slots, and note what it did where the kernel looks."""
+        fleet = self.simulation.fleet
+        slots, requests = fleet.slots[0], fleet.requests[0]
+        self._evict(slots)
+        picked = fleet.batch[0, : fleet.servers[0]["picked"]]
+        chosen = [self.generations[slots[index]["request"]] for index in picked]
+        for index, generation, result in zip(
+            picked, chosen, self.engine.run_round(chosen, draft_length), strict=True
+        ):
+            request = requests[slots[index]["request"]]
+            position = request["offset"] + slots[index]["generated"]
+            fleet.accept_run[0, position] = result.accepted
+            fleet.proposable[0, position] = result.drafted
+            if generation.finished:
+                request["output_tokens"] = len(generation.output)
+
+    def _evict(self, slots: npt.NDArray[Any]) -> None:
+        """Take off the device what the kernel has evicted."""
+        for slot in slots[(slots["request"] >= 0) & (slots["resident"] == 0)]:
+            generation = self.generations[slot["request"]]
+            if generation.slot is not None:
+                leave = self.engine.offload if slot["swapped"] else self.engine.drop
+                leave(generation)
+
+    def summary(self, row: int = 0) -> dict[str, Any]:
+        """Metrics of the episode so far, ``scheduling_s`` and ``texts``."""
+        outside = self._moved_at - self._reset_at - self._in_rounds_ns
+        return {
+            **super().summary(row),
+            "scheduling_s": outside * 1e-9,
+            "texts": tuple(
+                self.pair.tokenizer.decode(g.output, skip_special_tokens=True)
+                for g in self.generations
+            ),
+        }
+
+    def reveal_workload(self, row: int = 0) -> Workload:
+        """What has come true of the workload: unfinished texts count with their limit.
+
+        Acceptance is known where a round began, and 0 elsewhere.
+        """
+        workload = super().reveal_workload(row)
+        requests = self.simulation.requests(row)
+        e = episode_of.py_func(self.simulation.fleet, row)
+        lengths = requests["output_tokens"].astype(np.int64)
+        flat = np.concatenate(
+            [
+                np.arange(length) + start
+                for length, start in zip(lengths, requests["offset"], strict=True)
+            ]
+        )
+        return replace(
+            workload,
+            output_tokens=lengths,
+            accept_run=e.accept_run[flat],
+            proposable=e.proposable[flat],
+        )

@@ -1,0 +1,141 @@
+"""Policies side by side on the live server, over the same requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import product
+from typing import Any
+
+import gymnasium as gym
+
+import policies
+from laps_env.evaluation.grid import FINAL_SEEDS, REFERENCE
+from laps_env.evaluation.rows import statistics_of
+from laps_env.evaluation.runner import CODE
+from laps_env.live.env import SpecDecodeLive
+from laps_env.live.loading import Pair
+from laps_env.scenarios import get_scenario
+from policies import Policy
+
+Play = dict[str, Any]
+"""The summary of an episode, ``texts`` apart."""
+
+
+def play(policy: Policy, env: gym.Env[Any, Any], seed: int) -> Play:
+    """Serve the episode of a seed with a policy; its summary."""
+    observation, info = env.reset(seed=seed)
+    state, ended = None, False
+    while not ended:
+        action, state = policy.predict(observation, state)
+        observation, _, terminated, truncated, info = env.step(action)
+        ended = terminated or truncated
+    summary: Play = info["summary"]
+    return summary
+
+
+@dataclass(frozen=True)
+class LiveGrid:
+    """Policies x scenarios x loads, each on the same ``episodes`` workloads.
+
+    Attributes:
+        policies: names for `policies.make`, none that needs the truth.
+        scenarios: arrivals, batch, draft length, pool and saturation; the requests are prompts.
+        loads: fractions of saturation.
+        episodes: workloads per scenario and load, >= 1.
+        num_requests: requests of a workload.
+        first_seed: seeds are first_seed, first_seed + 1, ...
+        pair: the models.
+        server: further arguments of `laps_env.live.env.SpecDecodeLive`.
+    """
+
+    policies: tuple[str, ...]
+    scenarios: tuple[str, ...]
+    loads: tuple[float, ...]
+    episodes: int
+    num_requests: int
+    pair: Pair
+    server: dict[str, Any]
+    first_seed: int = FINAL_SEEDS.start
+
+    def __post_init__(self) -> None:
+        for name in self.policies:
+            if policies.make(name, get_scenario(self.scenarios[0])).spec.clairvoyant:
+                raise ValueError(
+                    f"policies: expected rules that a live server can follow, got {name!r}, "
+                    "which needs the true lengths"
+                )
+
+    @property
+    def policies_to_run(self) -> tuple[str, ...]:
+        """The policies, and what their rows are measured against."""
+        return tuple(dict.fromkeys([*self.policies, REFERENCE]))
+
+    def run(self, report: Callable[[str], None] = lambda done: None) -> dict[str, Any]:
+        """Play everything, policies one after the other on each workload; a results file's content.
+
+        Args:
+            report: told of each finished run.
+        """
+        rows, texts = [], []
+        seeds = range(self.first_seed, self.first_seed + self.episodes)
+        for name, load in product(self.scenarios, self.loads):
+            made = {p: policies.make(p, get_scenario(name)) for p in self.policies_to_run}
+            plays: dict[str, list[Play]] = {policy: [] for policy in made}
+            for seed, (policy, rule) in product(seeds, made.items()):
+                env = self._server(name, load, rule.draft_length)
+                summary = play(rule, env, seed)
+                texts.append({"policy": policy, "seed": seed, "texts": summary.pop("texts")})
+                plays[policy].append(summary)
+                report(f"{name}, load {load}, {policy}, seed {seed}")
+            rows += [self._row(env, name, load, seeds, policy, plays) for policy in self.policies]
+        return {
+            "format": "laps-env live results",
+            "version": 1,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "code": CODE,
+            "reference": REFERENCE,
+            "oracle": "none on a live server",
+            "rows": rows,
+            "texts": texts,
+        }
+
+    def _server(self, scenario: str, load: float, draft_length: str | None) -> SpecDecodeLive:
+        return SpecDecodeLive(
+            target=self.pair,
+            scenario=scenario,
+            load=load,
+            num_requests=self.num_requests,
+            set_tag="final",
+            draft_length=draft_length,
+            **self.server,
+        )
+
+    def _row(
+        self,
+        env: SpecDecodeLive,
+        scenario: str,
+        load: float,
+        seeds: Sequence[int],
+        policy: str,
+        plays: dict[str, list[Play]],
+    ) -> dict[str, Any]:
+        runs, reference = plays[policy], plays[REFERENCE]
+        return {
+            "scenario": f"live {scenario}",
+            "load": load,
+            "policy": policy,
+            "episodes": self.episodes,
+            "num_requests": self.num_requests,
+            "seeds": list(seeds),
+            "source": {
+                "filled_share": None,
+                "acceptance": "live",
+                **env.provenance(),
+            },
+            # without an oracle there is no gap to close
+            **statistics_of(runs, reference, reference),
+            "scheduling_share": sum(p["scheduling_s"] for p in runs)
+            / sum(p["utilization"] * p["makespan_s"] for p in runs),
+        }

@@ -1,0 +1,125 @@
+"""Prompt files, and the one partition of their questions.
+
+A draft accepts far more on text that it was distilled on than elsewhere, and a length predictor
+knows the lengths that it was fitted to. So each question, with all its turns, belongs to exactly
+one part: *distil* (the draft learns from it), *record-train* (recorded; schedulers and the length
+predictor learn from it) or *record-test* (recorded; results come from it).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from laps_env.traces.records import Record, read_records
+
+Part = Literal["distil", "record-train", "record-test"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+#: Prompts of our own that come with the package.
+DEMO_PROMPTS = str(files("laps_env") / "data" / "demo_prompts.jsonl")
+
+#: Of every category this many questions are recorded, but at most this share of them.
+RECORDED_QUESTIONS = 128
+RECORDED_SHARE = 0.75
+
+#: Spec-Bench's categories by the six tasks it reports; MT-Bench's eight count as chat.
+_TASKS = {
+    "math_reasoning": "math",
+    "qa": "qa",
+    "rag": "rag",
+    "summarization": "summarization",
+    "translation": "translation",
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of a user.
+
+    Attributes:
+        name: file and place, unique.
+        category: its task.
+        turns: what the user says, turn by turn, at least one.
+    """
+
+    name: str
+    category: str
+    turns: tuple[str, ...]
+
+
+def read_questions(paths: Sequence[str | Path]) -> list[Question]:
+    """The questions of some prompt files, JSON lines (also ``.gz``); a repeated one counts once.
+
+    Known forms, told by their members: Spec-Bench and MT-Bench (``turns``, ``category``), GSM8K
+    (``question``), MBPP (``text``, ``test_list``), HumanEval (``task_id``, ``prompt``), and for
+    everything else ``prompt`` with an optional ``category``.
+
+    Raises:
+        laps_env.traces.TraceError: a file that is no such list; the message names the line.
+        OSError: a file that cannot be read.
+    """
+    questions: dict[tuple[str, ...], Question] = {}
+    for path in map(Path, paths):
+        for line, record in enumerate(read_records(path), 1):
+            category, turns = _read(record, path)
+            name = f"{path.name.split('.')[0]}/{line}"
+            questions.setdefault(turns[:1], Question(name, category, turns))
+    return list(questions.values())
+
+
+def _read(record: Record, path: Path) -> tuple[str, tuple[str, ...]]:
+    """Category and turns of one line."""
+    values = record.values
+    if "turns" in values:
+        turns = values["turns"]
+        if not isinstance(turns, list) or not turns or not all(isinstance(t, str) for t in turns):
+            record.fail("turns", "a list of texts", turns)
+        return _TASKS.get(record.text("category"), "chat"), tuple(t.strip() for t in turns)
+    if "question" in values:
+        return "math", (record.text("question").strip(),)
+    if "test_list" in values:
+        tests = "\n".join(map(str, values["test_list"]))
+        text = f"{record.text('text').strip()} Your code should pass these tests:\n\n{tests}"
+        return "code", (text,)
+    if "task_id" in values:
+        return "code", (f"Complete this Python function.\n\n{record.text('prompt').strip()}",)
+    category = record.text("category") if "category" in values else path.name.split(".")[0]
+    return category, (record.text("prompt").strip(),)
+
+
+def partition(questions: Sequence[Question]) -> dict[Part, list[Question]]:
+    """Every question in its part, by category and a hash of its first turn.
+
+    Of each category the first `RECORDED_QUESTIONS` in order of the hash, at most
+    `RECORDED_SHARE`, are recorded, taking turns between train and test.
+    """
+    categories: dict[str, list[Question]] = defaultdict(list)
+    for question in sorted(questions, key=_digest):
+        categories[question.category].append(question)
+    parts: dict[Part, list[Question]] = {part: [] for part in PARTS}
+    for members in categories.values():
+        recorded = min(RECORDED_QUESTIONS, int(RECORDED_SHARE * len(members)))
+        parts["record-train"] += members[:recorded:2]
+        parts["record-test"] += members[1:recorded:2]
+        parts["distil"] += members[recorded:]
+    return parts
+
+
+def _digest(question: Question) -> str:
+    return hashlib.sha256(question.turns[0].encode()).hexdigest()
+
+
+def encode(tokenizer: Any, turns: Sequence[str]) -> list[int]:
+    """Token ids of a conversation that the user and the assistant take in turns, user last."""
+    roles = ("user", "assistant")
+    if tokenizer.chat_template is None:
+        return list(tokenizer("\n".join(turns))["input_ids"])
+    messages = [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(turns)]
+    encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+    return list(encoded["input_ids"])

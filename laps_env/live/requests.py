@@ -1,0 +1,108 @@
+"""Requests with real prompts: which question each one asks, and what a scheduler is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from laps_env.length_model import LengthModel
+from laps_env.live.prompts import Question, encode, partition
+from laps_env.workloads.bodies import Bodies, draw_rows
+from laps_env.workloads.random import Key
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question as the target reads it.
+
+    Attributes:
+        question: where it comes from.
+        tokens: the first turn in the model's chat form, ids.
+    """
+
+    question: Question
+    tokens: list[int]
+
+
+class PromptBodies:
+    """A source of requests drawn from prompt files; nobody knows their lengths or acceptance.
+
+    *Final* workloads draw from the *record-test* questions, all others from *record-train*. Output
+    lengths are the limit until the server has run a request.
+
+    Args:
+        questions: of all parts (`laps_env.live.prompts.partition`).
+        tokenizer: the target's, with a chat template or without.
+        limit: most output tokens.
+        context: tokens that the target can read.
+        length_model: predicts output lengths from the prompts.
+
+    Raises:
+        ValueError: no question of a recorded part, or a prompt that leaves no room for an output.
+    """
+
+    has_predictions = True
+
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        tokenizer: Any,
+        *,
+        limit: int,
+        context: int,
+        length_model: LengthModel,
+    ) -> None:
+        parts = partition(questions)
+        self.categories = tuple(sorted({q.category for q in questions}))
+        self.limit = limit
+        self.name = f"prompts of {len(questions)} questions"
+        self.train, self.test = (
+            [Prompt(q, encode(tokenizer, q.turns[:1])) for q in parts[part]]
+            for part in ("record-train", "record-test")
+        )
+        for part, prompts in (("record-train", self.train), ("record-test", self.test)):
+            if not prompts:
+                raise ValueError(
+                    f"prompts: expected a question for the part {part}, got none among "
+                    f"{len(questions)} questions"
+                )
+        for prompt in (*self.train, *self.test):
+            if len(prompt.tokens) + limit > context:
+                raise ValueError(
+                    f"prompt {prompt.question.name}: expected at most {context - limit} tokens, "
+                    f"the context of {context} less {limit} of output, got {len(prompt.tokens)}"
+                )
+
+        self._predicted = {
+            heldout: length_model.predict(
+                [prompt.question.category for prompt in prompts],
+                np.array([len(prompt.tokens) for prompt in prompts], np.int64),
+                [prompt.question.turns[0] for prompt in prompts],
+                limit,
+            )
+            for heldout, prompts in ((False, self.train), (True, self.test))
+        }
+
+    def prompts(self, heldout: bool) -> list[Prompt]:
+        """Those that the *final* set draws from, or those of all other sets."""
+        return self.test if heldout else self.train
+
+    def draw(self, key: Key, episode: int, count: int, heldout: bool) -> Bodies:
+        """``count`` bodies."""
+        prompts = self.prompts(heldout)
+        rows = draw_rows(key, episode, count, len(prompts))
+        chosen = [prompts[row] for row in rows]
+        tokens = np.array([len(prompt.tokens) for prompt in chosen], np.int64)
+        names = [prompt.question.category for prompt in chosen]
+        return Bodies(
+            prompt_tokens=tokens,
+            output_tokens=np.full(count, self.limit, np.int64),
+            category=np.array([self.categories.index(name) for name in names], np.int64),
+            accept_run=np.zeros(count * self.limit, np.uint8),
+            proposable=np.full(count * self.limit, 255, np.uint8),
+            predicted_tokens=self._predicted[heldout][rows],
+            body=rows,
+        )

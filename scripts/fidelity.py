@@ -1,0 +1,384 @@
+"""How closely the replay predicts the live server: writes docs/fidelity.md, and the raw rows.
+
+What is compared: laps_env/live/fidelity.py. Finished repetitions go to a journal beside the rows,
+so the same command goes on where it was stopped. Give the device to this script alone while it
+runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+from calibrate import describe, grid_rows
+
+from laps_env.evaluation.runner import CODE
+from laps_env.files import check_output, write_beside
+from laps_env.kernel.costs import Work
+from laps_env.live.agreement import METRICS, Error, Order, compare_metrics, compare_order
+from laps_env.live.calibration import Sample
+from laps_env.live.fidelity import Findings, Repetition, run
+from laps_env.live.loading import DEMO_DRAFT, DEMO_TARGET, load_pair
+from laps_env.live.side_by_side import Settings
+
+#: Largest relative errors by kind of device.
+TARGETS = {
+    "cpu": {"mean_latency_s": 0.06, "p99_latency_s": 0.12},
+    "cuda": {"mean_latency_s": 0.03, "p99_latency_s": 0.05},
+}
+
+NAMES = {
+    "mean_latency_s": "mean latency",
+    "p50_latency_s": "p50 latency",
+    "p99_latency_s": "p99 latency",
+    "mean_ttft_s": "mean time to first token",
+    "makespan_s": "makespan",
+}
+
+
+class Journal:
+    """Finished repetitions, a line each, under a line of what they are of."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self.path = path
+        head = json.dumps(settings)
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        if lines and lines[0].rstrip("\n") != head:
+            raise ValueError(
+                f"{path}: expected a journal of {head}, got one of {lines[0]}; remove it to start "
+                "anew"
+            )
+        # the last line may have been cut in the middle
+        whole = [line for line in lines if line.endswith("\n")]
+        path.write_text("".join(whole) or head + "\n")
+        self.done = [read_repetition(json.loads(line)) for line in whole[1:]]
+
+    def add(self, repetition: Repetition) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(row_of(repetition)) + "\n")
+
+
+def row_of(repetition: Repetition) -> dict[str, Any]:
+    return {"samples": grid_rows(repetition.samples), "plays": repetition.plays}
+
+
+def read_repetition(row: dict[str, Any]) -> Repetition:
+    samples = [Sample(**{**s, "work": Work(**s["work"])}) for s in row["samples"]]
+    return Repetition(samples, row["plays"])
+
+
+# -- the report -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Result:
+    """All that the report tells."""
+
+    about: dict[str, Any]
+    command: str
+    settings: Settings
+    findings: Findings
+    errors: list[Error]
+    orders: list[Order]
+
+    @property
+    def mismatches(self) -> int:
+        return sum(row.mismatches for row in self.findings.exact)
+
+    @property
+    def targets(self) -> dict[str, float]:
+        return TARGETS[self.about["device"]["type"]]
+
+    def worst(self, metric: str) -> Error:
+        """The row of a metric with the largest error."""
+        rows = [row for row in self.errors if row.metric == metric]
+        return max(rows, key=lambda row: abs(row.error))
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    names = list(head)
+    lines = [names, ["---"] * len(names), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def verdicts(result: Result) -> str:
+    """Which targets are met, in words."""
+    rounds = sum(row.rounds for row in result.findings.exact)
+    items = [
+        f"**Calibrated clock: {met(result.mismatches == 0)}.** {result.mismatches} differences in "
+        f"{rounds} rounds; the target is none."
+    ]
+    for metric, most in result.targets.items():
+        row = result.worst(metric)
+        items.append(
+            f"**{NAMES[metric].capitalize()}: {met(abs(row.error) <= most)}.** The largest error "
+            f"is {row.error:+.1%} (`{row.policy}`), the target at most {most:.0%} on this kind of "
+            f"device; the live mean itself is uncertain by {row.noise_of_mean:.1%}."
+        )
+    decided = [row for row in result.orders if row.decided]
+    same = sum(row.same for row in decided)
+    verdict = met(same == len(decided)) if decided else "nothing to compare"
+    items.append(
+        f"**Order of the policies: {verdict}.** {len(decided)} of {len(result.orders)} pairs "
+        f"differ live by more than their noise; the replay has {same} of these in the same order, "
+        "the target is all."
+    )
+    return bullets(items)
+
+
+def bullets(items: Iterable[str]) -> str:
+    return "\n".join(fill(f"- {item}", 100, subsequent_indent="  ") for item in items)
+
+
+def met(is_met: bool) -> str:
+    return "met" if is_met else "missed"
+
+
+def exact_table(result: Result) -> str:
+    return table(
+        (
+            "policy",
+            "steps",
+            "that differ",
+            "rounds",
+            "that differ",
+            "tokens",
+            "metrics that differ",
+        ),
+        (
+            (
+                f"`{row.policy}`",
+                row.steps,
+                row.steps_apart,
+                row.rounds,
+                row.rounds_apart,
+                row.tokens,
+                row.metrics_apart,
+            )
+            for row in result.findings.exact
+        ),
+    )
+
+
+def error_table(result: Result, metric: str) -> str:
+    return table(
+        ("policy", "live, s", "noise", "of the mean", "replay, s", "error"),
+        (
+            (
+                f"`{row.policy}`",
+                f"{row.live:.3f}",
+                f"{row.noise:.1%}",
+                f"{row.noise_of_mean:.1%}",
+                f"{row.replay:.3f}",
+                f"{row.error:+.1%}",
+            )
+            for row in result.errors
+            if row.metric == metric
+        ),
+    )
+
+
+def order_table(result: Result) -> str:
+    return table(
+        ("pair", "live, s", "its standard error, s", "replay, s", "live order", "replay"),
+        (
+            (
+                f"`{row.first}` - `{row.second}`",
+                f"{row.live:+.3f}",
+                f"{row.standard_error:.3f}",
+                f"{row.replay:+.3f}",
+                "decided" if row.decided else "within noise",
+                ("same" if row.same else "other") if row.decided else "",
+            )
+            for row in result.orders
+        ),
+    )
+
+
+def report(result: Result) -> str:
+    settings, repetitions = result.settings, len(result.findings.repetitions)
+    metrics = "\n\n".join(
+        f"{NAMES[metric].capitalize()}:\n\n{error_table(result, metric)}" for metric in METRICS
+    )
+    aim = (
+        f"How closely the replay predicts the live server: the same {settings.num_requests} "
+        "requests under the same policies on both."
+    )
+    clock = (
+        f"Live: the mean over {repetitions} repetitions. Noise: live against live, the standard "
+        "deviation over repetitions, and the standard error of the mean, relative. Error: replay / "
+        "live - 1."
+    )
+    return f"""# Live against replay
+
+{fill(aim, 100)}
+
+{fill(measured_where(result.about), 100)} Written by
+
+    {result.command}
+
+## Targets
+
+{verdicts(result)}
+
+## How
+
+{bullets(method(settings, result.findings))}
+
+## Calibrated clock
+
+Live and replay with the same cost model. A step shows an observation, a reward, a duration and a
+mask, all compared bit for bit; a round, counted once for each request in it, is compared by the
+tokens that it accepted. The metrics are those below.
+
+{exact_table(result)}
+
+## Measured clock
+
+{fill(clock, 100)}
+
+{metrics}
+
+## Order
+
+Mean latency of the first less that of the second; the standard error is paired over repetitions,
+and the live order counts as decided beyond two of them.
+
+{order_table(result)}
+"""
+
+
+def measured_where(about: dict[str, Any]) -> str:
+    device, software = about["device"], about["software"]
+    target, draft = (Path(about["models"][role]).name for role in ("target", "draft"))
+    return (
+        f"Measured {about['created']} on {device['name']} ({device['type']}; {device['cores']} "
+        f"cores, {device['threads']} threads of torch) with Python {software['python']}, torch "
+        f"{software['torch']}, transformers {software['transformers']}, code {CODE}. Models: "
+        f"{target} with {draft}, {about['dtype']}, greedy."
+    )
+
+
+def method(settings: Settings, findings: Findings) -> list[str]:
+    grid, server = findings.grid, settings.server()
+    return [
+        "The prompts are recorded once: acceptance at every position of each text, at "
+        f"{findings.corrected} of them by a round instead of the pass over the text (near-ties).",
+        f"Scenario `{settings.scenario}`: batch {server.batch_size}, draft length "
+        f"{server.draft_length}, at most {settings.max_new_tokens} output tokens. Arrivals are "
+        f"fixed times, the same for all: {settings.load:g} of {findings.saturation_rps:.3g} "
+        "requests per second, the saturation of the replay under the first calibration.",
+        "A repetition is a calibration and then a live episode of every policy, in rotated order; "
+        f"{len(findings.repetitions)} repetitions. The calibration times rounds on random prompts "
+        f"(batches {words(grid.batches)}; draft lengths {words(grid.draft_lengths)}; contexts "
+        f"{words(grid.contexts)}; medians of {grid.repeats}). The replay's cost model is one fit "
+        "to the calibrations of all repetitions; the live episodes are not looked at.",
+        "A live round takes what the device took for caches, draft and verification. What the "
+        "scheduler takes between rounds is not counted.",
+    ]
+
+
+def words(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def raw(result: Result) -> dict[str, Any]:
+    findings = result.findings
+    return {
+        "format": "laps-env fidelity",
+        "version": 1,
+        "code": CODE,
+        **result.about,
+        "command": result.command,
+        "settings": asdict(result.settings),
+        "saturation_rps": findings.saturation_rps,
+        "corrected_positions": findings.corrected,
+        "cost": asdict(findings.cost),
+        "exact": [asdict(row) for row in findings.exact],
+        "repetitions": [row_of(repetition) for repetition in findings.repetitions],
+        "replay": findings.replay,
+        "errors": [asdict(row) for row in result.errors],
+        "orders": [asdict(row) for row in result.orders],
+    }
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+def names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def main(argv: list[str] | None = None) -> None:
+    given = sys.argv[1:] if argv is None else argv
+    plain = Settings()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--target", default=str(DEMO_TARGET), help="folder or hub model")
+    parser.add_argument("--draft", default=str(DEMO_DRAFT), help="folder or hub model")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N")
+    parser.add_argument("--scenario", default=plain.scenario)
+    parser.add_argument("--prompts", nargs="+", default=plain.prompts, help="prompt files")
+    parser.add_argument("--num-requests", type=int, default=plain.num_requests)
+    parser.add_argument("--max-new-tokens", type=int, default=plain.max_new_tokens)
+    parser.add_argument("--load", type=float, default=plain.load, help="share of the saturation")
+    parser.add_argument("--policies", type=names, default=plain.policies, help="between commas")
+    parser.add_argument("--draft-length", type=int, help="the scenario's by default")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("docs/fidelity.md"))
+    parser.add_argument("--json", type=Path, default=Path("runs/fidelity.json"))
+    options = parser.parse_args(given)
+    try:
+        work(options, shlex.join(["python", "scripts/fidelity.py", *given]))
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "interrupted: the same command goes on where this one was\n")
+
+
+def work(options: argparse.Namespace, command: str) -> None:
+    """Measure, compare, write."""
+    settings = Settings(
+        scenario=options.scenario,
+        prompts=tuple(options.prompts),
+        num_requests=options.num_requests,
+        max_new_tokens=options.max_new_tokens,
+        load=options.load,
+        policies=options.policies,
+        draft_length=options.draft_length,
+    )
+    options.json.parent.mkdir(exist_ok=True)  # the default's is not in the repository
+    for path in (options.out, options.json):
+        check_output(path)
+    pair = load_pair(options.target, options.draft, device=options.device, dtype="float32")
+    about = describe(pair)
+    key = {"code": CODE, "device": about["device"], "models": about["models"]}
+    journal = Journal(options.json.with_suffix(".journal"), {**key, **asdict(settings)})
+    findings = run(
+        pair,
+        settings,
+        options.repetitions,
+        done=journal.done,
+        keep=journal.add,
+        report=partial(print, flush=True),
+    )
+    live = {
+        p: [repetition.plays[p] for repetition in findings.repetitions] for p in settings.policies
+    }
+    errors, orders = (make(live, findings.replay) for make in (compare_metrics, compare_order))
+    result = Result(about, command, settings, findings, errors, orders)
+    write_beside(options.json, [(json.dumps(raw(result), indent=1) + "\n").encode()])
+    write_beside(options.out, [report(result).encode()])
+    journal.path.unlink()
+    print(f"\n{verdicts(result)}\n\nwritten: {options.out}, {options.json}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,348 @@
+"""Calibration: known constants are found again; a calibration file is checked in every field."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from laps_env.calibration_file import CONSTANTS, read_calibration, write_calibration
+from laps_env.kernel.costs import Work, duration_ns
+from laps_env.physics import CostModel, ServerModel
+
+COST = CostModel(
+    overhead_ns=120_000.0,
+    target_pass_ns=5_886_000.0,
+    target_token_ns=21_000.0,
+    target_kv_token_ns=39.3,
+    draft_step_ns=533_750.0,
+    draft_token_ns=1_250.0,
+    prefill_request_ns=740_000.0,
+    swap_token_ns=5_243.0,
+    source="by hand",
+)
+WORK = {"verify": 3, "prefill": 0, "kv": 64, "steps": 2, "drafted": 2, "prefills": 0, "swapped": 0}
+ROW = {
+    "kind": "decode",
+    "batch": 1,
+    "draft_length": 2,
+    "context": 64,
+    "work": WORK,
+    "caches_ns": 0.0,
+    "draft_ns": 2e6,
+    "verify_ns": 6e6,
+    "round_ns": 8.1e6,
+    "held_out": False,
+}
+
+
+def document() -> dict[str, Any]:
+    return {
+        "created": "2026-01-02T03:04:05+00:00",
+        "device": {"type": "cpu", "name": "a processor", "cores": 2, "threads": 1},
+        "software": {"python": "3", "torch": "2", "transformers": "5", "laps_env": "0"},
+        "models": {"target": "large", "draft": "small"},
+        "dtype": "float32",
+        "cost": COST,
+        "errors": {"round": {"mean": 0.05, "p90": 0.1, "samples": 3}},
+        "grid": [ROW],
+    }
+
+
+def test_a_calibration_file_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    write_calibration(path, document())
+    cost = read_calibration(path)
+    assert replace(cost, source=COST.source) == COST
+    assert "a processor" in cost.source
+    assert "large with small" in cost.source
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("format", "other", "format: expected 'laps-env calibration', got 'other'"),
+        ("version", 2, "version: expected 1, got 2"),
+        ("version", True, "version: expected 1, got True"),
+        ("cost.draft_step_ns", None, "cost.draft_step_ns: expected a value, got none"),
+        ("cost.draft_step_ns", float("nan"), "cost.draft_step_ns: expected a finite number >= 0"),
+        ("cost.swap_token_ns", -1, "cost.swap_token_ns: expected a finite number >= 0, got -1"),
+        ("cost", [1], "cost.overhead_ns: expected an object that has it, got [1]"),
+        ("device.name", "", "device.name: expected a text, got ''"),
+        ("device.threads", "2", "device.threads: expected a finite number >= 0, got '2'"),
+        ("errors", {}, "errors: expected one entry per term"),
+        ("errors.round", {"mean": 1}, "errors.round.p90: expected a value, got none"),
+        ("grid", [], "grid: expected a list of measured rows, got []"),
+        ("grid", [ROW, {}], "grid[1].kind: expected a value, got none"),
+        ("grid", [{**ROW, "held_out": 0}], "grid[0].held_out: expected true or false, got 0"),
+        ("grid", [{**ROW, "work": {**WORK, "kv": "x"}}], "grid[0].work.kv: expected a finite"),
+    ],
+)
+def test_a_bad_calibration_file_is_refused(
+    tmp_path: Path, field: str, value: Any, message: str
+) -> None:
+    path = tmp_path / "calibration.json"
+    write_calibration(path, document())
+    changed = json.loads(path.read_text())
+    *parents, name = field.split(".")
+    inside = changed
+    for parent in parents:
+        inside = inside[parent]
+    if value is None:
+        del inside[name]
+    else:
+        inside[name] = value
+    path.write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match="expected") as error:
+        read_calibration(path)
+    assert str(error.value).startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "[]", "3", "\x00"])
+def test_a_file_that_is_no_calibration_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "calibration.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="expected") as error:
+        read_calibration(path)
+    assert str(path) in str(error.value)
+
+
+def test_the_loader_needs_no_torch() -> None:
+    code = "import sys, laps_env.calibration_file; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("scipy")
+
+from laps_env.live.calibration import (  # noqa: E402
+    TERMS,
+    Grid,
+    Sample,
+    compare,
+    errors,
+    fit,
+    measure,
+)
+from laps_env.live.drafters import DraftModel  # noqa: E402
+from laps_env.live.engine import Engine  # noqa: E402
+from laps_env.live.loading import Pair  # noqa: E402
+
+VOCABULARY = 23
+GRID = Grid(batches=(1, 3), draft_lengths=(0, 2, 3), contexts=(4, 9), repeats=2)
+
+
+def synthetic(rng: np.random.Generator | None = None) -> list[Sample]:
+    """Samples as the cost model has them, with noise of a tenth where draws are given."""
+    noise = (lambda: float(rng.uniform(0.9, 1.1))) if rng else lambda: 1.0
+    samples = []
+    for k, (batch, n, context) in enumerate(product((1, 2, 4, 8), (0, 1, 4), (64, 256, 768))):
+        kv = batch * context
+        drafting = {"steps": n, "drafted": batch * n}
+        verifying = {"verify": batch * (n + 1), "kv": kv}
+        draft = (COST.draft_step_ns * n + COST.draft_token_ns * batch * n) * noise()
+        verify = noise() * (
+            COST.target_pass_ns
+            + COST.target_token_ns * batch * (n + 1)
+            + COST.target_kv_token_ns * kv
+        )
+        computing = COST.target_token_ns * kv + COST.prefill_request_ns * batch
+        swapping = COST.swap_token_ns * kv
+        for kind, caches, work in (
+            ("decode", 0.0, {}),
+            ("prefill", computing, {"prefill": kv, "prefills": batch}),
+            ("restore", swapping, {"swapped": kv}),
+        ):
+            done = Work(**dict.fromkeys(Work._fields, 0) | drafting | verifying | work)
+            parts = (caches * noise(), draft, verify)
+            whole = sum(parts) + COST.overhead_ns
+            samples.append(Sample(kind, batch, n, context, done, *parts, whole, k % 4 == 0))
+        moved = Work(**dict.fromkeys(Work._fields, 0) | {"swapped": kv})
+        ns = swapping * noise()
+        samples.append(Sample("offload", batch, 0, context, moved, ns, 0, 0, ns, k % 4 == 0))
+    return samples
+
+
+@pytest.mark.parametrize("one_token_rate", [True, False])
+def test_the_fit_finds_known_constants(one_token_rate: bool) -> None:
+    samples = synthetic()
+    rates = fit(samples, one_token_rate=one_token_rate)
+    found, known = asdict(rates.cost_model()), asdict(COST)
+    assert [found[name] for name in CONSTANTS] == pytest.approx(
+        [known[name] for name in CONSTANTS], rel=1e-9
+    )
+    assert rates.prefill == pytest.approx(COST.target_token_ns, rel=1e-9)
+    left = errors(samples, rates)
+    assert set(left) == set(TERMS)
+    assert max(e["mean"] for e in left.values()) < 1e-9
+
+
+def test_whole_rounds_are_fitted_with_the_kernel_s_formula() -> None:
+    samples = synthetic()
+    rates = fit(samples)
+    constants = ServerModel(cost=rates.cost_model()).constants()
+    _, fitted = compare(samples, rates)["round"]
+    rounds = [s for s in samples if s.kind != "offload"]
+    assert [duration_ns(constants, s.work) for s in rounds] == np.rint(fitted).tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_constant_is_negative(seed: int) -> None:
+    """Half of the constants are really zero, so that noise pulls them to either side."""
+    rng = np.random.default_rng(seed)
+    samples = [
+        replace(s, draft_ns=5e5 * s.work.steps * rng.uniform(0.8, 1.2)) for s in synthetic(rng)
+    ]
+    samples = [
+        replace(s, caches_ns=s.work.prefill * 2e4 * rng.uniform(0.8, 1.2))
+        if s.kind == "prefill"
+        else s
+        for s in samples
+    ]
+    assert min(fit(samples)) >= 0
+
+
+def test_what_is_held_out_does_not_change_the_fit() -> None:
+    samples = synthetic()
+    other = [replace(s, verify_ns=9 * s.verify_ns) if s.held_out else s for s in samples]
+    assert fit(other) == fit(samples)
+    assert errors(other, fit(other))["verify"]["mean"] == pytest.approx(8 / 9)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("batches", (1,), "batches: expected two or more different numbers"),
+        ("batches", (0, 1), "batches: expected an integer >= 1, got 0"),
+        ("draft_lengths", (2, 2), "draft_lengths: expected two or more different numbers"),
+        ("draft_lengths", (-1, 2), "draft_lengths: expected an integer >= 0, got -1"),
+        ("contexts", (1, 64), "contexts: expected an integer >= 2, got 1"),
+        ("repeats", 0, "repeats: expected an integer >= 1, got 0"),
+    ],
+)
+def test_a_grid_that_tells_too_little_is_refused(field: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(GRID, **{field: value})
+
+
+def tiny_model(seed: int) -> Any:
+    torch.manual_seed(seed)
+    config = transformers.LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=96,
+    )
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # barriers between threads cost more than these models
+    yield
+    torch.set_num_threads(before)
+
+
+def test_every_cell_of_the_grid_is_measured() -> None:
+    target, draft = tiny_model(0), tiny_model(1)
+    engines = []
+
+    def make_engine(slots: int, length: int) -> Engine:
+        drafter = DraftModel(draft, slots, length)
+        engines.append(Engine(target, drafter, slots=slots, length=length))
+        return engines[-1]
+
+    told: list[str] = []
+    samples = measure(make_engine, GRID, np.random.default_rng(0), told.append)
+    assert len(told) == 1 + GRID.repeats
+    cells = set(product(GRID.batches, GRID.contexts))
+    rounds = {(s.batch, s.draft_length, s.context) for s in samples if s.kind == "decode"}
+    assert rounds == set(product(GRID.batches, GRID.draft_lengths, GRID.contexts))
+    for kind in ("prefill", "offload", "restore"):
+        assert {(s.batch, s.context) for s in samples if s.kind == kind} == cells
+    assert len(samples) == len(rounds) + 3 * len(cells)
+    assert len({(s.batch, s.context) for s in samples if s.held_out}) == 1
+    for s in samples:
+        check_work(s)
+    assert sorted(engines[0]._free) == list(range(max(GRID.batches)))  # nothing is left behind
+    assert min(fit(samples)) >= 0
+
+
+def check_work(s: Sample) -> None:
+    """Counts follow from the cell; texts grow a little from round to round."""
+    if s.kind == "offload":
+        assert s.work[:-1] == (0,) * 6
+        assert s.work.swapped > s.batch * s.context
+        assert s.draft_ns == s.verify_ns == 0
+        return
+    assert s.work.steps == s.draft_length
+    assert s.work.drafted == s.batch * s.draft_length
+    assert s.work.verify == s.batch * (s.draft_length + 1)
+    assert s.work.kv >= s.batch * s.context
+    assert s.work.prefill == (s.work.kv if s.kind == "prefill" else 0)
+    assert s.work.prefills == (s.batch if s.kind == "prefill" else 0)
+    assert s.work.swapped == (s.work.kv if s.kind == "restore" else 0)
+    assert s.round_ns >= s.caches_ns + s.draft_ns + s.verify_ns > 0
+
+
+def script() -> Any:
+    path = Path(__file__).parents[1] / "scripts" / "calibrate.py"
+    spec = importlib.util.spec_from_file_location("calibrate", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_script_writes_a_calibration_and_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = Pair(tiny_model(0), tiny_model(1), None, "large", "small", frozenset({5}))
+    calibrate = script()
+    monkeypatch.setattr(calibrate, "load_pair", lambda *args, **options: pair)
+    out, plot = tmp_path / "calibration.json", tmp_path / "calibration.png"
+    grid = ["--batches", "1,2", "--draft-lengths", "0,2", "--contexts", "4,9", "--repeats", "1"]
+    calibrate.main([*grid, "--out", str(out), "--plot", str(plot)])
+    assert "large with small, float32" in read_calibration(out).source
+    assert len(json.loads(out.read_text())["grid"]) == 4 * (3 + 2)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert "target_pass_ns" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--out", "nowhere/calibration.json"], "expected a file in an existing folder"),
+        (["--plot", "calibration.txt"], "expected a file ending in .png"),
+        (["--batches", "1,x"], "invalid numbers value"),
+        (["--contexts", "64"], "contexts: expected two or more different numbers"),
+        (["--threads", "0"], "threads: expected an integer >= 1, got 0"),
+    ],
+)
+def test_the_script_refuses_bad_options_before_it_loads(
+    option: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    calibrate = script()
+    monkeypatch.setattr(calibrate, "load_pair", pytest.fail)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        calibrate.main(option)
+    assert message in capsys.readouterr().err

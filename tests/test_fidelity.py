@@ -1,0 +1,282 @@
+"""Live against replay: exact by the calibrated clock, compared and reported by the measured one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("scipy")
+
+from tiny_models import tiny_pair  # noqa: E402
+
+from laps_env.live.agreement import (  # noqa: E402
+    METRICS,
+    Metrics,
+    Order,
+    compare_metrics,
+    compare_order,
+)
+from laps_env.live.fidelity import Repetition, calibration_grid, rotated, run  # noqa: E402
+from laps_env.live.prompts import DEMO_PROMPTS, partition, read_questions  # noqa: E402
+from laps_env.live.side_by_side import Servers, Settings, record_questions  # noqa: E402
+
+SETTINGS = Settings(num_requests=6, max_new_tokens=24, load=2.0, policies=("fcfs", "laps_sd"))
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def servers(drafter: str = "model") -> Servers:
+    pair = tiny_pair(drafter)
+    questions = read_questions([DEMO_PROMPTS])
+    categories = sorted({q.category for q in questions})
+    asked = partition(questions)["record-test"]
+    trace = record_questions(pair, asked, categories, SETTINGS.max_new_tokens)
+    assert trace.num_requests == len(asked)
+    assert trace.info.provenance["corrected_positions"] == 0
+    return Servers(pair, SETTINGS, trace, SETTINGS.server().cost)
+
+
+# -- the calibrated clock -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("drafter", ["model", "head", "lookup"])
+def test_nothing_differs_by_the_calibrated_clock(drafter: str) -> None:
+    both = servers(drafter)
+    for policy in SETTINGS.policies:
+        row = both.check(policy)
+        assert row.mismatches == 0
+        assert row.steps >= row.rounds / SETTINGS.server().batch_size
+        assert row.tokens == both.known.output_tokens.sum() >= row.rounds > 0
+
+
+def test_a_wrong_recording_is_found() -> None:
+    both = servers()
+    runs = both.known.accept_run.copy()
+    runs[0] = 0 if runs[0] else 1
+    both.known = replace(both.known, accept_run=runs)
+    row = both.check("fcfs")
+    assert row.rounds_apart == 1
+    assert row.steps_apart > 0
+
+
+def test_a_text_of_another_length_is_found() -> None:
+    both = servers()
+    known = both.known
+    shorter = known.output_tokens.copy()
+    shorter[-1] -= 1
+    both.known = replace(
+        known,
+        output_tokens=shorter,
+        accept_run=known.accept_run[:-1],
+        proposable=None if known.proposable is None else known.proposable[:-1],
+    )
+    row = both.check("fcfs")
+    assert row.rounds_apart >= 1
+    assert row.mismatches > 0
+
+
+# -- the measured clock ---------------------------------------------------------------------------
+
+
+def test_every_policy_is_played_in_every_repetition() -> None:
+    kept: list[Repetition] = []
+    findings = run(tiny_pair(), SETTINGS, 2, keep=kept.append)
+    assert findings.repetitions == kept
+    assert [list(repetition.plays) for repetition in kept] == [
+        ["fcfs", "laps_sd"],
+        ["laps_sd", "fcfs"],
+    ]
+    assert not any(sample.held_out for repetition in kept for sample in repetition.samples)
+    assert sum(row.mismatches for row in findings.exact) == 0
+    for play in [*findings.replay.values(), *(p for r in kept for p in r.plays.values())]:
+        assert set(play) == set(METRICS)
+        assert all(value > 0 for value in play.values())
+
+
+def test_repetitions_that_are_done_are_not_run_again() -> None:
+    once = run(tiny_pair(), SETTINGS, 2)
+    kept: list[Repetition] = []
+    again = run(tiny_pair(), SETTINGS, 2, done=once.repetitions, keep=kept.append)
+    assert not kept
+    assert (again.saturation_rps, again.cost) == (once.saturation_rps, once.cost)
+    assert again.replay == once.replay
+
+
+def test_the_noise_needs_two_repetitions() -> None:
+    with pytest.raises(ValueError, match="repetitions: expected an integer >= 2, got 1"):
+        run(tiny_pair(), SETTINGS, 1)
+
+
+def test_the_grid_lies_around_the_workload() -> None:
+    questions = partition(read_questions([DEMO_PROMPTS]))["record-test"]
+    categories = sorted({q.category for q in questions})
+    trace = record_questions(tiny_pair(), questions, categories, 24)
+    grid = calibration_grid(trace, SETTINGS.server().with_changes(batch_size=4, draft_length=4))
+    assert (grid.batches, grid.draft_lengths) == ((1, 2, 4), (2, 4))
+    assert grid.contexts[0] == trace.prompt_tokens.min()
+    assert grid.contexts[-1] == (trace.prompt_tokens + trace.output_tokens).max()
+    least = calibration_grid(trace, SETTINGS.server().with_changes(batch_size=1, draft_length=0))
+    assert (least.batches, least.draft_lengths) == ((1, 2), (0, 1))
+
+
+def test_rotation() -> None:
+    assert [rotated("abc", by) for by in range(4)] == [
+        ["a", "b", "c"],
+        ["b", "c", "a"],
+        ["c", "a", "b"],
+        ["a", "b", "c"],
+    ]
+
+
+@pytest.mark.parametrize("policy", ["oracle_srpt", "fcfs+smartspec"])
+def test_policies_that_cannot_be_compared_are_refused(policy: str) -> None:
+    with pytest.raises(ValueError, match="policies: expected rules that know no true length"):
+        replace(SETTINGS, policies=("fcfs", policy))
+
+
+# -- comparisons, by hand -------------------------------------------------------------------------
+
+
+def plays(*latencies: float) -> list[Metrics]:
+    return [dict.fromkeys(METRICS, latency) for latency in latencies]
+
+
+def test_errors_and_noise() -> None:
+    rows = compare_metrics({"fcfs": plays(9.0, 10.0, 11.0)}, {"fcfs": plays(9.5)[0]})
+    assert [row.metric for row in rows] == list(METRICS)
+    for row in rows:
+        assert (row.live, row.replay) == (10.0, 9.5)
+        assert row.noise == pytest.approx(0.1)
+        assert row.noise_of_mean == pytest.approx(0.1 / np.sqrt(3))
+        assert row.error == pytest.approx(-0.05)
+
+
+def test_the_order_counts_where_it_exceeds_its_noise() -> None:
+    live = {
+        "a": plays(10.0, 20.0, 30.0),  # what all of a repetition's episodes share cancels
+        "b": plays(11.0, 22.0, 33.0),
+        "c": plays(10.5, 19.0, 30.5),
+    }
+    replay = {"a": plays(19.0)[0], "b": plays(21.0)[0], "c": plays(22.0)[0]}
+    first, second, third = compare_order(live, replay)
+    assert (first.first, first.second) == ("a", "b")
+    assert (first.live, first.replay) == (-2.0, -2.0)
+    assert first.standard_error == pytest.approx(1 / np.sqrt(3))
+    assert first.decided
+    assert first.same
+    assert (second.first, second.second) == ("a", "c")
+    assert second.live == pytest.approx(0.0)
+    assert not second.decided
+    assert (third.first, third.second) == ("b", "c")
+    assert third.decided  # 2 s, give or take 0.76 s
+    assert not third.same
+
+
+def test_equal_policies_have_no_order() -> None:
+    row = Order("a", "b", live=0.0, standard_error=0.0, replay=0.0)
+    assert not row.decided
+
+
+# -- the script -----------------------------------------------------------------------------------
+
+COMMAND = ["--num-requests", "6", "--max-new-tokens", "24", "--load", "2"]
+COMMAND += ["--policies", "fcfs,laps_sd", "--repetitions", "2", "--out", "fidelity.md"]
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The script with the tiny pair, in an empty folder."""
+    monkeypatch.syspath_prepend(SCRIPTS)
+    spec = importlib.util.spec_from_file_location("fidelity_script", SCRIPTS / "fidelity.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "fidelity_script", module)  # for its dataclass
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "load_pair", lambda *args, **options: tiny_pair())
+    monkeypatch.chdir(tmp_path)
+    return module
+
+
+def test_an_interrupted_comparison_goes_on_and_is_reported(
+    script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = Path("runs/fidelity.journal")
+    play, played = Servers.play_live, []
+
+    def interrupted(self: Servers, policy: str) -> Metrics:
+        if len(played) == 3:
+            raise KeyboardInterrupt
+        played.append(policy)
+        return play(self, policy)
+
+    monkeypatch.setattr(Servers, "play_live", interrupted)
+    with pytest.raises(SystemExit):
+        script.main(COMMAND)
+    monkeypatch.setattr(Servers, "play_live", play)
+    head, line = journal.read_text().splitlines()
+    journal.write_text(f"{head}\n{line}\n{line[:9]}")  # cut while it was written
+
+    script.main(COMMAND)
+    assert not journal.exists()
+    raw = json.loads(Path("runs/fidelity.json").read_text())
+    assert raw["repetitions"][0] == json.loads(line)
+    assert len(raw["repetitions"]) == 2
+    assert len(raw["errors"]) == 2 * len(METRICS)
+    assert len(raw["orders"]) == 1
+    page = Path("fidelity.md").read_text()
+    for policy in ("fcfs", "laps_sd"):
+        assert page.count(f"| `{policy}` |") == 1 + len(METRICS)
+    assert "**Calibrated clock: met.** 0 differences in" in page
+    assert "**Mean latency: m" in page
+    assert "python scripts/fidelity.py --num-requests 6" in page
+    assert "written: fidelity.md" in capsys.readouterr().out
+
+
+def test_a_journal_of_other_settings_is_refused(
+    script: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("runs").mkdir()
+    Path("runs/fidelity.journal").write_text('{"code": "other"}\n')
+    with pytest.raises(SystemExit):
+        script.main(COMMAND)
+    assert "fidelity.journal: expected a journal of {" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--policies", "best"], "policy: expected one of"),
+        (["--scenario", "none"], "scenario: expected one of"),
+        (["--draft-length", "17"], "draft_length: expected 0..16"),
+        (["--out", "nowhere/fidelity.md"], "expected a file in an existing folder"),
+    ],
+)
+def test_bad_options_are_refused_before_models_are_loaded(
+    script: Any,
+    option: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(script, "load_pair", pytest.fail)
+    with pytest.raises(SystemExit):
+        script.main(option)
+    assert message in capsys.readouterr().err

@@ -1,0 +1,233 @@
+"""The live environment: real rounds behind the same table, and replay agrees with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from tiny_models import STOP, tiny_pair  # noqa: E402
+
+import laps_env  # noqa: E402
+import policies  # noqa: E402
+from laps_env.evaluation.report import tables  # noqa: E402
+from laps_env.live.evaluation import LiveGrid  # noqa: E402
+from laps_env.live.prompts import DEMO_PROMPTS, PARTS, partition, read_questions  # noqa: E402
+from laps_env.live.side_by_side import record_questions, replay_workload  # noqa: E402
+from laps_env.traces import TraceError  # noqa: E402
+from laps_env.workloads import Workload  # noqa: E402
+
+LIMIT = 24
+CROWDED = {"load": 3.0, "num_requests": 14, "slots": 6, "batch_size": 3, "draft_length": 4}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def live(drafter: str = "model", **options: Any) -> Any:
+    given = {"target": tiny_pair(drafter), "max_new_tokens": LIMIT, "clock": "calibrated"}
+    return gym.make(laps_env.LIVE_ID, **given | CROWDED | options).unwrapped
+
+
+def follow(policy: Any, env: Any, options: dict[str, Any]) -> list[Any]:
+    """Everything that an episode shows, with a policy."""
+    observation, info = env.reset(seed=3, options=options)
+    seen: list[Any] = [observation]
+    state, ended = None, False
+    while not ended:
+        action, state = policy.predict(observation, state)
+        observation, reward, terminated, truncated, info = env.step(action)
+        seen += [observation, reward, terminated, truncated, info["dt"], info.get("action_mask")]
+        ended = terminated or truncated
+    return [*seen, info["summary"]]
+
+
+def recorded_workload(env: Any, drafter: str, workload: Workload) -> Workload:
+    """The live workload with lengths and acceptance as the recorder finds them."""
+    bodies = env._rows.bodies
+    questions = [prompt.question for prompt in bodies.prompts(heldout=False)]
+    trace = record_questions(tiny_pair(drafter), questions, bodies.categories, LIMIT)
+    assert trace.info.provenance["corrected_positions"] == 0
+    return replay_workload(workload, trace)
+
+
+@pytest.mark.parametrize("drafter", ["model", "head", "lookup"])
+@pytest.mark.parametrize(
+    ("policy", "server"),
+    [
+        ("laps_sd", {}),
+        ("las", {"pool_tokens": 90, "draft_length": 2}),  # evictions
+        ("sprpt", {"draft_length": "smartspec"}),
+    ],
+)
+def test_replay_agrees_with_live_bit_for_bit(
+    drafter: str, policy: str, server: dict[str, Any]
+) -> None:
+    """Every observation, reward, duration and metric of a trajectory, by the cost model's clock."""
+    env = live(drafter, **server)
+    env.reset(seed=3)
+    workload = env.options.workload(seed=3, episode=0)
+    known = recorded_workload(env, drafter, workload)
+    assert (known.output_tokens < LIMIT).any()
+    options = CROWDED | server
+    replay = gym.make(laps_env.REPLAY_IDS[0], scenario=env.options.scenario, **options).unwrapped
+    rule = policies.make(policy, "demo")
+    of_live = follow(rule, env, {"workload": workload})
+    of_replay = follow(rule, replay, {"workload": known})
+    assert len(of_live) == len(of_replay)
+    summary, expected = of_live.pop(), of_replay.pop()
+    for here, there in zip(of_live, of_replay, strict=True):
+        np.testing.assert_equal(here, there)
+    assert "pool_tokens" not in server or expected["recomputed_tokens"] > 0
+    for name, value in expected.items():
+        # slowdowns are relative to the time alone, of which live knows what it has seen
+        if "slowdown" not in name and name != "jain_fairness":
+            assert summary[name] == value, name
+    assert len(summary["texts"]) == CROWDED["num_requests"]
+
+
+def test_swapping_is_mirrored_and_the_texts_do_not_depend_on_the_schedule() -> None:
+    texts = []
+    for name, server in (
+        ("fcfs", {}),
+        ("las", {"pool_tokens": 90}),
+        ("laps_sd", {"scenario": swapping(), "pool_tokens": 90}),
+    ):
+        env = live("head", **server)
+        summary = follow(policies.make(name, "demo"), env, {})[-1]
+        texts.append(summary["texts"])
+    assert texts[0] == texts[1] == texts[2]
+    assert all(texts[0])
+
+
+def swapping() -> Any:
+    scenario = laps_env.scenarios.get_scenario("demo")
+    return replace(scenario, server=scenario.server.with_changes(eviction="swap"))
+
+
+def test_the_measured_clock_takes_what_the_rounds_took() -> None:
+    env = live(clock="measured")
+    env.reset(seed=0)
+    rounds = 0.0
+    terminated = False
+    while not terminated:
+        _, _, terminated, _, info = env.step(int(np.flatnonzero(env.action_masks())[0]))
+        if info["round"]:
+            rounds += env._rows.engine.times.total * 1e-9
+    summary = info["summary"]
+    assert summary["utilization"] * summary["makespan_s"] == pytest.approx(rounds)
+    assert summary["scheduling_s"] > 0
+    realised = env.reveal_workload()
+    ends = realised.output_tokens
+    assert summary["throughput_tps"] * summary["makespan_s"] == pytest.approx(ends.sum())
+    assert all(g.output[-1] == STOP or len(g.output) == LIMIT for g in env._rows.generations)
+
+
+def test_predictions_do_not_come_from_the_truth() -> None:
+    """The same prompts with another limit, and so other lengths, are predicted alike."""
+    short, long = live(max_new_tokens=3), live(max_new_tokens=LIMIT)
+    first, second = (env.options.workload(seed=1, episode=0) for env in (short, long))
+    np.testing.assert_array_equal(first.predicted_tokens, np.minimum(second.predicted_tokens, 3.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"clock": "sundial"},
+            r"clock: expected one of \('measured', 'calibrated'\), got 'sundial'",
+        ),
+        ({"predictor_error": 0.3}, "predictor_error: expected none on a live server.* got 0.3"),
+        ({"temperature": -1.0}, "temperature: expected a number >= 0, got -1.0"),
+        ({"max_new_tokens": 120}, r"prompt demo_prompts/\d+: expected at most -?\d+ tokens"),
+        ({"prompts": ("nowhere.jsonl",)}, "nowhere.jsonl"),
+    ],
+)
+def test_bad_arguments(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, OSError), match=message):
+        live(**options)
+
+
+def test_a_workload_without_prompts_is_refused() -> None:
+    env = live()
+    foreign = replace(env.options.workload(seed=0, episode=0), body=None)
+    with pytest.raises(ValueError, match="workload: expected one of this environment's own"):
+        env.reset(options={"workload": foreign})
+
+
+def test_policies_side_by_side_on_the_live_server() -> None:
+    grid = LiveGrid(
+        policies=("fcfs", "bayes_srpt_tuned", "laps_sd+smartspec"),
+        scenarios=("demo",),
+        loads=(0.9,),
+        episodes=2,
+        num_requests=5,
+        pair=tiny_pair("head"),
+        server={"max_new_tokens": 8, "slots": 4},
+    )
+    done: list[str] = []
+    results = grid.run(done.append)
+    assert len(done) == 2 * 4  # with the reference
+    assert [row["policy"] for row in results["rows"]] == list(grid.policies)
+    assert all(row["source"]["draft"] == "head" for row in results["rows"])
+    first, second = (
+        next(t["texts"] for t in results["texts"] if (t["policy"], t["seed"]) == (policy, 0))
+        for policy in ("fcfs", "laps_sd+smartspec")
+    )
+    assert first == second
+    assert len(first) == 5
+    assert "live demo, load 0.9: 2 workloads of 5 requests" in tables(results)
+    with pytest.raises(ValueError, match="that a live server can follow, got 'oracle_srpt'"):
+        replace(grid, policies=("fcfs", "oracle_srpt"))
+
+
+# -- prompts --------------------------------------------------------------------------------------
+
+
+def test_every_question_is_in_one_part(shared_data: Path) -> None:
+    names = ("spec_bench.jsonl", "mbpp.jsonl", "gsm8k_test.jsonl", "humaneval.jsonl.gz")
+    questions = read_questions([shared_data / "prompts" / name for name in names])
+    assert len({q.turns[0] for q in questions}) == len(questions)  # gsm8k is partly in spec_bench
+    parts = partition(questions)
+    assert sorted(q.name for part in PARTS for q in parts[part]) == sorted(
+        q.name for q in questions
+    )
+    assert len({q.category for q in parts["record-test"]}) == 7
+    again = partition(questions[::-1])  # does not depend on the order of the files
+    assert {p: [q.name for q in own] for p, own in again.items()} == {
+        p: [q.name for q in own] for p, own in parts.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"turns": []}', "line 1, turns: expected a list of texts"),
+        ('{"prompt": ""}', "line 1, prompt: expected a non-empty string, got ''"),
+        ("[1]", "line 1: expected a JSON object, got list"),
+        ("", "expected at least one record, got an empty file"),
+    ],
+)
+def test_bad_prompt_files(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(TraceError, match=message):
+        read_questions([path])
+
+
+def test_the_demo_prompts_have_all_parts() -> None:
+    parts = partition(read_questions([DEMO_PROMPTS]))
+    assert all(len(parts[part]) >= 8 for part in PARTS)
