@@ -52,7 +52,8 @@ def describe(pair: Pair) -> dict[str, Any]:
             "transformers": version("transformers"),
             "laps_env": version("laps-env"),
         },
-        "models": {"target": pair.target_name, "draft": pair.draft_name},
+        # of a folder its name: where it lay on this machine is nobody else's business
+        "models": {"target": Path(pair.target_name).name, "draft": Path(pair.draft_name).name},
         "dtype": str(pair.target.dtype).removeprefix("torch."),
     }
 
