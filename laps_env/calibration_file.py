@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from laps_env.checks import is_finite
-from laps_env.files import write_beside
+from laps_env.files import read_json, write_beside
 from laps_env.kernel.costs import Work
 from laps_env.physics import CostModel
 
@@ -69,14 +69,7 @@ def read_calibration(path: Path) -> CostModel:
         ValueError: naming the file, the field, what was expected and what came.
         OSError: the file cannot be read.
     """
-    try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: expected JSON, got {error}") from None
-    try:
-        return _cost_model(document)
-    except ValueError as reason:
-        raise ValueError(f"{path}: {reason}") from None
+    return read_json(path, _cost_model)
 
 
 def _cost_model(document: Any) -> CostModel:

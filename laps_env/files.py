@@ -1,9 +1,14 @@
-"""Writing files whole or not at all."""
+"""Reading files with their names in the errors; writing them whole or not at all."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
+
+Parsed = TypeVar("Parsed")
 
 
 def check_output(path: Path) -> None:
@@ -15,6 +20,23 @@ def check_output(path: Path) -> None:
     occupied = path.exists() and not path.is_file()
     if occupied or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise ValueError(f"expected a file in an existing folder that is writable, got {path}")
+
+
+def read_json(path: Path, parse: Callable[[Any], Parsed]) -> Parsed:
+    """What ``parse`` makes of a JSON file; its ValueErrors then name the file too.
+
+    Raises:
+        ValueError: no JSON, or what ``parse`` raises.
+        OSError: the file cannot be read.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: expected JSON, got {error}") from None
+    try:
+        return parse(document)
+    except ValueError as reason:
+        raise ValueError(f"{path}: {reason}") from None
 
 
 def write_beside(path: Path, chunks: list[bytes]) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env.checks import check_positive, is_finite
-from laps_env.files import write_beside
+from laps_env.files import read_json, write_beside
 
 FORMAT = "laps-env length model"
 VERSION = 1
@@ -109,15 +109,7 @@ class LengthModel:
             ValueError: naming the file, the field, what was expected and what came.
             OSError: the file cannot be read.
         """
-        path = path or DEFAULT
-        try:
-            document = json.loads(path.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: expected JSON, got {error}") from None
-        try:
-            return _read(document)
-        except ValueError as reason:
-            raise ValueError(f"{path}: {reason}") from None
+        return read_json(path or DEFAULT, _read)
 
 
 def _features(

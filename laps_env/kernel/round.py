@@ -24,6 +24,12 @@ from laps_env.layout import RAN
 def run_round(c: Any, server: Any, e: Episode) -> None:
     """Serve the picked requests for one round: make room, restore, draft, verify, commit."""
     open_round(c, server, e)
+    finish_at_cost(c, server, e)
+
+
+@inlined
+def finish_at_cost(c: Any, server: Any, e: Episode) -> None:
+    """The rest of an opened round, at what the cost model says."""
     work = do_work(c, server, e)
     steps_ns = draft_step_ns(c, work) if work.steps > 0 else 0.0
     close_round(server, e, work, duration_ns(c, work), steps_ns, verification_ns(c, work))

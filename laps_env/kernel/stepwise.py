@@ -13,10 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env._jit import jit
-from laps_env.kernel.costs import draft_step_ns, duration_ns, verification_ns
 from laps_env.kernel.fleet import Fleet, begin_step, choose, end_step, episode_of, move_on
 from laps_env.kernel.picking import pick_by_priority
-from laps_env.kernel.round import close_round, do_work, draft_length_of_round, open_round
+from laps_env.kernel.round import (
+    close_round,
+    do_work,
+    draft_length_of_round,
+    finish_at_cost,
+    open_round,
+)
 
 
 @jit
@@ -49,9 +54,7 @@ def close_at_cost(c: Any, fleet: Fleet, scale: float) -> None:
     e = episode_of(fleet, 0)
     server = fleet.servers[0]
     before = server.now
-    work = do_work(c, server, e)
-    steps_ns = draft_step_ns(c, work) if work.steps > 0 else 0.0
-    close_round(server, e, work, duration_ns(c, work), steps_ns, verification_ns(c, work))
+    finish_at_cost(c, server, e)
     move_on(c, fleet, 0, e)
     end_step(fleet, 0, before, scale)
 

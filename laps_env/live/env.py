@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from laps_env.env import SpecDecodeReplay
 from laps_env.kernel.draft_length import MAX_DRAFT_LENGTH
-from laps_env.kernel.fleet import episode_of
 from laps_env.kernel.stepwise import (
     begin,
     begin_by_priority,
@@ -230,7 +229,7 @@ class LiveRow(SpecDecodeReplayVectorEnv):
         """
         workload = super().reveal_workload(row)
         requests = self.simulation.requests(row)
-        e = episode_of.py_func(self.simulation.fleet, row)
+        fleet = self.simulation.fleet
         lengths = requests["output_tokens"].astype(np.int64)
         flat = np.concatenate(
             [
@@ -241,6 +240,6 @@ class LiveRow(SpecDecodeReplayVectorEnv):
         return replace(
             workload,
             output_tokens=lengths,
-            accept_run=e.accept_run[flat],
-            proposable=e.proposable[flat],
+            accept_run=fleet.accept_run[row, flat],
+            proposable=fleet.proposable[row, flat],
         )

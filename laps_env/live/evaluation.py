@@ -83,12 +83,14 @@ class LiveGrid:
         for name, load in product(self.scenarios, self.loads):
             made = {p: policies.make(p, get_scenario(name)) for p in self.policies_to_run}
             plays: dict[str, list[Play]] = {policy: [] for policy in made}
+            lengths = {rule.draft_length for rule in made.values()}
+            servers = {length: self._server(name, load, length) for length in lengths}
             for seed, (policy, rule) in product(seeds, made.items()):
-                env = self._server(name, load, rule.draft_length)
-                summary = play(rule, env, seed)
+                summary = play(rule, servers[rule.draft_length], seed)
                 texts.append({"policy": policy, "seed": seed, "texts": summary.pop("texts")})
                 plays[policy].append(summary)
                 report(f"{name}, load {load}, {policy}, seed {seed}")
+            env = next(iter(servers.values()))  # all of the same models
             rows += [self._row(env, name, load, seeds, policy, plays) for policy in self.policies]
         return {
             "format": "laps-env live results",

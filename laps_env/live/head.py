@@ -239,7 +239,7 @@ class HeadDrafter:
         positions = (torch.tensor(starts, device=device)[:, None] + steps).clamp(
             max=self.length - 1
         )
-        visible = int(positions.max()) + 1
+        visible = min(max(starts) + states.shape[1], self.length)
         index = torch.tensor(list(rows), device=device)
         neighbours = rows[-1] - rows[0] + 1 == len(rows)
         read = slice(rows[0], rows[-1] + 1) if neighbours else index

@@ -22,6 +22,7 @@ from laps_env.live.engine import Generation, RoundResult, Stopping
 from laps_env.live.head import HeadDrafter
 from laps_env.live.loading import Pair
 from laps_env.live.prompts import Question, encode
+from laps_env.live.verification import longest_match
 from laps_env.traces import AcceptanceTrace, TraceInfo
 
 
@@ -221,11 +222,7 @@ class Recorder:
     def _lookup(text: list[int], place: int) -> tuple[int, int]:
         """Accepted and proposed by prompt lookup before the token at ``place``."""
         proposed = PromptLookup().continuation(text[:place])[:MAX_DRAFT_LENGTH]
-        coming = text[place:]
-        accepted = 0
-        while accepted < len(proposed) and proposed[accepted] == coming[accepted]:
-            accepted += 1
-        return accepted, len(proposed)
+        return longest_match(proposed, text[place:])[0], len(proposed)
 
 
 def plain_runs(drafter: DraftModel, text: list[int], first: int, count: int) -> list[int]:
