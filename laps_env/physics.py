@@ -26,7 +26,7 @@ VICTIMS: tuple[Victim, ...] = ("longest_idle", "latest_arrival", "largest")
 
 @dataclass(frozen=True)
 class CostModel:
-    """What a round costs: eight non-negative constants in nanoseconds.
+    """What a round costs: ten non-negative constants in nanoseconds.
 
     Attributes:
         overhead_ns: per round, host and sampling.
@@ -35,8 +35,10 @@ class CostModel:
         target_kv_token_ns: per key-value token that the pass reads.
         draft_step_ns: per sequential draft step of the batch.
         draft_token_ns: per drafted token.
+        draft_kv_token_ns: per key-value token that a draft step reads.
         prefill_request_ns: per request whose cache is (re)computed in the round.
-        swap_token_ns: per key-value token moved between device and host, either way.
+        swap_request_ns: per request whose cache is moved between device and host, either way.
+        swap_token_ns: per key-value token of these.
         source: where the numbers come from, with what had to be assumed.
 
     Raises:
@@ -49,7 +51,9 @@ class CostModel:
     target_kv_token_ns: float
     draft_step_ns: float
     draft_token_ns: float
+    draft_kv_token_ns: float
     prefill_request_ns: float
+    swap_request_ns: float
     swap_token_ns: float
     source: str = ""
 

@@ -36,7 +36,7 @@ def _time_alone(
             context = request.prompt_tokens + position
             prefill = context if position == 0 else 0
             prefills = 1 if position == 0 else 0
-            work = Work(n + 1, prefill, context, n, n, prefills, 0)
+            work = Work(n + 1, prefill, context, n, n, n * context, prefills, 0, 0)
             alone_ns[i] += duration_ns(c, work)
             position += min(np.int64(accept_run[request.offset + position]), n) + 1
 

@@ -20,9 +20,11 @@ from typing import Any
 
 from calibrate import describe, grid_rows
 
+from laps_env.evaluation.report import markdown_table
 from laps_env.evaluation.runner import CODE
 from laps_env.files import check_output, write_beside
 from laps_env.kernel.costs import Work
+from laps_env.line_journal import LineJournal
 from laps_env.live.agreement import METRICS, Error, Order, compare_metrics, compare_order
 from laps_env.live.calibration import Sample
 from laps_env.live.fidelity import Findings, Repetition, run
@@ -42,28 +44,6 @@ NAMES = {
     "mean_ttft_s": "mean time to first token",
     "makespan_s": "makespan",
 }
-
-
-class Journal:
-    """Finished repetitions, a line each, under a line of what they are of."""
-
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self.path = path
-        head = json.dumps(settings)
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        if lines and lines[0].rstrip("\n") != head:
-            raise ValueError(
-                f"{path}: expected a journal of {head}, got one of {lines[0]}; remove it to start "
-                "anew"
-            )
-        # the last line may have been cut in the middle
-        whole = [line for line in lines if line.endswith("\n")]
-        path.write_text("".join(whole) or head + "\n")
-        self.done = [read_repetition(json.loads(line)) for line in whole[1:]]
-
-    def add(self, repetition: Repetition) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(row_of(repetition)) + "\n")
 
 
 def row_of(repetition: Repetition) -> dict[str, Any]:
@@ -103,12 +83,6 @@ class Result:
         return max(rows, key=lambda row: abs(row.error))
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    names = list(head)
-    lines = [names, ["---"] * len(names), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
 def verdicts(result: Result) -> str:
     """Which targets are met, in words."""
     rounds = sum(row.rounds for row in result.findings.exact)
@@ -143,7 +117,7 @@ def met(is_met: bool) -> str:
 
 
 def exact_table(result: Result) -> str:
-    return table(
+    return markdown_table(
         (
             "policy",
             "steps",
@@ -169,7 +143,7 @@ def exact_table(result: Result) -> str:
 
 
 def error_table(result: Result, metric: str) -> str:
-    return table(
+    return markdown_table(
         ("policy", "live, s", "noise", "of the mean", "replay, s", "error"),
         (
             (
@@ -187,7 +161,7 @@ def error_table(result: Result, metric: str) -> str:
 
 
 def order_table(result: Result) -> str:
-    return table(
+    return markdown_table(
         ("pair", "live, s", "its standard error, s", "replay, s", "live order", "replay"),
         (
             (
@@ -258,7 +232,7 @@ and the live order counts as decided beyond two of them.
 
 def measured_where(about: dict[str, Any]) -> str:
     device, software = about["device"], about["software"]
-    target, draft = (Path(about["models"][role]).name for role in ("target", "draft"))
+    target, draft = (about["models"][role] for role in ("target", "draft"))
     return (
         f"Measured {about['created']} on {device['name']} ({device['type']}; {device['cores']} "
         f"cores, {device['threads']} threads of torch) with Python {software['python']}, torch "
@@ -360,13 +334,13 @@ def work(options: argparse.Namespace, command: str) -> None:
     pair = load_pair(options.target, options.draft, device=options.device, dtype="float32")
     about = describe(pair)
     key = {"code": CODE, "device": about["device"], "models": about["models"]}
-    journal = Journal(options.json.with_suffix(".journal"), {**key, **asdict(settings)})
+    journal = LineJournal(options.json.with_suffix(".journal"), {**key, **asdict(settings)})
     findings = run(
         pair,
         settings,
         options.repetitions,
-        done=journal.done,
-        keep=journal.add,
+        done=[read_repetition(row) for row in journal.entries],
+        keep=lambda repetition: journal.add(row_of(repetition)),
         report=partial(print, flush=True),
     )
     live = {
@@ -376,7 +350,7 @@ def work(options: argparse.Namespace, command: str) -> None:
     result = Result(about, command, settings, findings, errors, orders)
     write_beside(options.json, [(json.dumps(raw(result), indent=1) + "\n").encode()])
     write_beside(options.out, [report(result).encode()])
-    journal.path.unlink()
+    journal.remove()
     print(f"\n{verdicts(result)}\n\nwritten: {options.out}, {options.json}")
 
 

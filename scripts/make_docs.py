@@ -22,7 +22,7 @@ import numpy as np
 
 import policies
 from laps_env.env import SpecDecodeReplay
-from laps_env.evaluation.report import families
+from laps_env.evaluation.report import families, markdown_table
 from laps_env.files import write_beside
 from laps_env.layout import QUEUE_COLUMNS, SERVER_COLUMNS, Column
 from laps_env.physics import CostModel
@@ -98,15 +98,9 @@ names one of the package's by `cost` ([scenarios.md](scenarios.md)).
 """
 
 
-def table(headings: list[str], rows: list[list[str]]) -> str:
-    """A markdown table."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def columns_table(columns: tuple[Column, ...]) -> str:
     """Index, name, unit, bound and meaning of each column."""
-    return table(
+    return markdown_table(
         ["index", "name", "unit", "at most", "meaning"],
         [[str(i), f"`{c.name}`", c.unit, f"{c.high:g}", c.meaning] for i, c in enumerate(columns)],
     )
@@ -142,7 +136,7 @@ def costs_table() -> str:
     models = {name: get_cost(name) for name in list_costs()}
     names = [f.name for f in fields(CostModel) if f.name != "source"]
     rows = [[f"`{n}`", *(f"{getattr(m, n):,.10g}" for m in models.values())] for n in names]
-    return table(["constant (ns)", *(f"`{name}`" for name in models)], rows)
+    return markdown_table(["constant (ns)", *(f"`{name}`" for name in models)], rows)
 
 
 def calibration_page() -> str:
@@ -172,11 +166,11 @@ def calibration_page() -> str:
             f"{software['transformers']}. {len(found['grid'])} measured rows: batches {batches}, "
             f"contexts {contexts}, medians of {found['repeats']} repetitions.",
             f"![measured against fitted](calibration-{name}.png)",
-            table(
+            markdown_table(
                 ["constant", "ns"],
                 [[f"`{n}`", f"{value:,.1f}"] for n, value in found["cost"].items()],
             ),
-            table(
+            markdown_table(
                 ["term", "held-out samples", "mean error", "p90", "mean error, two token rates"],
                 errors,
             ),
@@ -213,7 +207,7 @@ def scenario_numbers(scenario: Scenario) -> list[str]:
 
 def scenarios_table() -> str:
     """The named scenarios."""
-    return table(
+    return markdown_table(
         [
             "scenario",
             "batch",
@@ -250,7 +244,9 @@ def parameters_table() -> str:
         if f"{name}_tuned" in policies.list_policies():
             tuned = policies.tuned_settings(name, "all")
             rows += [parameter_row(name, parameter, tuned) for parameter in spec.parameters]
-    return table(["rule", "parameter", "default", "source", "tuned", "range", "meaning"], rows)
+    return markdown_table(
+        ["rule", "parameter", "default", "source", "tuned", "range", "meaning"], rows
+    )
 
 
 def results_tables(results: dict[str, Any]) -> str:
@@ -291,7 +287,7 @@ def family_tables(family: str, rows: list[dict[str, Any]], reference: str) -> st
             [s, *(cell(cells[s, p]) if (s, p) in cells else "-" for p in policies_shown)]
             for s in scenarios
         ]
-        return table(["scenario", *(f"`{p}`" for p in policies_shown)], body)
+        return markdown_table(["scenario", *(f"`{p}`" for p in policies_shown)], body)
 
     error = rows[0]["predictor_error"]
     told = "of a length model" if error == RECORDED else f"with an error of sd {error} (log)"
@@ -326,7 +322,7 @@ def standing_table(results: dict[str, Any]) -> str:
         [f"`{policy}`", *(tallies.get((policy, f), "-") for f in names), alone.get(policy, "")]
         for policy in dict.fromkeys(policy for policy, *_ in standing)
     ]
-    return table(["policy", *names, "wins in one alone"], body)
+    return markdown_table(["policy", *names, "wins in one alone"], body)
 
 
 def with_part(page: str, name: str, content: str) -> str:

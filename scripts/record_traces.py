@@ -8,7 +8,6 @@ so the same command goes on where it was stopped.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,36 +18,16 @@ import transformers
 from tqdm import tqdm
 
 from laps_env import __version__
+from laps_env.line_journal import LineJournal
 from laps_env.live.loading import DEMO_DRAFT, DEMO_TARGET, Pair, load_pair
-from laps_env.live.prompts import Part, encode, partition, read_questions
+from laps_env.live.prompts import RECORDED_PARTS, Part, encode, partition, read_questions
 from laps_env.live.recording import Job, Recorded, Recorder, assemble
 from laps_env.traces import TraceInfo
 
-PARTS: tuple[Part, ...] = ("record-train", "record-test")
 
-
-class Journal:
-    """Recorded questions with all their turns, one line each, by (part, number)."""
-
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self.path = path
-        self.done: dict[tuple[str, int], list[Recorded]] = {}
-        head = json.dumps(settings)
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        if lines and lines[0].rstrip("\n") != head:
-            raise ValueError(f"{path}: expected a journal of {head}, got one of {lines[0]}")
-        # the last line may have been cut in the middle
-        whole = [line for line in lines if line.endswith("\n")]
-        path.write_text("".join(whole) or head + "\n")
-        for line in whole[1:]:
-            entry = json.loads(line)
-            self.done[entry["part"], entry["group"]] = [Recorded(**r) for r in entry["turns"]]
-
-    def add(self, part: str, group: int, turns: list[Recorded]) -> None:
-        self.done[part, group] = turns
-        with self.path.open("a") as file:
-            entry = {"part": part, "group": group, "turns": [asdict(turn) for turn in turns]}
-            file.write(json.dumps(entry) + "\n")
+def entry_of(part: Part, group: int, turns: list[Recorded]) -> dict[str, Any]:
+    """A recorded question with all its turns, as the journal keeps it."""
+    return {"part": part, "group": group, "turns": [asdict(turn) for turn in turns]}
 
 
 def jobs_of(pair: Pair, files: list[str], part: Part, longest: int) -> list[Job]:
@@ -88,7 +67,11 @@ def record(options: argparse.Namespace) -> None:
         name: str(getattr(options, name)) if name in ("target", "draft") else getattr(options, name)
         for name in ("target", "draft", "prompts", "limit", "longest", "batch", "draft_length")
     }
-    journal = Journal(options.out / f"{options.name}.journal", settings)
+    journal = LineJournal(options.out / f"{options.name}.journal", settings)
+    recorded = {
+        (entry["part"], entry["group"]): [Recorded(**turn) for turn in entry["turns"]]
+        for entry in journal.entries
+    }
     pair = load_pair(options.target, options.draft, device=options.device, dtype="float32")
     recorder = Recorder(
         pair,
@@ -98,14 +81,15 @@ def record(options: argparse.Namespace) -> None:
         draft_length=options.draft_length,
     )
     categories = sorted({q.category for q in read_questions(options.prompts)})
-    for part in PARTS:
+    for part in RECORDED_PARTS:
         jobs = jobs_of(pair, options.prompts, part, options.longest)
-        waiting = [job for job in jobs if (part, job.group) not in journal.done]
+        waiting = [job for job in jobs if (part, job.group) not in recorded]
         for job, turns in tqdm(recorder.record(waiting), total=len(waiting), desc=part):
-            journal.add(part, job.group, turns)
-        done = [turn for job in jobs for turn in journal.done[part, job.group]]
+            journal.add(entry_of(part, job.group, turns))
+            recorded[part, job.group] = turns
+        done = [turn for job in jobs for turn in recorded[part, job.group]]
         write(options, pair, part, done, categories)
-    journal.path.unlink()
+    journal.remove()
 
 
 def write(

@@ -74,7 +74,9 @@ def _random_cost(rng: np.random.Generator) -> dict[str, float]:
         "target_kv_token_ns": 0.02,
         "draft_step_ns": 1.0,
         "draft_token_ns": 0.2,
+        "draft_kv_token_ns": 0.01,
         "prefill_request_ns": 1.0,
+        "swap_request_ns": 1.0,
         "swap_token_ns": 0.1,
     }
     rounding = rng.choice(["whole", "half", "any"])

@@ -54,7 +54,7 @@ class ReferenceServer:
         self.now = self.rounds = self.idle_ns = self.integral_ns = 0
         self.hits = self.trials = 0.0  # SmartSpec's accepted and tested draft tokens, decayed
         self.last_draft_length = self.nominal
-        self.draft_step_s = self._draft_step_s(1, 1)
+        self.draft_step_s = self._draft_step_s(1, 1, 0)
         self.verify_s = self._verify_s(self.nominal + 1, 0)
         self.terminated = self.truncated = False
         self.now = self.idle_ns = self.requests[0].arrival_ns  # no limit is tested at the start
@@ -167,14 +167,14 @@ class ReferenceServer:
             if 0 < request.last_round == self.rounds and request not in batch:
                 request.preemptions += 1
 
-        swapped = self._make_room(batch)
+        moved = self._make_room(batch)
         chosen = self._smartspec_length(len(batch)) if self.smartspec else self.nominal
         lengths = [request.draft_length(chosen) for request in batch]
         drafts = [r.drafts(n, r.generated) for r, n in zip(batch, lengths, strict=True)]
         prefill = prefills = 0
         for request in batch:
             if request.swapped:
-                swapped += request.context
+                moved.append(request.context)
             elif not request.resident:
                 prefill += request.context
                 prefills += 1
@@ -183,7 +183,9 @@ class ReferenceServer:
             request.resident, request.swapped = True, False
         steps, drafted, verify = max(drafts), sum(drafts), sum(drafts) + len(batch)
         kv = sum(request.context for request in batch)
-        duration = self._duration(verify, prefill, kv, steps, drafted, prefills, swapped)
+        draft_kv = sum(d * request.context for d, request in zip(drafts, batch, strict=True))
+        drafting = (steps, drafted, draft_kv)
+        duration = self._duration(verify, prefill, kv, drafting, prefills, moved)
 
         self.now += duration
         self.rounds += 1
@@ -194,7 +196,7 @@ class ReferenceServer:
         self.last_draft_length = max(lengths)
         self.verify_s = self._verify_s(verify, kv)
         if steps > 0:
-            self.draft_step_s = self._draft_step_s(steps, drafted)
+            self.draft_step_s = self._draft_step_s(*drafting)
         accepted = [self._commit(r, d, duration) for r, d in zip(batch, drafts, strict=True)]
         if drafted > 0:
             refused = sum(a < d for a, d in zip(accepted, drafts, strict=True))
@@ -203,19 +205,19 @@ class ReferenceServer:
         self._next_decision()
         return integral, self.now - start
 
-    def _make_room(self, batch: list[Request]) -> int:
-        """Evict until the batch fits with its look-ahead; return the tokens swapped out."""
+    def _make_room(self, batch: list[Request]) -> list[int]:
+        """Evict until the batch fits with its look-ahead; return the contexts moved to the host."""
         needed = sum(request.context + self.lookahead for request in batch)
-        swapped = 0
+        offloaded: list[int] = []
         while True:
             others = [r for r in self.in_slots() if r.resident and r not in batch]
             if needed + sum(r.context for r in others) <= self.server.pool_tokens:
-                return swapped
+                return offloaded
             victim = max(others, key=lambda r: (self._victim_key(r), r.number))
             victim.resident = False
             if self.server.eviction == "swap":
                 victim.swapped = True
-                swapped += victim.context
+                offloaded.append(victim.context)
 
     def _victim_key(self, request: Request) -> int:
         idle_ns = self.now - request.last_end_ns
@@ -256,23 +258,38 @@ class ReferenceServer:
         return best
 
     def _duration(
-        self, verify: int, prefill: int, kv: int, steps: int, drafted: int, new: int, swapped: int
+        self,
+        verify: int,
+        prefill: int,
+        kv: int,
+        drafting: tuple[int, int, int],
+        new: int,
+        moved: list[int],
     ) -> int:
-        """Time of a round; `new` counts its prefilled requests. Terms in this order, float64."""
+        """Time of a round, terms in this order, float64.
+
+        `drafting`: steps, tokens, context tokens that the steps read; `new` counts the prefilled
+        requests; `moved`: contexts that went to the host or came back.
+        """
         cost = self.cost
         terms = cost.overhead_ns + cost.target_pass_ns
         terms += cost.target_token_ns * (verify + prefill)
         terms += cost.target_kv_token_ns * kv
+        steps, drafted, draft_kv = drafting
         terms += cost.draft_step_ns * steps
         terms += cost.draft_token_ns * drafted
+        terms += cost.draft_kv_token_ns * draft_kv
         terms += cost.prefill_request_ns * new
-        terms += cost.swap_token_ns * swapped
+        terms += cost.swap_request_ns * len(moved)
+        terms += cost.swap_token_ns * sum(moved)
         return int(np.rint(terms))  # half to even
 
     # -- what an observer sees, and results -------------------------------------------------------
 
-    def _draft_step_s(self, steps: int, drafted: int) -> float:
-        drafting = self.cost.draft_step_ns * steps + self.cost.draft_token_ns * drafted
+    def _draft_step_s(self, steps: int, drafted: int, draft_kv: int) -> float:
+        cost = self.cost
+        drafting = cost.draft_step_ns * steps + cost.draft_token_ns * drafted
+        drafting += cost.draft_kv_token_ns * draft_kv
         return float(drafting / steps * SECONDS)
 
     def _verify_s(self, verify: int, kv: int) -> float:
@@ -292,6 +309,7 @@ class ReferenceServer:
         while position < request.length:
             kv, first = request.prompt + position, int(position == 0)
             drafted = request.drafts(draft_length, position)
-            total += self._duration(drafted + 1, kv * first, kv, drafted, drafted, first, 0)
+            drafting = (drafted, drafted, drafted * kv)
+            total += self._duration(drafted + 1, kv * first, kv, drafting, first, [])
             position += request.committed(drafted, position)
         return total

@@ -25,11 +25,14 @@ COST = CostModel(
     target_kv_token_ns=39.3,
     draft_step_ns=533_750.0,
     draft_token_ns=1_250.0,
+    draft_kv_token_ns=400.0,
     prefill_request_ns=740_000.0,
+    swap_request_ns=450_000.0,
     swap_token_ns=5_243.0,
     source="by hand",
 )
-WORK = {"verify": 3, "prefill": 0, "kv": 64, "steps": 2, "drafted": 2, "prefills": 0, "swapped": 0}
+DONE = {"verify": 3, "kv": 64, "steps": 2, "drafted": 2, "draft_kv": 128}
+WORK = {"prefill": 0, "prefills": 0, "swaps": 0, "swapped": 0, **DONE}
 ROW = {
     "kind": "decode",
     "batch": 1,
@@ -74,7 +77,11 @@ def test_a_calibration_file_comes_back(tmp_path: Path) -> None:
         ("version", True, "version: expected 1, got True"),
         ("cost.draft_step_ns", None, "cost.draft_step_ns: expected a value, got none"),
         ("cost.draft_step_ns", float("nan"), "cost.draft_step_ns: expected a finite number >= 0"),
-        ("cost.swap_token_ns", -1, "cost.swap_token_ns: expected a finite number >= 0, got -1"),
+        (
+            "cost.swap_token_ns",
+            -1,
+            "cost.swap_token_ns: expected a finite number >= 0, got -1",
+        ),
         ("cost", [1], "cost.overhead_ns: expected an object that has it, got [1]"),
         ("device.name", "", "device.name: expected a text, got ''"),
         ("device.threads", "2", "device.threads: expected a finite number >= 0, got '2'"),
@@ -147,26 +154,30 @@ def synthetic(rng: np.random.Generator | None = None) -> list[Sample]:
     samples = []
     for k, (batch, n, context) in enumerate(product((1, 2, 4, 8), (0, 1, 4), (64, 256, 768))):
         kv = batch * context
-        drafting = {"steps": n, "drafted": batch * n}
+        drafting = {"steps": n, "drafted": batch * n, "draft_kv": n * kv}
         verifying = {"verify": batch * (n + 1), "kv": kv}
-        draft = (COST.draft_step_ns * n + COST.draft_token_ns * batch * n) * noise()
+        draft = noise() * (
+            COST.draft_step_ns * n
+            + COST.draft_token_ns * batch * n
+            + COST.draft_kv_token_ns * n * kv
+        )
         verify = noise() * (
             COST.target_pass_ns
             + COST.target_token_ns * batch * (n + 1)
             + COST.target_kv_token_ns * kv
         )
+        swapping = COST.swap_request_ns * batch + COST.swap_token_ns * kv
         computing = COST.target_token_ns * kv + COST.prefill_request_ns * batch
-        swapping = COST.swap_token_ns * kv
         for kind, caches, work in (
             ("decode", 0.0, {}),
             ("prefill", computing, {"prefill": kv, "prefills": batch}),
-            ("restore", swapping, {"swapped": kv}),
+            ("restore", swapping, {"swaps": batch, "swapped": kv}),
         ):
             done = Work(**dict.fromkeys(Work._fields, 0) | drafting | verifying | work)
             parts = (caches * noise(), draft, verify)
             whole = sum(parts) + COST.overhead_ns
             samples.append(Sample(kind, batch, n, context, done, *parts, whole, k % 4 == 0))
-        moved = Work(**dict.fromkeys(Work._fields, 0) | {"swapped": kv})
+        moved = Work(**dict.fromkeys(Work._fields, 0) | {"swaps": batch, "swapped": kv})
         ns = swapping * noise()
         samples.append(Sample("offload", batch, 0, context, moved, ns, 0, 0, ns, k % 4 == 0))
     return samples
@@ -248,12 +259,7 @@ def tiny_model(seed: int) -> Any:
     return transformers.LlamaForCausalLM(config).eval()
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # barriers between threads cost more than these models
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_every_cell_of_the_grid_is_measured() -> None:
@@ -284,8 +290,8 @@ def test_every_cell_of_the_grid_is_measured() -> None:
 def check_work(s: Sample) -> None:
     """Counts follow from the cell; texts grow a little from round to round."""
     if s.kind == "offload":
-        assert s.work[:-1] == (0,) * 6
-        assert s.work.swapped > s.batch * s.context
+        assert s.work[:-2] == (0,) * 7
+        assert (s.work.swaps, s.work.swapped > s.batch * s.context) == (s.batch, True)
         assert s.draft_ns == s.verify_ns == 0
         return
     assert s.work.steps == s.draft_length
@@ -294,7 +300,9 @@ def check_work(s: Sample) -> None:
     assert s.work.kv >= s.batch * s.context
     assert s.work.prefill == (s.work.kv if s.kind == "prefill" else 0)
     assert s.work.prefills == (s.batch if s.kind == "prefill" else 0)
-    assert s.work.swapped == (s.work.kv if s.kind == "restore" else 0)
+    moved = (s.batch, s.work.kv) if s.kind == "restore" else (0, 0)
+    assert (s.work.swaps, s.work.swapped) == moved
+    assert s.work.draft_kv == s.draft_length * s.work.kv
     assert s.round_ns >= s.caches_ns + s.draft_ns + s.verify_ns > 0
 
 

@@ -31,12 +31,7 @@ from laps_env.live.verification import Decoding, Draft, verify  # noqa: E402
 SLOTS = 4
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # barriers between threads cost more than these models
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from laps_env.length_model import PLAIN_FEATURES, WORD_BUCKETS, LengthModel
-from laps_env.live.prompts import PARTS, partition, read_questions
+from laps_env.live.prompts import RECORDED_PARTS, partition, read_questions
 from laps_env.traces import AcceptanceTrace, TraceInfo
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -235,7 +235,7 @@ def record(prompts: Path, part: str) -> AcceptanceTrace:
 def paths(folder: Path) -> dict[str, Any]:
     """Prompts, both traces, and where the model goes."""
     prompts = write_prompts(folder / "prompts.jsonl")
-    for part in PARTS[1:]:
+    for part in RECORDED_PARTS:
         record(prompts, part).save(folder / f"{part}.atrace")
     return {
         "train_path": folder / "record-train.atrace",

@@ -61,12 +61,7 @@ def random_head(**sizes: int) -> DraftHead:
     return DraftHead(HeadConfig(rope_theta=10_000.0, **config))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # barriers between threads cost more than these models
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)

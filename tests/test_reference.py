@@ -47,7 +47,9 @@ def toy_server(cost: dict[str, float] | None = None, **changes: Any) -> SimpleNa
         "target_kv_token_ns": 1.0,
         "draft_step_ns": 10.0,
         "draft_token_ns": 3.0,
+        "draft_kv_token_ns": 0.0,
         "prefill_request_ns": 7.0,
+        "swap_request_ns": 9.0,
         "swap_token_ns": 4.0,
     }
     fields: dict[str, Any] = {
@@ -123,11 +125,11 @@ def test_shortest_first_by_hand_with_an_eviction() -> None:
 
 
 def test_swap_is_paid_out_and_in() -> None:
-    # As above, but at 495 A's 11 tokens go out, 144 + 4*11 = 188, until 683;
-    # they come back at 683 in 137 + 11 + 4*11 = 192, until 875; the last round ends at 1025.
+    # As above, but at 495 A's 11 tokens go out, 144 + 9 + 4*11 = 197, until 692;
+    # they come back at 692 in 137 + 11 + 9 + 4*11 = 201, until 893; the last round ends at 1043.
     simulator = ReferenceServer(toy_workload(), toy_server(eviction="swap"), slots=3)
     run_toy(simulator, SHORTEST_FIRST)
-    assert of_requests(simulator, "completion_ns") == [1025, 683, 336]
+    assert of_requests(simulator, "completion_ns") == [1043, 692, 336]
     assert of_requests(simulator, "recomputed_tokens") == [0, 0, 0]
 
 

@@ -31,6 +31,13 @@ def tables(results: dict[str, Any]) -> str:
     return "\n\n".join([*parts, *_families_table(results), _legend(results)])
 
 
+def markdown_table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table for a page."""
+    names = list(headings)
+    lines = [names, ["---"] * len(names), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
 def families(results: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
     """Per policy, how it stands against the reference in each family of scenarios.
 

@@ -17,8 +17,10 @@ class Work(NamedTuple):
     kv: int  # context tokens that the target reads
     steps: int  # sequential draft steps of the batch
     drafted: int
+    draft_kv: int  # context tokens that the draft steps read
     prefills: int  # requests whose cache is (re)computed
-    swapped: int  # tokens moved between device and host
+    swaps: int  # requests whose cache is moved between device and host
+    swapped: int  # tokens of these
 
 
 @inlined
@@ -32,7 +34,9 @@ def duration_ns(c: Any, work: Work) -> int:
             + c.target_kv_token_ns * work.kv
             + c.draft_step_ns * work.steps
             + c.draft_token_ns * work.drafted
+            + c.draft_kv_token_ns * work.draft_kv
             + c.prefill_request_ns * work.prefills
+            + c.swap_request_ns * work.swaps
             + c.swap_token_ns * work.swapped
         )
     )
@@ -52,4 +56,9 @@ def verification_ns(c: Any, work: Work) -> float:
 @inlined
 def draft_step_ns(c: Any, work: Work) -> float:
     """What a scheduler measures as T_SSM, in a round with at least one draft step."""
-    return (c.draft_step_ns * work.steps + c.draft_token_ns * work.drafted) / work.steps
+    drafting = (
+        c.draft_step_ns * work.steps
+        + c.draft_token_ns * work.drafted
+        + c.draft_kv_token_ns * work.draft_kv
+    )
+    return drafting / work.steps

@@ -29,13 +29,13 @@ def choose_victim(c: Any, server: Any, e: Episode) -> int:
 
 
 @inlined
-def make_room(c: Any, server: Any, e: Episode) -> int:
-    """Evict until the round fits the pool; returns the tokens swapped out."""
+def make_room(c: Any, server: Any, e: Episode) -> None:
+    """Evict until the round fits the pool."""
     held_outside = server.held
     for k in range(server.picked):
         slot = e.slots[e.batch[k]]
         held_outside -= slot.context * slot.resident
-    swapped_out = 0
+    server.offloads = server.offloaded = 0
     while server.reserved + held_outside > c.pool_tokens:
         index = choose_victim(c, server, e)
         slot = e.slots[index]
@@ -45,5 +45,5 @@ def make_room(c: Any, server: Any, e: Episode) -> int:
         held_outside -= slot.context
         if c.swap == 1:
             slot.swapped = 1
-            swapped_out += slot.context
-    return swapped_out
+            server.offloads += 1
+            server.offloaded += slot.context

@@ -39,15 +39,16 @@ def finish_at_cost(c: Any, server: Any, e: Episode) -> None:
 def open_round(c: Any, server: Any, e: Episode) -> None:
     """Note who is left out of the round, and make room for those who are in it."""
     note_preemptions(server, e)
-    server.swapped_tokens = make_room(c, server, e)
+    make_room(c, server, e)
 
 
 @inlined
 def do_work(c: Any, server: Any, e: Episode) -> Work:
     """Restore the caches and draft; what the round then costs."""
-    prefill, prefills, swapped_in = restore_caches(server, e)
-    verify, drafted, steps, kv = draft(c, server, e)
-    return Work(verify, prefill, kv, steps, drafted, prefills, server.swapped_tokens + swapped_in)
+    prefill, prefills, restores, restored = restore_caches(server, e)
+    verify, kv, steps, drafted, draft_kv = draft(c, server, e)
+    swaps, swapped = server.offloads + restores, server.offloaded + restored
+    return Work(verify, prefill, kv, steps, drafted, draft_kv, prefills, swaps, swapped)
 
 
 @inlined
@@ -74,19 +75,20 @@ def note_preemptions(server: Any, e: Episode) -> None:
 
 
 @inlined
-def restore_caches(server: Any, e: Episode) -> tuple[int, int, int]:
+def restore_caches(server: Any, e: Episode) -> tuple[int, int, int, int]:
     """Bring the picked requests' caches onto the device.
 
     Returns:
-        Tokens to compute, requests among which, tokens to swap in.
+        Tokens to compute, requests with such, requests to move back from the host, their tokens.
     """
-    prefill, prefills, swapped_in = 0, 0, 0
+    prefill, prefills, restores, restored = 0, 0, 0, 0
     for k in range(server.picked):
         slot = e.slots[e.batch[k]]
         if slot.resident == 1:
             continue
         if slot.swapped == 1:
-            swapped_in += slot.context
+            restores += 1
+            restored += slot.context
         else:
             prefill += slot.context
             prefills += 1
@@ -95,19 +97,20 @@ def restore_caches(server: Any, e: Episode) -> tuple[int, int, int]:
         slot.resident = 1
         slot.swapped = 0
         server.held += slot.context
-    return prefill, prefills, swapped_in
+    return prefill, prefills, restores, restored
 
 
 @inlined
-def draft(c: Any, server: Any, e: Episode) -> tuple[int, int, int, int]:
+def draft(c: Any, server: Any, e: Episode) -> tuple[int, int, int, int, int]:
     """Decide how many tokens are drafted for each picked request (``slot.drafting``).
 
     Returns:
-        Tokens to verify, tokens drafted, sequential draft steps, context tokens read.
+        Tokens to verify, context tokens read, sequential draft steps, tokens drafted, context
+        tokens that their steps read.
     """
     chosen = draft_length_of_round(c, server)
     server.last_draft_length = 0
-    verify, drafted, steps, kv = 0, 0, 0, 0
+    verify, kv, steps, drafted, draft_kv = 0, 0, 0, 0, 0
     for k in range(server.picked):
         slot = e.slots[e.batch[k]]
         draft_length = draft_length_of(server, e, slot, chosen)
@@ -115,9 +118,10 @@ def draft(c: Any, server: Any, e: Episode) -> tuple[int, int, int, int]:
         slot.drafting = proposed(e, slot, draft_length)
         verify += slot.drafting + 1
         drafted += slot.drafting
+        draft_kv += slot.drafting * slot.context
         steps = max(steps, slot.drafting)
         kv += slot.context
-    return verify, drafted, steps, kv
+    return verify, kv, steps, drafted, draft_kv
 
 
 @inlined

@@ -22,7 +22,8 @@ SERVER = np.dtype(
         ("wanted", np.int64),  # context tokens of all requests in slots
         ("held", np.int64),  # of those, tokens in the cache
         ("reserved", np.int64),  # context + look-ahead of the picked
-        ("swapped_tokens", np.int64),  # moved out by the round at hand
+        ("offloads", np.int64),  # requests moved to the host by the round at hand
+        ("offloaded", np.int64),  # tokens of these
         ("rounds", np.int64),
         ("busy_ns", np.int64),
         ("integral_ns", np.int64),  # of the number in the system, over the step

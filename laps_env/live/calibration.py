@@ -1,4 +1,4 @@
-"""A cost model for the device at hand: rounds of a real engine are timed, eight constants fitted.
+"""A cost model for the device at hand: rounds of a real engine are timed, ten constants fitted.
 
 `measure` times what the engine does on a grid of batch, draft length and context; `fit` finds the
 constants of `laps_env.physics.CostModel` by non-negative least squares on relative errors; `errors`
@@ -166,7 +166,8 @@ def _time_cell(
 def _time_round(
     engine: Engine, running: list[Generation], draft_length: int, context: int, kind: Kind
 ) -> Sample:
-    kv, prefill = sum(len(g.text) for g in running), kind == "prefill"
+    contexts, prefill = [len(g.text) for g in running], kind == "prefill"
+    kv = sum(contexts)
     begin = time.perf_counter_ns()
     results = engine.run_round(running, draft_length)
     round_ns = time.perf_counter_ns() - begin
@@ -177,7 +178,9 @@ def _time_round(
         kv=kv,
         steps=max(drafted),
         drafted=sum(drafted),
+        draft_kv=sum(d * n for d, n in zip(drafted, contexts, strict=True)),
         prefills=len(running) * prefill,
+        swaps=len(running) * (kind == "restore"),
         swapped=kv * (kind == "restore"),
     )
     t, size = engine.times, len(running)
@@ -185,7 +188,8 @@ def _time_round(
 
 
 def _time_offload(engine: Engine, running: list[Generation], context: int) -> Sample:
-    work = Work(0, 0, 0, 0, 0, 0, swapped=sum(len(g.text) for g in running))
+    kv = sum(len(g.text) for g in running)
+    work = Work(0, 0, 0, 0, 0, 0, 0, swaps=len(running), swapped=kv)
     begin = time.perf_counter_ns()
     for g in running:
         engine.offload(g)
@@ -212,7 +216,9 @@ class Rates(NamedTuple):
     kv: float
     steps: float
     drafted: float
+    draft_kv: float
     prefills: float
+    swaps: float
     swapped: float
 
     def cost_model(self) -> CostModel:
@@ -224,7 +230,9 @@ class Rates(NamedTuple):
             target_kv_token_ns=self.kv,
             draft_step_ns=self.steps,
             draft_token_ns=self.drafted,
+            draft_kv_token_ns=self.draft_kv,
             prefill_request_ns=self.prefills,
+            swap_request_ns=self.swaps,
             swap_token_ns=self.swapped,
         )
 
@@ -237,13 +245,14 @@ class Term(NamedTuple):
     rates: tuple[str, ...]
 
 
-DRAFT = ("steps", "drafted")
+DRAFT = ("steps", "drafted", "draft_kv")
+SWAP = ("swaps", "swapped")
 TERMS = {
     "prefill": Term(("prefill",), ("caches_ns", "draft_ns"), ("prefill", "prefills", *DRAFT)),
     "draft": Term(("decode",), ("draft_ns",), DRAFT),
     "verify": Term(("decode",), ("verify_ns",), ("target_pass", "verify", "kv")),
-    "restore": Term(("restore",), ("caches_ns",), ("swapped",)),
-    "offload": Term(("offload",), ("caches_ns",), ("swapped",)),
+    "restore": Term(("restore",), ("caches_ns",), SWAP),
+    "offload": Term(("offload",), ("caches_ns",), SWAP),
     "round": Term(("prefill", "restore", "decode"), ("round_ns",), Rates._fields),
 }
 

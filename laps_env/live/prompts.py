@@ -20,6 +20,7 @@ from laps_env.traces.records import Record, read_records
 
 Part = Literal["distil", "record-train", "record-test"]
 PARTS: tuple[Part, ...] = get_args(Part)
+RECORDED_PARTS = PARTS[1:]
 
 #: Prompts of our own that come with the package.
 DEMO_PROMPTS = str(files("laps_env") / "data" / "demo_prompts.jsonl")
