@@ -76,6 +76,13 @@ def _has_source(function: Callable[..., Any]) -> bool:
     return Path(function.__code__.co_filename).is_file()
 
 
+@cache
+def announce_compilation() -> None:
+    """Say once, on standard error, that this process compiles, where it found no cache."""
+    if _COLD:
+        print("laps_env: compiling, the first time only...", file=sys.stderr, flush=True)
+
+
 _ROW = types.Array(types.float32, 1, "C")
 _NUMBERS = types.Array(types.float64, 1, "C")
 _RULE_SIGNATURE = types.float64(_ROW, _ROW, _NUMBERS, _NUMBERS)
@@ -100,8 +107,22 @@ def rule(function: Callable[..., float]) -> Any:
         return numba.cfunc(_RULE_SIGNATURE, **options)(function)
 
 
-@cache
-def announce_compilation() -> None:
-    """Say once, on standard error, that this process compiles, where it found no cache."""
-    if _COLD:
-        print("laps_env: compiling, the first time only...", file=sys.stderr, flush=True)
+_TABLE = types.Array(types.float32, 2, "C")
+_SURVEY_SIGNATURE = types.void(_TABLE, _ROW, _NUMBERS)
+
+
+def survey(function: Callable[..., None]) -> Any:
+    """Compile a look at the whole table, before its requests are scored one by one by a `rule`.
+
+    ``look(queue, server, params)`` writes what it found behind the columns of ``server``, in the
+    cells that the rule has asked for (`policies.RuleSpec.context`); the rule finds it there.
+    """
+    announce_compilation()
+    options = {**_OPTIONS, "cache": _has_source(function)}
+    with _own_cache():
+        return numba.cfunc(_SURVEY_SIGNATURE, **options)(function)
+
+
+@survey
+def no_survey(queue: Any, server: Any, params: Any) -> None:
+    """For rules that look at one request at a time."""

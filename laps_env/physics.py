@@ -35,10 +35,10 @@ class CostModel:
         target_kv_token_ns: per key-value token that the pass reads.
         draft_step_ns: per sequential draft step of the batch.
         draft_token_ns: per drafted token.
-        draft_kv_token_ns: per key-value token that a draft step reads.
         prefill_request_ns: per request whose cache is (re)computed in the round.
-        swap_request_ns: per request whose cache is moved between device and host, either way.
-        swap_token_ns: per key-value token of these.
+        swap_token_ns: per key-value token moved between device and host, either way.
+        draft_kv_token_ns: per key-value token that a draft step reads.
+        swap_request_ns: per request whose cache is moved between device and host.
         source: where the numbers come from, with what had to be assumed.
 
     Raises:
@@ -51,10 +51,10 @@ class CostModel:
     target_kv_token_ns: float
     draft_step_ns: float
     draft_token_ns: float
-    draft_kv_token_ns: float
     prefill_request_ns: float
-    swap_request_ns: float
     swap_token_ns: float
+    draft_kv_token_ns: float = 0.0
+    swap_request_ns: float = 0.0
     source: str = ""
 
     def __post_init__(self) -> None:

@@ -36,6 +36,9 @@ from policies import (
     vllm_ltr,
 )
 from policies.laws import fit_laws
+from policies.learned import pointer_spec
+from policies.learned_index import index_spec
+from policies.model_file import is_model, load_model
 from policies.policy import Parameter, Policy, RuleSpec
 
 __all__ = [
@@ -92,7 +95,8 @@ def make(
     """A policy by name.
 
     Args:
-        name: from `list_policies`, optionally followed by ``+smartspec``; or a rule of your own.
+        name: from `list_policies`, optionally followed by ``+smartspec``; the folder of a trained
+            model (`policies.model_file`); or a rule of your own.
         scenario: whose training split fits the laws that a rule needs, and whose tuned parameters
             ``_tuned`` takes (a scenario without an entry takes those tuned over all).
         predictor_error: the error that the training split's predictions have.
@@ -105,6 +109,8 @@ def make(
     scenario = get_scenario(scenario)
     if isinstance(name, RuleSpec):
         return _fill_in(name.name, name, scenario, predictor_error, settings)
+    if isinstance(name, str) and is_model(name):
+        return _fill_in(name, load_rule(name), scenario, predictor_error, settings)
     base, plus, draft_rule = str(name).partition("+")
     rule_name = base.removesuffix(_TUNED)
     if base not in list_policies() or (plus and draft_rule != SMARTSPEC):
@@ -116,6 +122,21 @@ def make(
         settings = {**tuned_settings(rule_name, scenario.name), **settings}
     policy = _fill_in(name, SPECS[rule_name], scenario, predictor_error, settings)
     return replace(policy, draft_length=draft_rule or None)
+
+
+def load_rule(folder: str) -> RuleSpec:
+    """The rule of a trained model; its name is the folder's path.
+
+    Raises:
+        ValueError: damaged files, or a kind of model that is no compiled rule.
+        OSError: a file cannot be read.
+    """
+    card, weights = load_model(folder)
+    if card["kind"] == "pointer":
+        return pointer_spec(folder, weights)
+    if card["kind"] == "index":
+        return index_spec(folder, weights)
+    raise ValueError(f"{folder}: kind: expected 'pointer' or 'index', got {card['kind']!r}")
 
 
 def _fill_in(

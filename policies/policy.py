@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from laps_env._jit import jit
+from laps_env._jit import jit, no_survey
+from laps_env.kernel.fleet import Scorer
 from laps_env.kernel.foresight import rounds_to_go
 from laps_env.layout import (
     ARRIVAL_NUMBER,
@@ -58,6 +59,8 @@ class RuleSpec:
         rule: compiled by `laps_env._jit.rule`.
         parameters: tunable numbers, ``params[0]``, ``params[1]``, ... of the rule.
         cells: float64 cells of memory per request.
+        survey: looks at the whole table first, compiled by `laps_env._jit.survey`.
+        context: float32 cells that it leaves to the rule behind the columns of ``server``.
         fitted: from the training split (`policies.laws.Laws`) to the constants that follow the
             parameters in ``params``; None for a rule that needs no law.
         by_category: the fitted constants are per task category, so the rule serves only traffic of
@@ -70,6 +73,8 @@ class RuleSpec:
     rule: Any
     parameters: tuple[Parameter, ...] = ()
     cells: int = 1
+    survey: Any = no_survey
+    context: int = 0
     fitted: Callable[[Any], Floats] | None = None
     by_category: bool = False
     clairvoyant: bool = False
@@ -97,6 +102,23 @@ class Policy:
     draft_length: str | None = None
     categories: tuple[str, ...] | None = None
     truth: tuple[Floats, npt.NDArray[np.int64]] | None = field(default=None, repr=False)
+
+    def scorer(self, slots: int, truth: Floats | None = None) -> Scorer:
+        """Fresh arrays to score so many slots inside the kernel, in one thread.
+
+        Args:
+            slots: N.
+            truth: rounds still to run from each output position, for a clairvoyant rule.
+        """
+        return Scorer(
+            self.spec.rule,
+            self.spec.survey,
+            self.params,
+            np.zeros(len(SERVER_COLUMNS) + self.spec.context, np.float32),
+            np.zeros((slots, 1 + self.spec.cells)),
+            np.zeros(0) if truth is None else truth,
+            np.empty(slots),
+        )
 
     def predict(
         self,
@@ -133,7 +155,9 @@ class Policy:
         memory = self._memory(queue.shape[:2], state, episode_start)
         truth, offset = self.truth or (np.zeros(0), np.zeros(0, np.int64))
         actions = np.empty(len(queue), np.int64)
-        _choose(queue, server, memory, self.spec.rule, self.params, truth, offset, actions)
+        view = np.zeros(server.shape[1] + self.spec.context, np.float32)
+        rule, survey = self.spec.rule, self.spec.survey
+        _choose(queue, server, view, memory, rule, survey, self.params, truth, offset, actions)
         return (actions if batched else actions[0]), memory
 
     def _check_known(self, queue: npt.NDArray[np.float32]) -> None:
@@ -228,8 +252,10 @@ def _arrays(observation: Observation) -> tuple[npt.NDArray[np.float32], npt.NDAr
 def _choose(
     queue: npt.NDArray[np.float32],
     server: npt.NDArray[np.float32],
+    view: npt.NDArray[np.float32],
     memory: Floats,
     rule: Any,
+    survey: Any,
     params: Floats,
     truth: Floats,
     offset: npt.NDArray[np.int64],
@@ -237,6 +263,9 @@ def _choose(
 ) -> None:
     """The selectable slot of lowest priority, ties to the earlier arrival; else start the round."""
     for i in range(queue.shape[0]):
+        for j in range(server.shape[1]):
+            view[j] = server[i, j]
+        survey(queue[i], view, params)
         best, best_priority = queue.shape[1], np.inf
         for k in range(queue.shape[1]):
             row = queue[i, k]
@@ -249,7 +278,7 @@ def _choose(
             if truth.size > 0:
                 position = offset[np.int64(row[ARRIVAL_NUMBER])] + np.int64(row[GENERATED_TOKENS])
                 cells[1] = truth[position]
-            priority = rule(row, server[i], params, cells[1:])
+            priority = rule(row, view, params, cells[1:])
             earlier = (
                 best == queue.shape[1]
                 or priority < best_priority

@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batches", type=numbers, help="1,2,4,8; on a GPU also 16,32")
     parser.add_argument("--draft-lengths", type=numbers, default=(0, 1, 2, 4, 8))
     parser.add_argument("--contexts", type=numbers, default=(64, 256, 768))
-    parser.add_argument("--repeats", type=int, default=5, help="medians are over so many")
+    parser.add_argument("--repeats", type=int, default=5, help="means are over so many")
     parser.add_argument("--threads", type=int, help="of torch on the CPU")
     arguments = parser.parse_args(argv)
     try:

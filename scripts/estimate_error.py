@@ -80,15 +80,13 @@ def record_courses(scenario: Scenario) -> list[Course]:
     simulation = Simulation(scenario.server, slots=ESTIMATED_REQUESTS)  # request i keeps slot i
     simulation.start(0, workload)
     fcfs, fleet, constants = policies.make("fcfs"), simulation.fleet, simulation.constants
-    memory, priority = np.zeros((simulation.slots, 2)), np.empty(simulation.slots)
+    scorer = fcfs.scorer(simulation.slots)
     courses, cost = [], scenario.server.cost
     for i in range(workload.num_requests):
         seconds, rows, servers = [], [], []
         while fleet.slots[0, i]["request"] == i:
             before = int(fleet.servers[0]["now"])
-            run_rule(
-                constants, fleet, fcfs.spec.rule, fcfs.params, memory, np.zeros(0), priority, 1
-            )
+            run_rule(constants, fleet, scorer, 1)
             seconds.append((int(fleet.servers[0]["now"]) - before) * 1e-9)
             row, slot = fleet.queue[0, i].copy(), fleet.slots[0, i]
             # the last round empties the row; the slot's record still has the counts

@@ -18,8 +18,10 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+import torch
 from calibrate import describe, grid_rows
 
+from laps_env.checks import check_count
 from laps_env.evaluation.report import markdown_table
 from laps_env.evaluation.runner import CODE
 from laps_env.files import check_output, write_beside
@@ -47,12 +49,16 @@ NAMES = {
 
 
 def row_of(repetition: Repetition) -> dict[str, Any]:
-    return {"samples": grid_rows(repetition.samples), "plays": repetition.plays}
+    calibrations = [grid_rows(samples) for samples in repetition.calibrations]
+    return {"calibrations": calibrations, "plays": repetition.plays}
 
 
 def read_repetition(row: dict[str, Any]) -> Repetition:
-    samples = [Sample(**{**s, "work": Work(**s["work"])}) for s in row["samples"]]
-    return Repetition(samples, row["plays"])
+    calibrations = [
+        [Sample(**{**s, "work": Work(**s["work"])}) for s in samples]
+        for samples in row["calibrations"]
+    ]
+    return Repetition(calibrations, row["plays"])
 
 
 # -- the report -----------------------------------------------------------------------------------
@@ -187,9 +193,9 @@ def report(result: Result) -> str:
         "requests under the same policies on both."
     )
     clock = (
-        f"Live: the mean over {repetitions} repetitions. Noise: live against live, the standard "
-        "deviation over repetitions, and the standard error of the mean, relative. Error: replay / "
-        "live - 1."
+        f"Live and replay: means over {repetitions} repetitions. Noise: live against live, the "
+        "standard deviation over repetitions, and the standard error of the mean, relative. Error: "
+        "replay / live - 1."
     )
     return f"""# Live against replay
 
@@ -250,11 +256,12 @@ def method(settings: Settings, findings: Findings) -> list[str]:
         f"{server.draft_length}, at most {settings.max_new_tokens} output tokens. Arrivals are "
         f"fixed times, the same for all: {settings.load:g} of {findings.saturation_rps:.3g} "
         "requests per second, the saturation of the replay under the first calibration.",
-        "A repetition is a calibration and then a live episode of every policy, in rotated order; "
-        f"{len(findings.repetitions)} repetitions. The calibration times rounds on random prompts "
-        f"(batches {words(grid.batches)}; draft lengths {words(grid.draft_lengths)}; contexts "
-        f"{words(grid.contexts)}; medians of {grid.repeats}). The replay's cost model is one fit "
-        "to the calibrations of all repetitions; the live episodes are not looked at.",
+        "A repetition is a live episode of every policy, in rotated order, with a calibration "
+        f"before each and after the last; {len(findings.repetitions)} repetitions. A calibration "
+        f"times rounds on random prompts (batches {words(grid.batches)}; draft length "
+        f"{words(grid.draft_lengths)}; contexts around {words(grid.contexts)}; means of "
+        f"{grid.repeats}). The replay predicts an episode with the cost model that is fitted to "
+        "the calibrations just before and just after it; the live episode is not looked at.",
         "A live round takes what the device took for caches, draft and verification. What the "
         "scheduler takes between rounds is not counted.",
     ]
@@ -275,7 +282,6 @@ def raw(result: Result) -> dict[str, Any]:
         "settings": asdict(result.settings),
         "saturation_rps": findings.saturation_rps,
         "corrected_positions": findings.corrected,
-        "cost": asdict(findings.cost),
         "exact": [asdict(row) for row in findings.exact],
         "repetitions": [row_of(repetition) for repetition in findings.repetitions],
         "replay": findings.replay,
@@ -306,6 +312,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--policies", type=names, default=plain.policies, help="between commas")
     parser.add_argument("--draft-length", type=int, help="the scenario's by default")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="of torch on the CPU")
     parser.add_argument("--out", type=Path, default=Path("docs/fidelity.md"))
     parser.add_argument("--json", type=Path, default=Path("runs/fidelity.json"))
     options = parser.parse_args(given)
@@ -328,6 +335,9 @@ def work(options: argparse.Namespace, command: str) -> None:
         policies=options.policies,
         draft_length=options.draft_length,
     )
+    if options.threads is not None:
+        check_count("threads", options.threads)
+        torch.set_num_threads(options.threads)
     options.json.parent.mkdir(exist_ok=True)  # the default's is not in the repository
     for path in (options.out, options.json):
         check_output(path)

@@ -73,7 +73,7 @@ CALIBRATION_PAGE = """# Calibration
 <!-- Written by scripts/make_docs.py from laps_env/data/calibrations. -->
 
 `scripts/calibrate.py` times what a round of the live engine does, over a grid of batch, draft
-length and context, and fits the eight constants of the cost model ([physics.md](physics.md)) by
+length and context, and fits the ten constants of the cost model ([physics.md](physics.md)) by
 non-negative least squares on relative errors. The error of each term is that on cells of the grid
 which the fit has not seen.
 
@@ -164,7 +164,7 @@ def calibration_page() -> str:
             f"{device['name']} ({device['threads']} threads of {device['cores']} cores), "
             f"{found['created']}; torch {software['torch']}, transformers "
             f"{software['transformers']}. {len(found['grid'])} measured rows: batches {batches}, "
-            f"contexts {contexts}, medians of {found['repeats']} repetitions.",
+            f"contexts {contexts}, trimmed means of {found['repeats']} repetitions.",
             f"![measured against fitted](calibration-{name}.png)",
             markdown_table(
                 ["constant", "ns"],

@@ -201,11 +201,12 @@ def write(output: Path, budget: dict[str, Any], by_rule: dict[str, dict[str, Any
     """The tuning results beside those that are there, written beside and renamed."""
     before = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {}
     settings, scores = before.get("settings", {}), before.get("scores", {})
+    tuned = {scenario for entries in by_rule.values() for scenario in entries}
     document = {
         "made_by": "scripts/tune.py",
         "date": datetime.now(UTC).date().isoformat(),
         "objective": "summed latency / default LAPS-SD's on the tune set, mean over loads",
-        "budget": budget,
+        "budget": before.get("budget", {}) | dict.fromkeys(sorted(tuned), budget),
         "settings": {
             r: settings.get(r, {}) | {s: e["settings"] for s, e in entries.items()}
             for r, entries in by_rule.items()

@@ -232,11 +232,11 @@ def test_what_is_held_out_does_not_change_the_fit() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("batches", (1,), "batches: expected two or more different numbers"),
+        ("batches", (1,), "batches: expected 2 or more different numbers"),
         ("batches", (0, 1), "batches: expected an integer >= 1, got 0"),
-        ("draft_lengths", (2, 2), "draft_lengths: expected two or more different numbers"),
+        ("draft_lengths", (2, 2), "draft_lengths: expected 1 or more different numbers"),
         ("draft_lengths", (-1, 2), "draft_lengths: expected an integer >= 0, got -1"),
-        ("contexts", (1, 64), "contexts: expected an integer >= 2, got 1"),
+        ("contexts", (1, 64), "contexts: expected an integer >= 4, got 1"),
         ("repeats", 0, "repeats: expected an integer >= 1, got 0"),
     ],
 )
@@ -337,7 +337,7 @@ def test_the_script_writes_a_calibration_and_a_picture(
         (["--out", "nowhere/calibration.json"], "expected a file in an existing folder"),
         (["--plot", "calibration.txt"], "expected a file ending in .png"),
         (["--batches", "1,x"], "invalid numbers value"),
-        (["--contexts", "64"], "contexts: expected two or more different numbers"),
+        (["--contexts", "64"], "contexts: expected 2 or more different numbers"),
         (["--threads", "0"], "threads: expected an integer >= 1, got 0"),
     ],
 )

@@ -12,10 +12,16 @@ from hypothesis import strategies as st
 from kernel_pairs import NOBODY, REWARD_SCALE, Pair, make_server, make_workload
 from random_instances import random_server, random_workload
 
-from laps_env._jit import rule
-from laps_env.kernel.fleet import run_rule, step_picks, step_priorities
+from laps_env._jit import no_survey, rule
+from laps_env.kernel.fleet import Scorer, run_rule, step_picks, step_priorities
 from laps_env.kernel.tables import FREE
-from laps_env.layout import GENERATED_TOKENS, PREDICTED_TOKENS, SELECTABLE, WAITING_S
+from laps_env.layout import (
+    GENERATED_TOKENS,
+    PREDICTED_TOKENS,
+    SELECTABLE,
+    SERVER_COLUMNS,
+    WAITING_S,
+)
 from laps_env.simulation import Simulation
 from laps_env.summary import summarize, time_alone_ns
 
@@ -113,8 +119,10 @@ def run_oldest_shortest(
     pair: Pair, params: npt.NDArray[np.float64], memory: npt.NDArray[np.float64], rounds: int
 ) -> None:
     c, fleet = pair.simulation.constants, pair.simulation.fleet
+    view = np.zeros(len(SERVER_COLUMNS), np.float32)
     no_truth, priority = np.zeros(0), np.zeros(pair.slots)
-    run_rule(c, fleet, _oldest_shortest, params, memory, no_truth, priority, rounds)
+    scorer = Scorer(_oldest_shortest, no_survey, params, view, memory, no_truth, priority)
+    run_rule(c, fleet, scorer, rounds)
 
 
 def test_run_rule_equals_the_reference_under_the_same_rule() -> None:

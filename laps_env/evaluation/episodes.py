@@ -57,18 +57,8 @@ def serve(
     truth = np.zeros(0)
     if policy.spec.clairvoyant:
         truth = rounds_to_go(workload, scenario.server.reference_draft_length)
-    memory = np.zeros((simulation.slots, 1 + policy.spec.cells))
-    priority = np.empty(simulation.slots)
-    run_rule(
-        simulation.constants,
-        simulation.fleet,
-        policy.spec.rule,
-        policy.params,
-        memory,
-        truth,
-        priority,
-        UNLIMITED,
-    )
+    scorer = policy.scorer(simulation.slots, truth)
+    run_rule(simulation.constants, simulation.fleet, scorer, UNLIMITED)
     return simulation
 
 

@@ -192,23 +192,30 @@ def end_step(fleet: Fleet, i: int, before: int, scale: float) -> None:
     fleet.dt[i] = (server.now - before) * 1e-9
 
 
-@inlined
-def score_by_rule(
-    server: Any,
-    e: Episode,
-    view: npt.NDArray[np.float32],
-    rule: Any,
-    params: npt.NDArray[np.float64],
-    memory: npt.NDArray[np.float64],
-    truth: npt.NDArray[np.float64],
-    priority: npt.NDArray[np.float64],
-) -> None:
-    """Priorities of all active requests by a rule (`laps_env._jit.rule`).
+class Scorer(NamedTuple):
+    """A rule at work on one server: who scores, and the arrays for it.
 
-    ``memory`` [N, 1 + cells]: column 0 names the owner (arrival number + 1), so that a new request
-    finds its cells zeroed. ``truth`` [T], the rounds still to run from each output position, is
-    empty but for a clairvoyant rule, which finds its value in its first cell.
+    ``memory``: column 0 names the owner (arrival number + 1), so that a new request finds its cells
+    zeroed. ``truth``, the rounds still to run from each output position, is empty but for a
+    clairvoyant rule, which finds its value in its first cell.
     """
+
+    rule: Any  # `laps_env._jit.rule`
+    survey: Any  # `laps_env._jit.survey`
+    params: npt.NDArray[np.float64]
+    server: npt.NDArray[np.float32]  # [G + context]: the server's view, then what the survey found
+    memory: npt.NDArray[np.float64]  # [N, 1 + cells]
+    truth: npt.NDArray[np.float64]  # [T] or [0]
+    priority: npt.NDArray[np.float64]  # [N], the result
+
+
+@inlined
+def score_all(server: Any, e: Episode, view: npt.NDArray[np.float32], scorer: Scorer) -> None:
+    """Priorities of all active requests by a rule."""
+    memory, truth = scorer.memory, scorer.truth
+    for j in range(view.size):
+        scorer.server[j] = view[j]
+    scorer.survey(e.queue, scorer.server, scorer.params)
     for k in range(server.active):
         index = e.active[k]
         slot = e.slots[index]
@@ -217,18 +224,16 @@ def score_by_rule(
             memory[index, 0] = slot.request + 1
         if truth.size > 0:
             memory[index, 1] = truth[e.requests[slot.request].offset + slot.generated]
-        priority[index] = rule(e.queue[index], view, params, memory[index, 1:])
+        scorer.priority[index] = scorer.rule(
+            e.queue[index], scorer.server, scorer.params, memory[index, 1:]
+        )
 
 
 @jit
 def run_rule(
     c: Any,
     fleet: Fleet,
-    rule: Any,
-    params: npt.NDArray[np.float64],
-    memory: npt.NDArray[np.float64],
-    truth: npt.NDArray[np.float64],
-    priority: npt.NDArray[np.float64],
+    scorer: Scorer,
     max_rounds: int,
 ) -> None:
     """Serve server 0's episode with a rule, whole rounds, to its end or for ``max_rounds``."""
@@ -238,8 +243,8 @@ def run_rule(
     for _ in range(max_rounds):
         if server.finished == server.requests or server.truncated == 1:
             return
-        score_by_rule(server, e, view, rule, params, memory, truth, priority)
-        pick_by_priority(c, server, e, priority)
+        score_all(server, e, view, scorer)
+        pick_by_priority(c, server, e, scorer.priority)
         run_round(c, server, e)
         advance_to_work(server, e)
         check_limits(server)

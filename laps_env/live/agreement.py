@@ -81,7 +81,7 @@ class Error:
         live: mean over repetitions, seconds.
         noise: standard deviation over repetitions / live.
         noise_of_mean: the standard error of live / live.
-        replay: seconds.
+        replay: mean over repetitions, seconds.
         error: replay / live - 1.
     """
 
@@ -94,18 +94,21 @@ class Error:
     error: float
 
 
-def compare_metrics(live: dict[str, Sequence[Metrics]], replay: dict[str, Metrics]) -> list[Error]:
+def compare_metrics(
+    live: dict[str, Sequence[Metrics]], replay: dict[str, Sequence[Metrics]]
+) -> list[Error]:
     """A row per policy and metric.
 
     Args:
         live: by policy, one for each of two or more repetitions.
-        replay: by policy.
+        replay: the same.
     """
     rows = []
     for policy, plays in live.items():
         for name in METRICS:
             values = np.array([play[name] for play in plays])
-            mean, predicted = float(values.mean()), replay[policy][name]
+            mean = float(values.mean())
+            predicted = float(np.mean([play[name] for play in replay[policy]]))
             noise = float(values.std(ddof=1)) / mean
             of_mean = noise / math.sqrt(values.size)
             rows.append(Error(policy, name, mean, noise, of_mean, predicted, predicted / mean - 1))
@@ -119,7 +122,7 @@ class Order:
     Attributes:
         live: mean over repetitions of the first's latency minus the second's, seconds.
         standard_error: of live, paired over repetitions, seconds.
-        replay: the difference there, seconds.
+        replay: the mean difference there, seconds.
     """
 
     first: str
@@ -139,14 +142,19 @@ class Order:
         return self.live * self.replay > 0
 
 
-def compare_order(live: dict[str, Sequence[Metrics]], replay: dict[str, Metrics]) -> list[Order]:
+def compare_order(
+    live: dict[str, Sequence[Metrics]], replay: dict[str, Sequence[Metrics]]
+) -> list[Order]:
     """Every pair of policies; arguments as `compare_metrics`."""
     name = METRICS[0]
-    latency = {policy: np.array([play[name] for play in plays]) for policy, plays in live.items()}
+    here, there = (
+        {policy: np.array([play[name] for play in plays]) for policy, plays in server.items()}
+        for server in (live, replay)
+    )
     rows = []
     for first, second in combinations(live, 2):
-        apart = latency[first] - latency[second]
+        apart = here[first] - here[second]
         error = float(apart.std(ddof=1)) / math.sqrt(apart.size)
-        difference = replay[first][name] - replay[second][name]
+        difference = float((there[first] - there[second]).mean())
         rows.append(Order(first, second, float(apart.mean()), error, difference))
     return rows

@@ -28,6 +28,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
+from scipy.stats import trim_mean
 
 from laps_env.checks import check_count
 from laps_env.kernel.costs import Work
@@ -36,6 +37,9 @@ from laps_env.physics import CostModel
 
 #: One of so many cells of the grid is kept from the fit, to measure its error.
 HOLD_OUT_EVERY = 4
+
+#: Share of the repetitions that is dropped at either end: a hiccup of a shared machine is no cost.
+TRIMMED = 0.2
 
 #: What a sample did: a round that computes, restores or finds its caches; or an offload alone.
 Kind = Literal["prefill", "restore", "decode", "offload"]
@@ -49,9 +53,11 @@ class Grid:
 
     Attributes:
         batches: requests in a round, at least two different numbers.
-        draft_lengths: tokens drafted for each, at least two, 0 may be among them.
-        contexts: prompt tokens of each, at least two, from 2 on.
-        repeats: timed repetitions of the whole grid; the medians count.
+        draft_lengths: tokens drafted for each, 0 may be among them.
+        contexts: mean prompt tokens, at least two, from 4 on. Half of the requests are shorter and
+            half are longer, from 0.5 to 1.5 of it, as a scheduler's batch is not of one length.
+        repeats: timed repetitions of the whole grid; their means count, because what is to be
+            predicted is a sum of rounds, without the fastest and the slowest fifth.
 
     Raises:
         ValueError: too little to tell the constants apart, naming the field.
@@ -63,19 +69,33 @@ class Grid:
     repeats: int
 
     def __post_init__(self) -> None:
-        for name, least in (("batches", 1), ("draft_lengths", 0), ("contexts", 2)):
+        for name, least, fewest in (
+            ("batches", 1, 2),
+            ("draft_lengths", 0, 1),
+            ("contexts", 4, 2),
+        ):
             values = getattr(self, name)
             for value in values:
                 check_count(name, value, least=least)
-            if len(set(values)) < max(len(values), 2):
-                raise ValueError(f"{name}: expected two or more different numbers, got {values}")
+            if len(set(values)) < max(len(values), fewest):
+                raise ValueError(
+                    f"{name}: expected {fewest} or more different numbers, got {values}"
+                )
         check_count("repeats", self.repeats)
 
     @property
     def slot_length(self) -> int:
         """Tokens that a sequence may come to while a cell is timed."""
         rounds = len(self.draft_lengths) + 2
-        return max(self.contexts) + (rounds + 1) * (max(self.draft_lengths) + 1)
+        return max(prompt_lengths(max(self.contexts), 2)) + (rounds + 1) * (
+            max(self.draft_lengths) + 1
+        )
+
+
+def prompt_lengths(mean: int, batch: int) -> list[int]:
+    """Evenly from 0.5 to 1.5 of the mean; alone, the mean itself."""
+    shares = np.linspace(0.5, 1.5, batch) if batch > 1 else np.ones(1)
+    return np.rint(shares * mean).astype(int).tolist()
 
 
 @dataclass(frozen=True)
@@ -121,7 +141,7 @@ def measure(
     """
     engine = make_engine(max(grid.batches), grid.slot_length)
     vocabulary = engine.target.model.config.get_text_config().vocab_size
-    prompts = rng.integers(vocabulary, size=(max(grid.batches), max(grid.contexts)))
+    prompts = rng.integers(vocabulary, size=(max(grid.batches), grid.slot_length))
     cells = list(product(grid.batches, grid.contexts))
     held_out = {
         cells[k] for k in rng.choice(len(cells), len(cells) // HOLD_OUT_EVERY, replace=False)
@@ -131,21 +151,23 @@ def measure(
         report(f"repetition {repetition} of {grid.repeats}" if repetition else "warming up")
         for k in rng.permutation(len(cells)):
             batch, context = cells[k]
-            samples = _time_cell(engine, prompts[:batch, :context], grid.draft_lengths)
+            lengths = prompt_lengths(context, batch)
+            cut = [prompts[i, :length].tolist() for i, length in enumerate(lengths)]
+            samples = _time_cell(engine, cut, context, grid.draft_lengths)
             for s in samples if repetition else []:
                 timed[s.kind, batch, s.draft_length, context].append(s)
     return [
-        replace(_median(repeated), held_out=(batch, context) in held_out)
+        replace(_mean(repeated), held_out=(batch, context) in held_out)
         for (_, batch, _, context), repeated in timed.items()
     ]
 
 
 def _time_cell(
-    engine: Engine, prompts: NDArray[np.int64], draft_lengths: Sequence[int]
+    engine: Engine, prompts: Sequence[list[int]], context: int, draft_lengths: Sequence[int]
 ) -> list[Sample]:
     """Prefill, offload, restore, then a round with each draft length."""
-    context, longest = prompts.shape[1], max(draft_lengths)
-    running = [engine.start(p.tolist(), engine.target.length - context) for p in prompts]
+    longest = max(draft_lengths)
+    running = [engine.start(p, engine.target.length - len(p)) for p in prompts]
     samples = [  # with the longest draft, so that the drafter computes its own cache too
         _time_round(engine, running, longest, context, "prefill"),
         _time_offload(engine, running, context),
@@ -197,11 +219,11 @@ def _time_offload(engine: Engine, running: list[Generation], context: int) -> Sa
     return Sample("offload", len(running), 0, context, work, ns, 0, 0, ns)
 
 
-def _median(repeated: Sequence[Sample]) -> Sample:
+def _mean(repeated: Sequence[Sample]) -> Sample:
     """Work is the same in each repetition, save where the device's rounding is not."""
     times = [(s.caches_ns, s.draft_ns, s.verify_ns, s.round_ns) for s in repeated]
-    caches, draft, verify, whole = np.median(times, axis=0).tolist()
-    work = Work(*np.median([s.work for s in repeated], axis=0).astype(int).tolist())
+    caches, draft, verify, whole = trim_mean(times, TRIMMED).tolist()
+    work = Work(*np.rint(np.mean([s.work for s in repeated], axis=0)).astype(int).tolist())
     first = replace(repeated[0], work=work, caches_ns=caches)
     return replace(first, draft_ns=draft, verify_ns=verify, round_ns=whole)
 

@@ -1,8 +1,8 @@
 """How closely the replay predicts the live server: the experiment of `scripts/fidelity.py`.
 
-Under the calibrated clock everything must be equal. Under the measured clock the replay's cost
-model is fitted to calibrations only, which take turns with the live episodes that it must predict,
-so that a machine that slows down for a while slows both.
+Under the calibrated clock everything must be equal. Under the measured clock calibrations and live
+episodes take turns, and the replay predicts an episode from the calibrations before and after it
+alone, so that a machine that slows down for a while slows both.
 """
 
 from __future__ import annotations
@@ -22,34 +22,42 @@ from laps_env.live.side_by_side import Servers, Settings, record_questions
 from laps_env.physics import CostModel, ServerModel
 from laps_env.traces import AcceptanceTrace
 
-#: Timed repetitions of the grid in each calibration; their medians count.
-REPEATS = 3
+#: Timed repetitions of the grid in each calibration; their means count.
+REPEATS = 2
 
 
 def calibration_grid(trace: AcceptanceTrace, server: ServerModel) -> Grid:
     """A small grid around what the workload does: its batches, draft length and contexts."""
     size, n = max(server.batch_size, 2), server.reference_draft_length
-    shortest = max(int(trace.prompt_tokens.min()), 2)
-    longest = max(int((trace.prompt_tokens + trace.output_tokens).max()), shortest + 1)
+    halfway = trace.prompt_tokens + trace.output_tokens // 2
+    short, usual, long = np.maximum(np.quantile(halfway, (0.1, 0.5, 0.9)).astype(int), 4).tolist()
     return Grid(
-        batches=tuple(sorted({1, max(size // 2, 1), size})),
-        draft_lengths=tuple(sorted({n // 2, max(n, 1)})),
-        contexts=tuple(sorted({shortest, (shortest + longest) // 2, longest})),
+        batches=tuple(sorted({1, max(size // 4, 1), size // 2, (3 * size) // 4, size})),
+        draft_lengths=(n,),
+        contexts=tuple(sorted({short, usual, max(long, short + 1)})),
         repeats=REPEATS,
     )
 
 
 @dataclass(frozen=True)
 class Repetition:
-    """A calibration, then a live episode of every policy under the measured clock.
+    """A live episode of every policy under the measured clock, calibrations in between.
 
     Attributes:
-        samples: of the calibration; nothing is held out.
-        plays: metrics by policy.
+        calibrations: one before each episode and one after the last; nothing is held out.
+        plays: metrics by policy, in the order of play.
     """
 
-    samples: list[Sample]
+    calibrations: list[list[Sample]]
     plays: dict[str, Metrics]
+
+    def costs(self) -> dict[str, CostModel]:
+        """By policy, the cost model fitted to the calibrations before and after its episode."""
+        around = zip(self.calibrations[:-1], self.calibrations[1:], strict=True)
+        return {
+            policy: fit([*before, *after]).cost_model()
+            for policy, (before, after) in zip(self.plays, around, strict=True)
+        }
 
 
 @dataclass(frozen=True)
@@ -62,8 +70,7 @@ class Findings:
         saturation_rps: requests per second, of the replay under the first calibration.
         exact: the calibrated clock, policy by policy.
         repetitions: the measured clock, live.
-        cost: fitted to the calibrations of all repetitions.
-        replay: metrics by policy under that cost model.
+        replay: by policy, metrics of each repetition (`Repetition.costs`).
     """
 
     corrected: int
@@ -71,8 +78,7 @@ class Findings:
     saturation_rps: float
     exact: list[Exactness]
     repetitions: list[Repetition]
-    cost: CostModel
-    replay: dict[str, Metrics]
+    replay: dict[str, list[Metrics]]
 
 
 def run(
@@ -108,38 +114,38 @@ def run(
     grid = calibration_grid(trace, settings.server())
     engine = pair.engine(slots=max(grid.batches), length=grid.slot_length, stopping=Stopping())
 
-    def calibrate(repetition: int) -> list[Sample]:
-        def told(what: str) -> None:
-            report(f"repetition {repetition + 1} of {repetitions}: calibration, {what}")
-
-        rng = np.random.default_rng(repetition)
-        samples = measure(lambda slots, length: engine, grid, rng, told)
+    def calibrate(seed: int) -> list[Sample]:
+        report("calibration")
+        rng = np.random.default_rng(seed)
+        samples = measure(lambda slots, length: engine, grid, rng, lambda repeat: None)
         return [replace(sample, held_out=False) for sample in samples]
 
     kept = list(done)
-    first = kept[0].samples if kept else calibrate(0)
+    first = kept[0].calibrations[0] if kept else calibrate(0)
     servers = Servers(pair, settings, trace, fit(first).cost_model())
     exact = []
     for policy in settings.policies:
         report(f"calibrated clock: {policy}")
         exact.append(servers.check(policy))
     for r in range(len(kept), repetitions):
-        samples = calibrate(r) if r else first
-        plays = {}
+        calibrations, plays = [calibrate(r) if r else first], {}
         for policy in rotated(settings.policies, r):
             report(f"repetition {r + 1} of {repetitions}: {policy}")
             plays[policy] = servers.play_live(policy)
-        kept.append(Repetition(samples, plays))
+            calibrations.append(calibrate(r))
+        kept.append(Repetition(calibrations, plays))
         keep(kept[-1])
-    cost = fit([sample for repetition in kept for sample in repetition.samples]).cost_model()
+    costs = [repetition.costs() for repetition in kept]
     return Findings(
         corrected=trace.info.provenance["corrected_positions"],
         grid=grid,
         saturation_rps=servers.saturation_rps,
         exact=exact,
         repetitions=kept,
-        cost=cost,
-        replay={policy: servers.play_replay(policy, cost) for policy in settings.policies},
+        replay={
+            policy: [servers.play_replay(policy, cost[policy]) for cost in costs]
+            for policy in settings.policies
+        },
     )
 
 

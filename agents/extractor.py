@@ -1,0 +1,91 @@
+"""From raw observations to the features of `policies.features`, as tensors."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+
+from laps_env._jit import jit
+from laps_env.layout import CATEGORY, OCCUPIED
+from policies.features import (
+    REQUEST_FEATURES,
+    SERVER_FEATURES,
+    describe_request,
+    describe_server,
+)
+
+
+class Tables(NamedTuple):
+    """E request tables, their M requests packed.
+
+    Attributes:
+        requests: float [M, P], features of the requests present.
+        servers: float [E, S], features of the servers.
+        row, slot: int64 [M], whose table and which slot of it.
+        slots: N.
+    """
+
+    requests: torch.Tensor
+    servers: torch.Tensor
+    row: torch.Tensor
+    slot: torch.Tensor
+    slots: int
+
+
+class TableExtractor(BaseFeaturesExtractor):
+    """Scaled features of the requests present, by the deployed rules' own compiled code.
+
+    Args:
+        observation_space: of the environments.
+        laws: float [K, 4], constants per category (`policies.bayes_srpt.length_posteriors`).
+        without: what an ablation takes away, `policies.features.Feature.about`; those are 0.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Dict,
+        laws: npt.NDArray[np.float64],
+        without: frozenset[str] = frozenset(),
+    ) -> None:
+        super().__init__(observation_space, features_dim=len(REQUEST_FEATURES))
+        self.laws = np.asarray(laws, np.float64)
+        self._kept = np.array([f.about not in without for f in REQUEST_FEATURES])
+
+    def forward(self, observations: dict[str, torch.Tensor]) -> Tables:
+        """Features of ``queue`` [E, N, F] and ``server`` [E, G]."""
+        queue, server = (observations[name].cpu().numpy() for name in ("queue", "server"))
+        row, slot = np.nonzero(queue[:, :, OCCUPIED])
+        requests = np.empty((row.size, len(REQUEST_FEATURES)), np.float32)
+        servers = np.empty((len(queue), len(SERVER_FEATURES)), np.float32)
+        _describe(queue, server, self.laws, row, slot, requests, servers)
+        requests *= self._kept
+        device = observations["queue"].device
+        arrays = (requests, servers, row, slot)
+        packed, shared, rows, slots = (torch.from_numpy(array).to(device) for array in arrays)
+        return Tables(packed, shared, rows, slots, queue.shape[1])
+
+
+@jit
+def _describe(
+    queue: npt.NDArray[np.float32],
+    server: npt.NDArray[np.float32],
+    laws: npt.NDArray[np.float64],
+    row: npt.NDArray[np.int64],
+    slot: npt.NDArray[np.int64],
+    requests: npt.NDArray[np.float32],
+    servers: npt.NDArray[np.float32],
+) -> None:
+    begin = 0
+    for i in range(queue.shape[0]):
+        end = begin
+        while end < row.size and row[end] == i:
+            entry = queue[i, slot[end]]
+            describe_request(entry, server[i], laws[int(entry[CATEGORY])], requests[end])
+            end += 1
+        describe_server(server[i], end - begin, servers[i])
+        begin = end

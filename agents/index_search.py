@@ -1,0 +1,57 @@
+"""Search for a learned index (`policies.learned_index`) without derivatives: CMA-ES.
+
+A candidate is judged by what it is for: its latency relative to LAPS-SD on simulated workloads,
+whole episodes in the compiled kernel. All candidates of a generation are judged on the same
+workloads and every generation on fresh ones, so that none is fitted to some.
+
+Source of the search: Hansen, "The CMA Evolution Strategy: A Tutorial", arXiv 1604.00772.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count
+
+import cma
+import numpy as np
+
+from agents.judge import Judge
+from policies.features import REQUEST_FEATURES
+from policies.laws import Floats
+
+#: Where the search begins: Bayes SRPT.
+START = np.array([feature.name == "bayes" for feature in REQUEST_FEATURES], np.float64)
+#: Its first step, in units of a weight.
+STEP = 0.1
+
+
+def search(
+    judge: Judge, seed: int, known: Sequence[Sequence[float]] = (), jobs: int | None = None
+) -> Iterator[tuple[list[float], Floats]]:
+    """Generation by generation, the candidates' scores and the centre of the distribution.
+
+    Args:
+        judge: of a rule that `policies.learned_index.index_spec` made.
+        seed: of the search and of its workloads.
+        known: scores of the first generations from an earlier run, which are not judged again: with
+            them the search goes on exactly where that one was.
+        jobs: threads.
+
+    Yields:
+        The scores, and float64 weights, one per request feature.
+    """
+    rng = np.random.default_rng(seed)
+    options = {"randn": lambda *shape: rng.standard_normal(shape), "seed": np.nan, "verbose": -9}
+    strategy = cma.CMAEvolutionStrategy(START, STEP, options)
+    with ThreadPoolExecutor(jobs) as pool:
+        for generation in count():
+            candidates = strategy.ask()
+            if generation < len(known):
+                scores = list(known[generation])
+            else:
+                tasks = judge.tasks("train", seed + generation, pool)
+                scores = list(pool.map(partial(judge.score, tasks=tasks), candidates))
+            strategy.tell(candidates, scores)
+            yield scores, np.asarray(strategy.result.xfavorite, np.float64)

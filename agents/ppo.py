@@ -1,0 +1,208 @@
+"""`PPOTrainer`: MaskablePPO on a mix of scenarios, block by block.
+
+A run is a sequence of blocks. Each begins with fresh episodes and random numbers that depend on the
+run's seed and the block's number alone, and ends with a checkpoint (`agents.checkpoint`); so a run
+that was killed ends where the unbroken one would, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from sb3_contrib import MaskablePPO
+from stable_baselines3.common.logger import configure
+
+import policies
+from agents.buffer import Clock, TimeDiscountedBuffer
+from agents.imitation import Teacher, imitate
+from agents.queue_policy import QueuePolicy
+from agents.relative import RelativeReward
+from agents.vec_env import ReplayVecEnv
+from laps_env.evaluation.grid import REFERENCE
+from laps_env.scenarios import get_scenario
+from laps_env.vector_env import SpecDecodeReplayVectorEnv
+from policies.bayes_srpt import length_posteriors
+from policies.laws import Floats, fit_laws
+
+#: Seeds of blocks lie so far apart that rows of different blocks share no workload.
+SEED_STRIDE = 2**20
+
+
+@dataclass(frozen=True)
+class PPOOptions:
+    """What MaskablePPO is trained on, and how.
+
+    Attributes:
+        scenario: names; with the loads, every pair gets as many environments.
+        loads: shares of saturation.
+        predictor_error: of the predictions (`laps_env.scenarios.Scenario.error_in_force`).
+        num_requests: of an episode.
+        slots: rows of the request table.
+        envs: in all.
+        network: of `agents.networks.NETWORKS`.
+        without: what an ablation takes away (`policies.features.Feature.about`, "mask").
+        teacher: policy that is imitated first, or "none".
+        imitation_steps: of all environments.
+        seed: of everything; seeds of different numbers share no workload.
+        rollout: steps of every environment between updates.
+        rollouts: between checkpoints.
+        epochs, minibatch, learning_rate, clip, entropy: of PPO's updates.
+        value_rollouts: the first so many rollouts train the value alone.
+        horizon: requests' mean gaps between arrivals after which the future counts 1 / e.
+        trace: lambda of the advantage, per round.
+    """
+
+    scenario: tuple[str, ...] = ("mixed-serial",)
+    loads: tuple[float, ...] = (0.7, 0.9)
+    predictor_error: float | Literal["recorded"] | None = None
+    num_requests: int = 300
+    slots: int = 32
+    envs: int = 128
+    network: str = "pointer"
+    without: tuple[str, ...] = ()
+    teacher: str = "oracle_srpt"
+    imitation_steps: int = 1500
+    seed: int = 0
+    rollout: int = 256
+    rollouts: int = 10
+    epochs: int = 4
+    minibatch: int = 4096
+    learning_rate: float = 3e-4
+    clip: float = 0.2
+    entropy: float = 0.0
+    value_rollouts: int = 10
+    horizon: float = 30.0
+    trace: float = 0.99
+
+    def groups(self) -> list[SpecDecodeReplayVectorEnv]:
+        """A vector environment per scenario and load."""
+        cells = list(product(self.scenario, self.loads))
+        return [
+            SpecDecodeReplayVectorEnv(
+                self.envs // len(cells),
+                scenario=name,
+                load=load,
+                num_requests=self.num_requests,
+                slots=self.slots,
+                predictor_error=self.predictor_error,
+                reward_scale=gap_s(name, load),
+                autoreset_mode="SameStep",
+            )
+            for name, load in cells
+        ]
+
+
+def gap_s(scenario: str, load: float) -> float:
+    """Mean seconds between arrivals."""
+    return 1.0 / (load * get_scenario(scenario).saturation_rps)
+
+
+def law_table(options: PPOOptions) -> tuple[Floats, list[int]]:
+    """Constants per category of all scenarios [K, 4], and where each environment's begin."""
+    tables = [
+        length_posteriors(fit_laws(get_scenario(name), options.predictor_error)).reshape(-1, 4)
+        for name in options.scenario
+    ]
+    starts = np.cumsum([0, *map(len, tables[:-1])]).tolist()
+    return np.concatenate(tables), [start for start in starts for _ in options.loads]
+
+
+class PPOTrainer:
+    """Trains a queue policy, block by block.
+
+    Args:
+        options: what and how.
+        folder: of checkpoints and logs.
+    """
+
+    def __init__(self, options: PPOOptions, folder: Path) -> None:
+        self.options, self.folder = options, folder
+        groups = options.groups()
+        laws, first_category = law_table(options)
+        self.venv = ReplayVecEnv(*groups, first_category=first_category)
+        rewards = RelativeReward(self.venv, lambda scenario: policies.make(REFERENCE, scenario))
+        scale = np.repeat(
+            [envs.options.reward_scale for envs in groups], [envs.num_envs for envs in groups]
+        )
+        self._rewards = rewards
+        self.model = MaskablePPO(
+            QueuePolicy,
+            rewards,
+            learning_rate=options.learning_rate,
+            n_steps=options.rollout,
+            batch_size=options.minibatch,
+            n_epochs=options.epochs,
+            gae_lambda=options.trace,
+            clip_range=options.clip,
+            ent_coef=options.entropy,
+            rollout_buffer_class=TimeDiscountedBuffer,
+            rollout_buffer_kwargs={"horizon_s": options.horizon * scale},
+            policy_kwargs={
+                "laws": laws,
+                "network": options.network,
+                "without": frozenset(options.without),
+            },
+            seed=options.seed,
+            device="cpu",
+        )
+        self.model.set_logger(configure(str(folder / "log"), ["csv", "tensorboard"]))
+        self.block = 0
+
+    @property
+    def policy(self) -> QueuePolicy:
+        """What is trained."""
+        policy = self.model.policy
+        assert isinstance(policy, QueuePolicy)
+        return policy
+
+    def _begin(self) -> None:
+        """Seed what the block draws, and let it begin with fresh episodes."""
+        seed = SEED_STRIDE * (1 + self.block + 4096 * self.options.seed)
+        self.model.set_random_seed(seed % 2**32)
+        self._rewards.seed(seed)
+        self.model._last_obs = None
+
+    def run_block(self, report: Callable[[str], None]) -> None:
+        """The next block: the teacher's choices first, where there is one, then PPO."""
+        self._begin()
+        if self.block == 0 and self.options.teacher != "none":
+            self._imitate(report)
+        else:
+            self._learn()
+        self.block += 1
+
+    def _imitate(self, report: Callable[[str], None]) -> None:
+        options = self.options
+        teacher = Teacher(
+            self.venv,
+            lambda s: policies.make(options.teacher, s, predictor_error=options.predictor_error),
+        )
+        agreements: list[float] = []
+
+        def told(step: int, loss: float, agreement: float) -> None:
+            agreements.append(agreement)
+            if (step + 1) % 100 == 0:
+                share = np.mean(agreements[-100:])
+                report(f"imitation, step {step + 1}: {share:.1%} of the choices as the teacher")
+
+        rng = np.random.default_rng(options.seed)
+        imitate(self.policy, self.venv, teacher, options.imitation_steps, 1e-3, rng, told)
+
+    def _learn(self) -> None:
+        options = self.options
+        values_only = self.model.num_timesteps < options.value_rollouts * options.rollout * (
+            options.envs
+        )
+        self.policy.scorer.requires_grad_(not values_only)
+        steps = options.rollouts * options.rollout * self.model.n_envs
+        self.model.learn(
+            steps,
+            callback=Clock(),
+            reset_num_timesteps=False,
+            use_masking="mask" not in options.without,
+        )

@@ -1,0 +1,109 @@
+"""`QueuePolicy`: a network over the request table, as a policy of sb3-contrib's MaskablePPO."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sb3_contrib.common.maskable.distributions import MaskableDistribution
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+
+from agents.extractor import TableExtractor, Tables
+from agents.networks import NETWORKS, TableValue
+
+#: Logit of what is never chosen while a request can be: to start a round before it is full.
+NEVER = -1e8
+
+
+class QueuePolicy(MaskableActorCriticPolicy):
+    """Scores of the requests are the logits of picking their slots; a second network values tables.
+
+    A round is never started before it is full or nothing is left to add (the environment starts it
+    then): what is learned is the order, as with the rules.
+
+    Args:
+        observation_space, action_space, lr_schedule: as every policy of stable-baselines3.
+        network: of `agents.networks.NETWORKS`.
+        laws, without: of `agents.extractor.TableExtractor`.
+        **kwargs: of the base class.
+    """
+
+    def __init__(
+        self,
+        observation_space: Any,
+        action_space: Any,
+        lr_schedule: Schedule,
+        *,
+        laws: Any,
+        network: str = "pointer",
+        without: frozenset[str] = frozenset(),
+        **kwargs: Any,
+    ) -> None:
+        self._network = network
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            features_extractor_class=TableExtractor,
+            features_extractor_kwargs={"laws": laws, "without": without},
+            **kwargs,
+        )
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        actions: Any = self.action_space
+        self.scorer = NETWORKS[self._network](int(actions.n) - 1)
+        self.valuer = TableValue()
+        self.optimizer = self.optimizer_class(
+            self.parameters(),
+            lr=lr_schedule(1),  # type: ignore[call-arg]
+            **self.optimizer_kwargs,
+        )
+
+    def describe(self, obs: Any) -> Tables:
+        """Features of a batch of observations."""
+        tables: Any = self.extract_features(obs)
+        assert isinstance(tables, Tables)
+        return tables
+
+    def logits(self, tables: Tables) -> torch.Tensor:
+        """Of all actions, [E, N + 1]."""
+        logits = tables.servers.new_full((len(tables.servers), tables.slots + 1), NEVER)
+        return logits.index_put((tables.row, tables.slot), self.scorer(tables))
+
+    def _distribution(self, tables: Tables, action_masks: Any) -> MaskableDistribution:
+        distribution = self.action_dist.proba_distribution(action_logits=self.logits(tables))
+        if action_masks is not None:
+            distribution.apply_masking(action_masks)
+        return distribution
+
+    def forward(
+        self,
+        obs: Any,
+        deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Actions [E], values [E, 1] and log probabilities [E]."""
+        tables = self.describe(obs)
+        distribution = self._distribution(tables, action_masks)
+        actions = distribution.get_actions(deterministic=deterministic)
+        return actions, self.valuer(tables)[:, None], distribution.log_prob(actions)
+
+    def evaluate_actions(
+        self, obs: Any, actions: torch.Tensor, action_masks: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Values [E, 1], log probabilities [E] and entropies [E] of given actions."""
+        tables = self.describe(obs)
+        distribution = self._distribution(tables, action_masks)
+        return self.valuer(tables)[:, None], distribution.log_prob(actions), distribution.entropy()
+
+    def get_distribution(
+        self, obs: PyTorchObs, action_masks: np.ndarray | None = None
+    ) -> MaskableDistribution:
+        """Of actions."""
+        return self._distribution(self.describe(obs), action_masks)
+
+    def predict_values(self, obs: PyTorchObs) -> torch.Tensor:
+        """Values [E, 1]."""
+        return self.valuer(self.describe(obs))[:, None]

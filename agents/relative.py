@@ -1,0 +1,95 @@
+"""`RelativeReward`: how much better than LAPS-SD on the same workload.
+
+What arrives, and how much work it is, moves the return far more than the order of service does, and
+it moves every policy's return alike. So each workload is also served by a reference policy, and the
+reward of a step becomes
+
+    (requests in the reference's system - requests in ours), integrated over the step / constant,
+
+whose sum over an episode is the reference's total latency minus ours. What is subtracted does not
+depend on our actions, so the best policy stays the best (Mao et al., "Variance Reduction for
+Reinforcement Learning in Input-Driven Environments", ICLR 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from stable_baselines3.common.vec_env import VecEnvWrapper
+
+from agents.vec_env import ReplayVecEnv
+from laps_env._jit import jit
+from laps_env.evaluation.episodes import serve
+from laps_env.scenarios import Scenario
+from laps_env.workloads import Workload
+from policies import Policy
+
+
+class RelativeReward(VecEnvWrapper):
+    """Rewards relative to a reference policy.
+
+    Args:
+        venv: the servers.
+        make_reference: the policy that a scenario's workloads are also served by.
+    """
+
+    def __init__(self, venv: ReplayVecEnv, make_reference: Callable[[Scenario], Policy]) -> None:
+        super().__init__(venv)
+        self._places = [(envs, i) for envs in venv.groups for i in range(envs.num_envs)]
+        policies = {id(envs): make_reference(envs.options.get_scenario()) for envs in venv.groups}
+        self._policies = [policies[id(envs)] for envs, _ in self._places]
+        self._scale = np.array([envs.options.reward_scale for envs, _ in self._places])
+        most = max(envs.options.num_requests for envs in venv.groups)
+        self._times = np.zeros((2, self.num_envs, most), np.int64)
+        self._before = np.zeros(self.num_envs)
+
+    def reset(self) -> Any:
+        """Start all rows."""
+        observation = self.venv.reset()
+        for row in range(self.num_envs):
+            self._serve(row)
+        return observation
+
+    def step_wait(self) -> Any:
+        """Take the step; a row that ends gets what is left of the reference's episode."""
+        observation, rewards, dones, infos = self.venv.step_wait()
+        integral = np.empty(self.num_envs)
+        now = [envs.simulation.fleet.servers["now"][i] for envs, i in self._places]
+        _integrate(self._times, np.where(dones, np.iinfo(np.int64).max, now), integral)
+        relative = rewards + (integral - self._before) / self._scale
+        self._before = integral
+        for row in np.flatnonzero(dones).tolist():
+            self._serve(row)
+        return observation, relative.astype(np.float32), dones, infos
+
+    def _serve(self, row: int) -> None:
+        """Serve the row's workload with the reference."""
+        envs, i = self._places[row]
+        workload: Workload = envs.reveal_workload(i)
+        scenario = envs.options.get_scenario()
+        simulation = serve(self._policies[row], workload, scenario, slots=envs.options.slots)
+        requests = simulation.requests()
+        self._times[:, row] = 0
+        self._times[0, row, : requests.size] = requests["arrival_ns"]
+        self._times[1, row, : requests.size] = requests["completion_ns"]
+        self._before[row] = 0.0
+
+
+@jit
+def _integrate(
+    times: npt.NDArray[np.int64], until: npt.NDArray[np.int64], integral: npt.NDArray[np.float64]
+) -> None:
+    """Requests in the system, integrated from 0 ``until`` a moment, in request-seconds.
+
+    ``times`` [2, E, R]: arrivals and completions.
+    """
+    for row in range(times.shape[1]):
+        total = 0
+        for k in range(times.shape[2]):
+            arrival, completion = times[0, row, k], times[1, row, k]
+            if arrival < until[row]:
+                total += min(completion, until[row]) - arrival
+        integral[row] = total * 1e-9

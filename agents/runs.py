@@ -1,0 +1,240 @@
+"""Training runs in folders: each ends by its budget, survives a kill, and overwrites no other.
+
+FOLDER/journal       what the folder is a run of, then a line per finished block
+FOLDER/card.json, FOLDER/model.safetensors
+the best rule so far on the *tune* set (`policies.model_file`)
+FOLDER/checkpoint*   what a killed run of PPO goes on from
+FOLDER/log/          of stable-baselines3: progress.csv, TensorBoard
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from agents.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from agents.index_search import START, search
+from agents.judge import Judge
+from agents.networks import PointerNetwork
+from agents.ppo import PPOOptions, PPOTrainer
+from laps_env.checks import check_count, check_positive
+from laps_env.evaluation.runner import CODE
+from laps_env.line_journal import LineJournal
+from laps_env.scenarios import get_scenario
+from policies import RuleSpec
+from policies.laws import Floats
+from policies.learned import flatten, pointer_spec
+from policies.learned_index import index_spec
+from policies.model_file import save_model
+
+#: What rules are chosen on: seed of the *tune* set, workloads of each scenario and load, requests.
+TUNE_SEED, TUNE_REPEATS, TUNE_REQUESTS = 1000, 2, 500
+#: Generations in a block of the index search.
+GENERATIONS = 5
+
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a run ends: after so many minutes of work, or after so many blocks.
+
+    Raises:
+        ValueError: not one of both, or not above 0.
+    """
+
+    minutes: float | None = None
+    blocks: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.minutes is None) == (self.blocks is None):
+            raise ValueError(f"budget: expected minutes or blocks, got {self}")
+        if self.minutes is not None:
+            check_positive("minutes", self.minutes)
+        check_count("blocks", self.blocks, optional=True)
+
+    def is_spent(self, entries: list[Entry]) -> bool:
+        """Whether a run with these blocks has come to its end."""
+        if self.blocks is not None:
+            return len(entries) >= self.blocks
+        assert self.minutes is not None
+        return sum(entry["seconds"] for entry in entries) >= 60 * self.minutes
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """What an index is searched for.
+
+    Attributes:
+        scenario: names.
+        loads: shares of saturation.
+        predictor_error: of the predictions (`laps_env.scenarios.Scenario.error_in_force`).
+        num_requests: of a workload.
+        repeats: workloads of each scenario and load a generation.
+        tail: weight of the log p99 latency beside that of the mean.
+        seed: of the search; seeds of different numbers share no workload.
+    """
+
+    scenario: tuple[str, ...] = ("mixed-serial",)
+    loads: tuple[float, ...] = (0.7, 0.9)
+    predictor_error: float | Literal["recorded"] | None = None
+    num_requests: int = 500
+    repeats: int = 2
+    tail: float = 0.0
+    seed: int = 0
+
+
+Options = PPOOptions | IndexOptions
+
+
+def train(
+    options: Options, folder: Path, budget: Budget, report: Callable[[str], None] = print
+) -> None:
+    """Run to the end of the budget, from where the folder's run is.
+
+    Args:
+        options: of the run; they choose the algorithm.
+        folder: new, or of the same run, which a longer budget lets go on.
+        budget: counts what earlier processes did of the run.
+        report: told how it goes.
+
+    Raises:
+        ValueError: the folder is of another run.
+        OSError: it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    run = Run(options, folder)
+    blocks = run.index_blocks() if isinstance(options, IndexOptions) else run.ppo_blocks(report)
+    while not budget.is_spent(run.journal.entries):
+        began = time.perf_counter()
+        entry = next(blocks)
+        run.journal.add({**entry, "seconds": time.perf_counter() - began})
+        report(run.progress())
+
+
+class Run:
+    """A run in its folder.
+
+    Args:
+        options: what is trained.
+        folder: of this run.
+
+    Raises:
+        ValueError: the folder is of another run.
+    """
+
+    def __init__(self, options: Options, folder: Path) -> None:
+        self.options, self.folder = options, folder
+        self.about = {"algorithm": type(options).__name__, "code": CODE, **asdict(options)}
+        self.journal = LineJournal(folder / "journal", self.about)
+
+    def progress(self) -> str:
+        """The last block in words."""
+        entries = self.journal.entries
+        minutes = sum(entry["seconds"] for entry in entries) / 60
+        text = f"block {len(entries)}, {minutes:.1f} min"
+        if entries[-1]["tune"] is not None:
+            mean, p99 = np.exp(entries[-1]["tune"])
+            text += f": mean latency x{mean:.3f}, p99 x{p99:.3f} of LAPS-SD's on the tune set"
+        return text
+
+    def index_blocks(self) -> Iterator[Entry]:
+        """Blocks of the search for an index, from where the journal ends."""
+        options = self.options
+        assert isinstance(options, IndexOptions)
+        rule = index_spec("candidate", {"weights": START})
+        judge = Judge(
+            rule,
+            [get_scenario(name) for name in options.scenario],
+            options.loads,
+            options.num_requests,
+            repeats=options.repeats,
+            tail=options.tail,
+            predictor_error=options.predictor_error,
+        )
+        look = self._look(rule)
+        known = [scores for entry in self.journal.entries for scores in entry["scores"]]
+        generations = search(judge, options.seed * 2**20, known)
+        for _ in islice(generations, len(known)):
+            pass
+        while True:
+            block = list(islice(generations, GENERATIONS))
+            weights = block[-1][1]
+            tune = look(weights)
+            self._keep_if_best("index", {"weights": weights}, tune)
+            yield {"scores": [scores for scores, _ in block], "tune": tune}
+
+    def ppo_blocks(self, report: Callable[[str], None]) -> Iterator[Entry]:
+        """Blocks of PPO, from the last checkpoint."""
+        options = self.options
+        assert isinstance(options, PPOOptions)
+        trainer = PPOTrainer(options, self.folder)
+        scorer: Any = trainer.policy.scorer
+        look = None
+        if isinstance(scorer, PointerNetwork):
+            look = self._look(pointer_spec("candidate", scorer.numpy_arrays()))
+        if has_checkpoint(self.folder):
+            state = load_checkpoint(self.folder, trainer.policy)
+            trainer.block, trainer.model.num_timesteps = state["block"], state["steps"]
+            if len(self.journal.entries) < trainer.block:  # killed between the two
+                yield state["entry"]
+        while True:
+            trainer.run_block(report)
+            if look is not None:
+                arrays = scorer.numpy_arrays()
+                tune = look(flatten(arrays))
+                self._keep_if_best("pointer", arrays, tune)
+            else:
+                tune = None
+                arrays = {name: t.numpy() for name, t in scorer.state_dict().items()}
+                self._save(options.network, arrays, tune)
+            steps = trainer.model.num_timesteps
+            entry = {"steps": steps, "tune": tune}
+            state = {"block": trainer.block, "steps": steps, "entry": entry}
+            save_checkpoint(self.folder, trainer.policy, trainer.block, state)
+            yield entry
+
+    def _look(self, rule: RuleSpec) -> Callable[[Floats], list[float]]:
+        """Judges weights on the *tune* set: log ratios of mean and p99 latency."""
+        options = self.options
+        judge = Judge(
+            rule,
+            [get_scenario(name) for name in options.scenario],
+            options.loads,
+            TUNE_REQUESTS,
+            repeats=TUNE_REPEATS,
+            predictor_error=options.predictor_error,
+        )
+        pool = ThreadPoolExecutor(os.cpu_count())
+        tasks = judge.tasks("tune", TUNE_SEED, pool)
+
+        def look(weights: Floats) -> list[float]:
+            ratios = pool.map(lambda task: judge.log_ratios(weights, [task]), tasks)
+            return np.mean(list(ratios), axis=0).tolist()
+
+        return look
+
+    def _keep_if_best(self, kind: str, arrays: dict[str, Floats], tune: list[float]) -> None:
+        earlier = [self._score(entry["tune"]) for entry in self.journal.entries]
+        if self._score(tune) < min(earlier, default=np.inf):
+            self._save(kind, arrays, tune)
+
+    def _score(self, tune: list[float]) -> float:
+        """What the run minimises."""
+        return tune[0] + getattr(self.options, "tail", 0.0) * tune[1]
+
+    def _save(self, kind: str, arrays: dict[str, Any], tune: list[float] | None) -> None:
+        about = {
+            "training": self.about,
+            "blocks": len(self.journal.entries) + 1,
+            "log_ratios_to_laps_sd_on_tune": tune,
+        }
+        save_model(self.folder, kind, arrays, about)

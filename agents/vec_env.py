@@ -1,0 +1,176 @@
+"""`ReplayVecEnv`: native vector environments as stable-baselines3 wants them.
+
+stable-baselines3 has no adapter for Gymnasium's vector environments; wrapping single ones in its
+`DummyVecEnv` gives the same transitions (tests/test_vec_env.py) and costs their loop in Python.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices
+
+from laps_env.layout import CATEGORY, OCCUPIED
+from laps_env.vector_env import SpecDecodeReplayVectorEnv
+
+Observation = dict[str, npt.NDArray[np.float32]]
+Infos = list[dict[str, Any]]
+
+
+class ReplayVecEnv(VecEnv):
+    """Servers of one or several vector environments, row below row; arrays are fresh at every step.
+
+    An info is empty, but for ``TimeLimit.truncated`` and what an ended episode leaves:
+    ``terminal_observation``, ``episode`` (``r`` return, ``l`` steps, ``t`` seconds since the start,
+    as `Monitor` has them) and ``summary`` (`laps_env.summary.summarize`).
+
+    Args:
+        groups: with ``autoreset_mode="SameStep"`` and one number of slots; this adapter alone
+            resets them. Several mix scenarios or loads in one training run.
+        first_category: added to the category of each group's requests, 0 by default; tells the
+            categories of different scenarios apart.
+
+    Attributes:
+        dt: float64 [E], seconds that the last step took.
+
+    Raises:
+        ValueError: another autoreset mode, or groups of different shapes.
+    """
+
+    def __init__(
+        self,
+        *groups: SpecDecodeReplayVectorEnv,
+        first_category: Sequence[int] | None = None,
+    ) -> None:
+        for envs in groups:
+            if envs.autoreset_mode != AutoresetMode.SAME_STEP:
+                raise ValueError(
+                    f"autoreset_mode: expected {AutoresetMode.SAME_STEP}, got {envs.autoreset_mode}"
+                )
+            if envs.single_action_space != groups[0].single_action_space:
+                raise ValueError(
+                    f"groups: expected the same action space, got {groups[0].single_action_space} "
+                    f"and {envs.single_action_space}"
+                )
+        self.groups = groups
+        sizes = [envs.num_envs for envs in groups]
+        self._cuts = np.cumsum(sizes)[:-1]
+        self._category = np.repeat(first_category or [0] * len(groups), sizes).astype(np.float32)
+        self._actions: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        self._lengths = np.zeros(sum(sizes), np.int64)
+        self._began = time.perf_counter()
+        self.dt = np.zeros(sum(sizes))
+        first = groups[0]
+        super().__init__(sum(sizes), first.single_observation_space, first.single_action_space)
+
+    def reset(self) -> Observation:
+        """Start all rows, with the seeds and options given before, which count once."""
+        options = self._options[0]
+        if any(other != options for other in self._options):
+            raise ValueError(f"options: expected the same for all rows, got {self._options}")
+        parts = []
+        for envs, rows in zip(self.groups, self._rows(), strict=True):
+            observation, _ = envs.reset(seed=[self._seeds[row] for row in rows], options=options)
+            parts.append(observation)
+        self._lengths[:] = 0
+        self._reset_seeds()
+        self._reset_options()
+        return self._joined(parts)
+
+    def step_async(self, actions: npt.NDArray[np.int64]) -> None:
+        """Keep the actions for `step_wait`."""
+        self._actions = actions
+
+    def step_wait(
+        self,
+    ) -> tuple[Observation, npt.NDArray[np.float32], npt.NDArray[np.bool_], Infos]:
+        """Take the step."""
+        self._lengths += 1
+        infos: Infos = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
+        observations, rewards, dones = [], [], []
+        actions = np.split(self._actions, self._cuts)
+        for envs, rows, own in zip(self.groups, self._rows(), actions, strict=True):
+            observation, reward, terminated, truncated, info = envs.step(own)
+            self.dt[rows.start : rows.stop] = info["dt"]
+            ended = terminated | truncated
+            for i in np.flatnonzero(ended).tolist():
+                infos[rows[i]] = self._last_info(rows[i], i, info, truncated=bool(truncated[i]))
+            observations.append(observation)
+            rewards.append(reward)
+            dones.append(ended)
+        done = np.concatenate(dones)
+        self._lengths[done] = 0
+        return self._joined(observations), np.concatenate(rewards, dtype=np.float32), done, infos
+
+    def _rows(self) -> list[range]:
+        """The rows of each group."""
+        ends = np.cumsum([envs.num_envs for envs in self.groups]).tolist()
+        return [range(b, e) for b, e in zip([0, *ends[:-1]], ends, strict=True)]
+
+    def _joined(self, parts: list[Observation]) -> Observation:
+        """One observation of all rows; alone, the group's own arrays, which are fresh."""
+        if len(parts) == 1:
+            return parts[0]
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        queue = joined["queue"]
+        queue[:, :, CATEGORY] += self._category[:, None] * queue[:, :, OCCUPIED]
+        return joined
+
+    def _last_info(
+        self, row: int, i: int, info: dict[str, Any], *, truncated: bool
+    ) -> dict[str, Any]:
+        """Of row i of a group, which is this row."""
+        last, columns = info["final_obs"][i], info["final_info"]["summary"]
+        last["queue"][:, CATEGORY] += self._category[row] * last["queue"][:, OCCUPIED]
+        summary = {name: value[i] for name, value in columns.items() if not name.startswith("_")}
+        return {
+            "TimeLimit.truncated": truncated,
+            "terminal_observation": last,
+            "episode": {
+                "r": summary["return"],
+                "l": int(self._lengths[row]),
+                "t": time.perf_counter() - self._began,
+            },
+            "summary": summary,
+        }
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """An attribute of the rows' vector environment, once per row."""
+        values = [getattr(envs, attr_name) for envs in self.groups for _ in range(envs.num_envs)]
+        return [values[row] for row in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Refused: rows share one object.
+
+        Raises:
+            AttributeError: always.
+        """
+        raise AttributeError(f"{attr_name}: expected nothing to be set on rows of one environment")
+
+    def env_method(
+        self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any
+    ) -> list[Any]:
+        """``action_masks`` of rows, or a method that takes the row first (``summary``, ...).
+
+        Raises:
+            AttributeError: the vector environment has no such method.
+        """
+        wanted = self._get_indices(indices)
+        if method_name == "action_masks":
+            masks = [mask for envs in self.groups for mask in envs.action_masks()]
+            return [masks[row] for row in wanted]
+        places = [(envs, i) for envs in self.groups for i in range(envs.num_envs)]
+        return [getattr(places[r][0], method_name)(places[r][1], *args, **kwargs) for r in wanted]
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: VecEnvIndices = None) -> list[bool]:
+        """No row is wrapped, but ``episode`` is reported as by a monitor."""
+        return [wrapper_class is Monitor for _ in self._get_indices(indices)]

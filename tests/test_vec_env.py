@@ -1,0 +1,138 @@
+"""The adapter for stable-baselines3 gives what its `DummyVecEnv` of single environments gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+pytest.importorskip("stable_baselines3")
+
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+import laps_env
+from agents.vec_env import ReplayVecEnv
+from laps_env.layout import CATEGORY, OCCUPIED
+from laps_env.vector_env import SpecDecodeReplayVectorEnv
+
+OPTIONS: dict[str, Any] = {"scenario": "mixed-batch8", "num_requests": 12, "slots": 16}
+
+
+def native(rows: int, **options: Any) -> SpecDecodeReplayVectorEnv:
+    return SpecDecodeReplayVectorEnv(rows, autoreset_mode="SameStep", **{**OPTIONS, **options})
+
+
+def dummy(rows: int, **options: Any) -> DummyVecEnv:
+    def make(row: int) -> Callable[[], gym.Env[Any, Any]]:
+        return lambda: Monitor(gym.make(laps_env.REPLAY_IDS[0], **{**OPTIONS, **options}))
+
+    return DummyVecEnv([make(row) for row in range(rows)])
+
+
+def valid_actions(envs: VecEnv, rng: np.random.Generator) -> np.ndarray:
+    masks = np.stack(envs.env_method("action_masks"))
+    return np.array([rng.choice(np.flatnonzero(mask)) for mask in masks])
+
+
+def assert_equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+@pytest.mark.parametrize(
+    "limits", [{}, {"max_episode_steps": 90}, {"queue_limit": 4, "load": 2.0}], ids=str
+)
+def test_the_adapter_equals_dummy_vec_env(limits: dict[str, Any]) -> None:
+    ours, theirs = ReplayVecEnv(native(3, **limits)), dummy(3, **limits)
+    assert ours.observation_space == theirs.observation_space
+    assert ours.action_space == theirs.action_space
+    assert ours.seed(7) == theirs.seed(7)
+    assert_equal(ours.reset(), theirs.reset())
+    rng, ended, truncated = np.random.default_rng(0), 0, 0
+    while ended < 8:
+        actions = valid_actions(ours, rng)
+        np.testing.assert_array_equal(
+            np.stack(ours.env_method("action_masks")), np.stack(theirs.env_method("action_masks"))
+        )
+        (here, reward, done, infos), (there, their_reward, their_done, their_infos) = (
+            envs.step(actions) for envs in (ours, theirs)
+        )
+        assert_equal(here, there)
+        np.testing.assert_array_equal(reward, their_reward)
+        assert reward.dtype == their_reward.dtype
+        np.testing.assert_array_equal(done, their_done)
+        for row in range(3):
+            info, other = infos[row], their_infos[row]
+            assert info["TimeLimit.truncated"] == other["TimeLimit.truncated"]
+            assert ("terminal_observation" in info) == bool(done[row])
+            if done[row]:
+                ended += 1
+                truncated += info["TimeLimit.truncated"]
+                assert_equal(info["terminal_observation"], other["terminal_observation"])
+                assert info["episode"]["l"] == other["episode"]["l"]
+                assert info["episode"]["r"] == pytest.approx(other["episode"]["r"], abs=1e-4)
+                # gym.make cuts at max_episode_steps by a wrapper, which knows no summary
+                assert info["summary"] == other.get("summary", info["summary"])
+    assert truncated == (ended if limits else 0)
+
+
+def test_groups_are_rows_below_rows_with_their_categories_apart() -> None:
+    loads, starts = (0.5, 1.5), [0, 7]
+    joined = ReplayVecEnv(*(native(2, load=load) for load in loads), first_category=starts)
+    alone = [ReplayVecEnv(native(2, load=load)) for load in loads]
+    joined.seed(3)
+    for k, envs in enumerate(alone):
+        envs.seed(3 + 2 * k)
+    together, apart = joined.reset(), [envs.reset() for envs in alone]
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(300):
+        for k, (observation, start) in enumerate(zip(apart, starts, strict=True)):
+            queue = observation["queue"].copy()
+            queue[:, :, CATEGORY] += start * queue[:, :, OCCUPIED]
+            rows = slice(2 * k, 2 * k + 2)
+            np.testing.assert_array_equal(together["queue"][rows], queue)
+            np.testing.assert_array_equal(together["server"][rows], observation["server"])
+            seen |= set(queue[queue[:, :, OCCUPIED] == 1][:, CATEGORY].tolist())
+        actions = valid_actions(joined, rng)
+        together, *_ = joined.step(actions)
+        apart = [envs.step(own)[0] for envs, own in zip(alone, np.split(actions, 2), strict=True)]
+    assert max(seen) > 7 > min(seen)
+
+
+def test_arrays_are_fresh() -> None:
+    envs = ReplayVecEnv(native(2))
+    envs.seed(0)
+    first = envs.reset()
+    before = {name: part.copy() for name, part in first.items()}
+    second, reward, *_ = envs.step(valid_actions(envs, np.random.default_rng(0)))
+    assert_equal(first, before)
+    kept = reward.copy()
+    third, *_ = envs.step(valid_actions(envs, np.random.default_rng(0)))
+    np.testing.assert_array_equal(reward, kept)
+    assert not any(np.shares_memory(second[name], third[name]) for name in second)
+
+
+def test_bad_groups_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"autoreset_mode: expected AutoresetMode\.SAME_STEP"):
+        ReplayVecEnv(SpecDecodeReplayVectorEnv(2, **OPTIONS))
+    with pytest.raises(ValueError, match="groups: expected the same action space"):
+        ReplayVecEnv(native(2), native(2, slots=9))
+
+
+def test_options_count_once_and_are_the_same_for_all() -> None:
+    envs = ReplayVecEnv(native(2))
+    envs.seed(0)
+    envs.set_options({"workload_seed": 5})
+    same = envs.reset()
+    np.testing.assert_array_equal(same["queue"][0], same["queue"][1])
+    envs.seed(0)
+    apart = envs.reset()
+    assert (apart["queue"][0] != apart["queue"][1]).any()
+    envs.set_options([{"workload_seed": 5}, {}])
+    with pytest.raises(ValueError, match="options: expected the same for all rows"):
+        envs.reset()
