@@ -167,6 +167,10 @@ class PPOTrainer:
         self._rewards.seed(seed)
         self.model._last_obs = None
 
+    def close(self) -> None:
+        """Close the logs."""
+        self.model.logger.close()
+
     def run_block(self, report: Callable[[str], None]) -> None:
         """The next block: the teacher's choices first, where there is one, then PPO."""
         self._begin()

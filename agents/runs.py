@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -113,11 +114,12 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(options, folder)
     blocks = run.index_blocks() if isinstance(options, IndexOptions) else run.ppo_blocks(report)
-    while not budget.is_spent(run.journal.entries):
-        began = time.perf_counter()
-        entry = next(blocks)
-        run.journal.add({**entry, "seconds": time.perf_counter() - began})
-        report(run.progress())
+    with closing(blocks):
+        while not budget.is_spent(run.journal.entries):
+            began = time.perf_counter()
+            entry = next(blocks)
+            run.journal.add({**entry, "seconds": time.perf_counter() - began})
+            report(run.progress())
 
 
 class Run:
@@ -146,7 +148,7 @@ class Run:
             text += f": mean latency x{mean:.3f}, p99 x{p99:.3f} of LAPS-SD's on the tune set"
         return text
 
-    def index_blocks(self) -> Iterator[Entry]:
+    def index_blocks(self) -> Generator[Entry]:
         """Blocks of the search for an index, from where the journal ends."""
         options = self.options
         assert isinstance(options, IndexOptions)
@@ -172,11 +174,14 @@ class Run:
             self._keep_if_best("index", {"weights": weights}, tune)
             yield {"scores": [scores for scores, _ in block], "tune": tune}
 
-    def ppo_blocks(self, report: Callable[[str], None]) -> Iterator[Entry]:
+    def ppo_blocks(self, report: Callable[[str], None]) -> Generator[Entry]:
         """Blocks of PPO, from the last checkpoint."""
         options = self.options
         assert isinstance(options, PPOOptions)
-        trainer = PPOTrainer(options, self.folder)
+        with closing(PPOTrainer(options, self.folder)) as trainer:
+            yield from self._ppo_blocks(trainer, report)
+
+    def _ppo_blocks(self, trainer: PPOTrainer, report: Callable[[str], None]) -> Generator[Entry]:
         scorer: Any = trainer.policy.scorer
         look = None
         if isinstance(scorer, PointerNetwork):
@@ -195,7 +200,7 @@ class Run:
             else:
                 tune = None
                 arrays = {name: t.numpy() for name, t in scorer.state_dict().items()}
-                self._save(options.network, arrays, tune)
+                self._save(trainer.options.network, arrays, tune)
             steps = trainer.model.num_timesteps
             entry = {"steps": steps, "tune": tune}
             state = {"block": trainer.block, "steps": steps, "entry": entry}
