@@ -29,9 +29,8 @@ class Teacher:
     """
 
     def __init__(self, venv: ReplayVecEnv, make_policy: Callable[[Scenario], Policy]) -> None:
-        self._places = [(envs, i) for envs in venv.groups for i in range(envs.num_envs)]
-        made = {id(envs): make_policy(envs.options.get_scenario()) for envs in venv.groups}
-        self._made = [made[id(envs)] for envs, _ in self._places]
+        self._places = venv.places
+        self._made = venv.per_row(lambda envs: make_policy(envs.options.get_scenario()))
         self._rows = list(self._made)
         self._states: list[npt.NDArray[np.float64] | None] = [None] * venv.num_envs
 

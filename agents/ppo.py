@@ -122,13 +122,10 @@ class PPOTrainer:
 
     def __init__(self, options: PPOOptions, folder: Path) -> None:
         self.options, self.folder = options, folder
-        groups = options.groups()
         laws, first_category = law_table(options)
-        self.venv = ReplayVecEnv(*groups, first_category=first_category)
+        self.venv = ReplayVecEnv(*options.groups(), first_category=first_category)
         rewards = RelativeReward(self.venv, lambda scenario: policies.make(REFERENCE, scenario))
-        scale = np.repeat(
-            [envs.options.reward_scale for envs in groups], [envs.num_envs for envs in groups]
-        )
+        scale = np.array(self.venv.per_row(lambda envs: envs.options.reward_scale))
         self._rewards = rewards
         self.model = MaskablePPO(
             QueuePolicy,

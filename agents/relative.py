@@ -38,10 +38,9 @@ class RelativeReward(VecEnvWrapper):
 
     def __init__(self, venv: ReplayVecEnv, make_reference: Callable[[Scenario], Policy]) -> None:
         super().__init__(venv)
-        self._places = [(envs, i) for envs in venv.groups for i in range(envs.num_envs)]
-        policies = {id(envs): make_reference(envs.options.get_scenario()) for envs in venv.groups}
-        self._policies = [policies[id(envs)] for envs, _ in self._places]
-        self._scale = np.array([envs.options.reward_scale for envs, _ in self._places])
+        self._places = venv.places
+        self._policies = venv.per_row(lambda envs: make_reference(envs.options.get_scenario()))
+        self._scale = np.array(venv.per_row(lambda envs: envs.options.reward_scale))
         most = max(envs.options.num_requests for envs in venv.groups)
         self._times = np.zeros((2, self.num_envs, most), np.int64)
         self._before = np.zeros(self.num_envs)

@@ -1,10 +1,10 @@
 """Training runs in folders: each ends by its budget, survives a kill, and overwrites no other.
 
-FOLDER/journal       what the folder is a run of, then a line per finished block
-FOLDER/card.json, FOLDER/model.safetensors
-the best rule so far on the *tune* set (`policies.model_file`)
-FOLDER/checkpoint*   what a killed run of PPO goes on from
-FOLDER/log/          of stable-baselines3: progress.csv, TensorBoard
+- ``journal``: what the folder is a run of, then a line per finished block;
+- ``card.json``, ``model.safetensors``: the best rule so far on the *tune* set
+  (`policies.model_file`);
+- ``checkpoint*``: what a killed run of PPO goes on from;
+- ``log/``: of stable-baselines3, progress.csv and TensorBoard.
 """
 
 from __future__ import annotations
@@ -153,14 +153,11 @@ class Run:
         options = self.options
         assert isinstance(options, IndexOptions)
         rule = index_spec("candidate", {"weights": START})
-        judge = Judge(
+        judge = self._judge(
             rule,
-            [get_scenario(name) for name in options.scenario],
-            options.loads,
-            options.num_requests,
+            num_requests=options.num_requests,
             repeats=options.repeats,
             tail=options.tail,
-            predictor_error=options.predictor_error,
         )
         look = self._look(rule)
         known = [scores for entry in self.journal.entries for scores in entry["scores"]]
@@ -207,17 +204,19 @@ class Run:
             save_checkpoint(self.folder, trainer.policy, trainer.block, state)
             yield entry
 
+    def _judge(self, rule: RuleSpec, **sizes: Any) -> Judge:
+        """Of this run's scenarios and loads."""
+        return Judge(
+            rule,
+            [get_scenario(name) for name in self.options.scenario],
+            self.options.loads,
+            predictor_error=self.options.predictor_error,
+            **sizes,
+        )
+
     def _look(self, rule: RuleSpec) -> Callable[[Floats], list[float]]:
         """Judges weights on the *tune* set: log ratios of mean and p99 latency."""
-        options = self.options
-        judge = Judge(
-            rule,
-            [get_scenario(name) for name in options.scenario],
-            options.loads,
-            TUNE_REQUESTS,
-            repeats=TUNE_REPEATS,
-            predictor_error=options.predictor_error,
-        )
+        judge = self._judge(rule, num_requests=TUNE_REQUESTS, repeats=TUNE_REPEATS)
         pool = ThreadPoolExecutor(os.cpu_count())
         tasks = judge.tasks("tune", TUNE_SEED, pool)
 

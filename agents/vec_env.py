@@ -7,8 +7,8 @@ stable-baselines3 has no adapter for Gymnasium's vector environments; wrapping s
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from laps_env.vector_env import SpecDecodeReplayVectorEnv
 
 Observation = dict[str, npt.NDArray[np.float32]]
 Infos = list[dict[str, Any]]
+Made = TypeVar("Made")
 
 
 class ReplayVecEnv(VecEnv):
@@ -59,6 +60,8 @@ class ReplayVecEnv(VecEnv):
                     f"and {envs.single_action_space}"
                 )
         self.groups = groups
+        #: The vector environment of each row, and which of its rows it is.
+        self.places = [(envs, i) for envs in groups for i in range(envs.num_envs)]
         sizes = [envs.num_envs for envs in groups]
         self._cuts = np.cumsum(sizes)[:-1]
         self._category = np.repeat(first_category or [0] * len(groups), sizes).astype(np.float32)
@@ -145,8 +148,14 @@ class ReplayVecEnv(VecEnv):
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """An attribute of the rows' vector environment, once per row."""
-        values = [getattr(envs, attr_name) for envs in self.groups for _ in range(envs.num_envs)]
-        return [values[row] for row in self._get_indices(indices)]
+        return [getattr(self.places[row][0], attr_name) for row in self._get_indices(indices)]
+
+    def per_row(self, make: Callable[[SpecDecodeReplayVectorEnv], Made]) -> list[Made]:
+        """What is made of each vector environment, once, for each of its rows."""
+        made = [make(envs) for envs in self.groups]
+        return [
+            own for own, envs in zip(made, self.groups, strict=True) for _ in range(envs.num_envs)
+        ]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Refused: rows share one object.
@@ -168,8 +177,8 @@ class ReplayVecEnv(VecEnv):
         if method_name == "action_masks":
             masks = [mask for envs in self.groups for mask in envs.action_masks()]
             return [masks[row] for row in wanted]
-        places = [(envs, i) for envs in self.groups for i in range(envs.num_envs)]
-        return [getattr(places[r][0], method_name)(places[r][1], *args, **kwargs) for r in wanted]
+        places = [self.places[row] for row in wanted]
+        return [getattr(envs, method_name)(i, *args, **kwargs) for envs, i in places]
 
     def env_is_wrapped(self, wrapper_class: Any, indices: VecEnvIndices = None) -> list[bool]:
         """No row is wrapped, but ``episode`` is reported as by a monitor."""

@@ -127,9 +127,11 @@ def test_the_loader_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
 pytest.importorskip("scipy")
+
+from tiny_models import tiny_model  # noqa: E402
 
 from laps_env.live.calibration import (  # noqa: E402
     TERMS,
@@ -144,7 +146,6 @@ from laps_env.live.drafters import DraftModel  # noqa: E402
 from laps_env.live.engine import Engine  # noqa: E402
 from laps_env.live.loading import Pair  # noqa: E402
 
-VOCABULARY = 23
 GRID = Grid(batches=(1, 3), draft_lengths=(0, 2, 3), contexts=(4, 9), repeats=2)
 
 
@@ -245,25 +246,11 @@ def test_a_grid_that_tells_too_little_is_refused(field: str, value: Any, message
         replace(GRID, **{field: value})
 
 
-def tiny_model(seed: int) -> Any:
-    torch.manual_seed(seed)
-    config = transformers.LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=96,
-    )
-    return transformers.LlamaForCausalLM(config).eval()
-
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_every_cell_of_the_grid_is_measured() -> None:
-    target, draft = tiny_model(0), tiny_model(1)
+    target, draft = tiny_model(seed=0), tiny_model(seed=1)
     engines = []
 
     def make_engine(slots: int, length: int) -> Engine:
@@ -319,7 +306,7 @@ def script() -> Any:
 def test_the_script_writes_a_calibration_and_a_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pair = Pair(tiny_model(0), tiny_model(1), None, "large", "small", frozenset({5}))
+    pair = Pair(tiny_model(seed=0), tiny_model(seed=1), None, "large", "small", frozenset({5}))
     calibrate = script()
     monkeypatch.setattr(calibrate, "load_pair", lambda *args, **options: pair)
     out, plot = tmp_path / "calibration.json", tmp_path / "calibration.png"

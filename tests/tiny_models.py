@@ -14,9 +14,9 @@ from laps_env.live.loading import Pair
 VOCABULARY, LENGTH, STOP = 23, 96, 5
 
 
-def tiny_model(vocabulary: int = VOCABULARY, length: int = LENGTH) -> Any:
+def tiny_model(vocabulary: int = VOCABULARY, length: int = LENGTH, seed: int = 0) -> Any:
     """A random Llama whose layers share key-value heads."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = transformers.LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=32,
