@@ -32,6 +32,7 @@ from laps_env.live.calibration import Sample
 from laps_env.live.fidelity import Findings, Repetition, run
 from laps_env.live.loading import DEMO_DRAFT, DEMO_TARGET, load_pair
 from laps_env.live.side_by_side import Settings
+from laps_env.physics import CostModel
 
 #: Largest relative errors by kind of device.
 TARGETS = {
@@ -49,16 +50,16 @@ NAMES = {
 
 
 def row_of(repetition: Repetition) -> dict[str, Any]:
-    calibrations = [grid_rows(samples) for samples in repetition.calibrations]
-    return {"calibrations": calibrations, "plays": repetition.plays}
+    return {
+        "arrivals": asdict(repetition.arrivals),
+        "samples": grid_rows(repetition.samples),
+        "plays": repetition.plays,
+    }
 
 
 def read_repetition(row: dict[str, Any]) -> Repetition:
-    calibrations = [
-        [Sample(**{**s, "work": Work(**s["work"])}) for s in samples]
-        for samples in row["calibrations"]
-    ]
-    return Repetition(calibrations, row["plays"])
+    samples = [Sample(**{**s, "work": Work(**s["work"])}) for s in row["samples"]]
+    return Repetition(CostModel(**row["arrivals"]), samples, row["plays"])
 
 
 # -- the report -----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,12 @@ from laps_env.live.agreement import (  # noqa: E402
     compare_metrics,
     compare_order,
 )
-from laps_env.live.fidelity import Repetition, calibration_grid, rotated, run  # noqa: E402
+from laps_env.live.fidelity import (  # noqa: E402
+    Repetition,
+    calibration_grid,
+    run,
+    take_turns,
+)
 from laps_env.live.prompts import DEMO_PROMPTS, partition, read_questions  # noqa: E402
 from laps_env.live.side_by_side import Servers, Settings, record_questions  # noqa: E402
 
@@ -93,14 +99,13 @@ def test_every_policy_is_played_in_every_repetition() -> None:
     kept: list[Repetition] = []
     findings = run(tiny_pair(), SETTINGS, 2, keep=kept.append)
     assert findings.repetitions == kept
-    assert [list(repetition.plays) for repetition in kept] == [
-        ["fcfs", "laps_sd"],
-        ["laps_sd", "fcfs"],
-    ]
     for repetition in kept:
-        assert len(repetition.calibrations) == 1 + len(SETTINGS.policies)
-        assert not any(s.held_out for samples in repetition.calibrations for s in samples)
-        assert repetition.costs().keys() == repetition.plays.keys()
+        assert repetition.plays.keys() == set(SETTINGS.policies)
+        assert not any(s.held_out for s in repetition.samples)
+        cells = {(s.kind, s.batch, s.context) for s in repetition.samples}
+        assert len(cells) == len(repetition.samples) == 4 * len(findings.grid.cells)
+    assert len({r.arrivals for r in kept}) == 1
+    assert len({r.cost for r in kept}) == 2
     assert sum(row.mismatches for row in findings.exact) == 0
     assert [len(plays) for plays in findings.replay.values()] == [2, 2]
     replayed = [play for plays in findings.replay.values() for play in plays]
@@ -135,13 +140,28 @@ def test_the_grid_lies_around_the_workload() -> None:
     assert (least.batches, least.draft_lengths) == ((1, 2), (0,))
 
 
-def test_rotation() -> None:
-    assert [rotated("abc", by) for by in range(4)] == [
-        ["a", "b", "c"],
-        ["b", "c", "a"],
-        ["c", "a", "b"],
-        ["a", "b", "c"],
-    ]
+def test_episodes_and_calibration_take_turns() -> None:
+    told: list[str] = []
+
+    def episode(name: str, seconds: list[float]) -> Generator[float, None, Metrics]:
+        for s in seconds:
+            told.append(name)
+            yield s
+        return {"seconds": sum(seconds)}
+
+    def cells() -> Iterator[list[Any]]:
+        while True:
+            told.append("cell")
+            yield ["sample"]
+
+    live = {"a": episode("a", [0.4] * 6), "b": episode("b", [1.5])}
+    samples, plays = take_turns(live, cells(), 10)
+    assert plays == {"a": {"seconds": pytest.approx(2.4)}, "b": {"seconds": 1.5}}
+    # In a turn an episode runs until its clock has passed the turn's end; one that is ahead waits.
+    turn = ["cell"] * 3
+    expected = [*turn, "a", "a", "a", "b", *turn, "a", "a", *turn, "a"]
+    assert told == [*expected, "cell"]  # ten cells at least
+    assert len(samples) == 10
 
 
 @pytest.mark.parametrize("policy", ["oracle_srpt", "fcfs+smartspec"])
@@ -220,7 +240,7 @@ def test_an_interrupted_comparison_goes_on_and_is_reported(
     journal = Path("runs/fidelity.journal")
     play, played = Servers.play_live, []
 
-    def interrupted(self: Servers, policy: str) -> Metrics:
+    def interrupted(self: Servers, policy: str) -> Generator[float, None, Metrics]:
         if len(played) == 3:
             raise KeyboardInterrupt
         played.append(policy)

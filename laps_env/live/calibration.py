@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, islice, product
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -84,6 +84,11 @@ class Grid:
         check_count("repeats", self.repeats)
 
     @property
+    def cells(self) -> list[tuple[int, int]]:
+        """All pairs of batch and context; a cell is timed with every draft length."""
+        return list(product(self.batches, self.contexts))
+
+    @property
     def slot_length(self) -> int:
         """Tokens that a sequence may come to while a cell is timed."""
         rounds = len(self.draft_lengths) + 2
@@ -140,26 +145,49 @@ def measure(
         report: told of each repetition.
     """
     engine = make_engine(max(grid.batches), grid.slot_length)
-    vocabulary = engine.target.model.config.get_text_config().vocab_size
-    prompts = rng.integers(vocabulary, size=(max(grid.batches), grid.slot_length))
-    cells = list(product(grid.batches, grid.contexts))
-    held_out = {
-        cells[k] for k in rng.choice(len(cells), len(cells) // HOLD_OUT_EVERY, replace=False)
-    }
-    timed = defaultdict(list)
+    cells = time_cells(engine, grid, rng)
+    timed: list[Sample] = []
     for repetition in range(grid.repeats + 1):
         report(f"repetition {repetition} of {grid.repeats}" if repetition else "warming up")
-        for k in rng.permutation(len(cells)):
-            batch, context = cells[k]
+        samples = list(chain.from_iterable(islice(cells, len(grid.cells))))
+        timed += samples if repetition else []
+    held_out = len(grid.cells) // HOLD_OUT_EVERY
+    chosen = {grid.cells[k] for k in rng.choice(len(grid.cells), held_out, replace=False)}
+    return [
+        replace(sample, held_out=(sample.batch, sample.context) in chosen)
+        for sample in average(timed, TRIMMED)
+    ]
+
+
+def time_cells(engine: Engine, grid: Grid, rng: np.random.Generator) -> Iterator[list[Sample]]:
+    """Time cell after cell, without end; each time through the grid in another order.
+
+    Args:
+        engine: of `Grid.slot_length`; nothing of a cell is left in it.
+        grid: what to time.
+        rng: draws the prompts and the orders.
+    """
+    vocabulary = engine.target.model.config.get_text_config().vocab_size
+    prompts = rng.integers(vocabulary, size=(max(grid.batches), grid.slot_length))
+    while True:
+        for k in rng.permutation(len(grid.cells)):
+            batch, context = grid.cells[k]
             lengths = prompt_lengths(context, batch)
             cut = [prompts[i, :length].tolist() for i, length in enumerate(lengths)]
-            samples = _time_cell(engine, cut, context, grid.draft_lengths)
-            for s in samples if repetition else []:
-                timed[s.kind, batch, s.draft_length, context].append(s)
-    return [
-        replace(_mean(repeated), held_out=(batch, context) in held_out)
-        for (_, batch, _, context), repeated in timed.items()
-    ]
+            yield _time_cell(engine, cut, context, grid.draft_lengths)
+
+
+def average(samples: Sequence[Sample], trimmed: float = 0.0) -> list[Sample]:
+    """One sample for all of a kind, batch, draft length and context: their mean.
+
+    Args:
+        samples: in any order.
+        trimmed: share that is dropped at either end.
+    """
+    alike = defaultdict(list)
+    for s in samples:
+        alike[s.kind, s.batch, s.draft_length, s.context].append(s)
+    return [_mean(group, trimmed) for group in alike.values()]
 
 
 def _time_cell(
@@ -219,10 +247,10 @@ def _time_offload(engine: Engine, running: list[Generation], context: int) -> Sa
     return Sample("offload", len(running), 0, context, work, ns, 0, 0, ns)
 
 
-def _mean(repeated: Sequence[Sample]) -> Sample:
+def _mean(repeated: Sequence[Sample], trimmed: float) -> Sample:
     """Work is the same in each repetition, save where the device's rounding is not."""
     times = [(s.caches_ns, s.draft_ns, s.verify_ns, s.round_ns) for s in repeated]
-    caches, draft, verify, whole = trim_mean(times, TRIMMED).tolist()
+    caches, draft, verify, whole = trim_mean(times, trimmed).tolist()
     work = Work(*np.rint(np.mean([s.work for s in repeated], axis=0)).astype(int).tolist())
     first = replace(repeated[0], work=work, caches_ns=caches)
     return replace(first, draft_ns=draft, verify_ns=verify, round_ns=whole)

@@ -1,20 +1,21 @@
 """How closely the replay predicts the live server: the experiment of `scripts/fidelity.py`.
 
-Under the calibrated clock everything must be equal. Under the measured clock calibrations and live
-episodes take turns, and the replay predicts an episode from the calibrations before and after it
-alone, so that a machine that slows down for a while slows both.
+Under the calibrated clock everything must be equal. Under the measured clock the live episodes of
+all policies and a calibration take turns, about a second each, and the replay predicts the episodes
+from the calibration alone: a machine that slows down for a while slows all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
 
 import numpy as np
 
 from laps_env.checks import check_count
 from laps_env.live.agreement import Exactness, Metrics
-from laps_env.live.calibration import Grid, Sample, fit, measure
+from laps_env.live.calibration import Grid, Sample, average, fit, time_cells
 from laps_env.live.engine import Stopping
 from laps_env.live.loading import Pair
 from laps_env.live.prompts import partition, read_questions
@@ -22,8 +23,11 @@ from laps_env.live.side_by_side import Servers, Settings, record_questions
 from laps_env.physics import CostModel, ServerModel
 from laps_env.traces import AcceptanceTrace
 
-#: Timed repetitions of the grid in each calibration; their means count.
-REPEATS = 2
+#: Live episodes advance by so many seconds of their own clocks in a turn.
+TURN_S = 1.0
+
+#: Cells of the calibration's grid that are timed in a turn.
+CELLS_PER_TURN = 3
 
 
 def calibration_grid(trace: AcceptanceTrace, server: ServerModel) -> Grid:
@@ -35,29 +39,28 @@ def calibration_grid(trace: AcceptanceTrace, server: ServerModel) -> Grid:
         batches=tuple(sorted({1, max(size // 4, 1), size // 2, (3 * size) // 4, size})),
         draft_lengths=(n,),
         contexts=tuple(sorted({short, usual, max(long, short + 1)})),
-        repeats=REPEATS,
+        repeats=1,
     )
 
 
 @dataclass(frozen=True)
 class Repetition:
-    """A live episode of every policy under the measured clock, calibrations in between.
+    """A live episode of every policy under the measured clock, and the calibration among them.
 
     Attributes:
-        calibrations: one before each episode and one after the last; nothing is held out.
-        plays: metrics by policy, in the order of play.
+        arrivals: the cost model whose saturation the load is a fraction of, equal in all.
+        samples: the calibration, averaged; nothing is held out.
+        plays: metrics by policy.
     """
 
-    calibrations: list[list[Sample]]
+    arrivals: CostModel
+    samples: list[Sample]
     plays: dict[str, Metrics]
 
-    def costs(self) -> dict[str, CostModel]:
-        """By policy, the cost model fitted to the calibrations before and after its episode."""
-        around = zip(self.calibrations[:-1], self.calibrations[1:], strict=True)
-        return {
-            policy: fit([*before, *after]).cost_model()
-            for policy, (before, after) in zip(self.plays, around, strict=True)
-        }
+    @property
+    def cost(self) -> CostModel:
+        """What the replay predicts the episodes with."""
+        return fit(self.samples).cost_model()
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,10 @@ class Findings:
     Attributes:
         corrected: positions of the recording that were near-ties of the models.
         grid: of the calibrations.
-        saturation_rps: requests per second, of the replay under the first calibration.
+        saturation_rps: requests per second, of the replay under `Repetition.arrivals`.
         exact: the calibrated clock, policy by policy.
         repetitions: the measured clock, live.
-        replay: by policy, metrics of each repetition (`Repetition.costs`).
+        replay: by policy, metrics under each repetition's cost model.
     """
 
     corrected: int
@@ -92,7 +95,7 @@ def run(
 ) -> Findings:
     """Compare live and replay.
 
-    The episodes under the calibrated clock come first: they also warm the live engine up.
+    The episodes under the calibrated clock come first: they also warm the live engines up.
 
     Args:
         pair: float32.
@@ -113,29 +116,23 @@ def run(
     trace = record_questions(pair, asked, categories, settings.max_new_tokens)
     grid = calibration_grid(trace, settings.server())
     engine = pair.engine(slots=max(grid.batches), length=grid.slot_length, stopping=Stopping())
-
-    def calibrate(seed: int) -> list[Sample]:
-        report("calibration")
-        rng = np.random.default_rng(seed)
-        samples = measure(lambda slots, length: engine, grid, rng, lambda repeat: None)
-        return [replace(sample, held_out=False) for sample in samples]
-
+    cells = time_cells(engine, grid, np.random.default_rng(0))
+    report("first calibration")
+    take(cells, len(grid.cells))  # warms up
+    first = average(take(cells, len(grid.cells)))
     kept = list(done)
-    first = kept[0].calibrations[0] if kept else calibrate(0)
-    servers = Servers(pair, settings, trace, fit(first).cost_model())
+    arrivals = kept[0].arrivals if kept else fit(first).cost_model()
+    servers = Servers(pair, settings, trace, arrivals)
     exact = []
     for policy in settings.policies:
         report(f"calibrated clock: {policy}")
         exact.append(servers.check(policy))
     for r in range(len(kept), repetitions):
-        calibrations, plays = [calibrate(r) if r else first], {}
-        for policy in rotated(settings.policies, r):
-            report(f"repetition {r + 1} of {repetitions}: {policy}")
-            plays[policy] = servers.play_live(policy)
-            calibrations.append(calibrate(r))
-        kept.append(Repetition(calibrations, plays))
+        report(f"measured clock: repetition {r + 1} of {repetitions}")
+        live = {policy: servers.play_live(policy) for policy in settings.policies}
+        samples, plays = take_turns(live, cells, len(grid.cells))
+        kept.append(Repetition(arrivals, average(samples), plays))
         keep(kept[-1])
-    costs = [repetition.costs() for repetition in kept]
     return Findings(
         corrected=trace.info.provenance["corrected_positions"],
         grid=grid,
@@ -143,13 +140,45 @@ def run(
         exact=exact,
         repetitions=kept,
         replay={
-            policy: [servers.play_replay(policy, cost[policy]) for cost in costs]
+            policy: [servers.play_replay(policy, repetition.cost) for repetition in kept]
             for policy in settings.policies
         },
     )
 
 
-def rotated(names: Sequence[str], by: int) -> list[str]:
-    """The names, beginning with the one at place ``by``, around the end."""
-    start = by % len(names)
-    return [*names[start:], *names[:start]]
+def take_turns(
+    live: dict[str, Generator[float, None, Metrics]],
+    cells: Iterator[list[Sample]],
+    fewest: int,
+) -> tuple[list[Sample], dict[str, Metrics]]:
+    """Advance all episodes to their ends, and the calibration among them.
+
+    Args:
+        live: by policy, an episode that yields its steps' seconds and returns its metrics.
+        cells: what a cell's timing gives, without end.
+        fewest: cells that are timed at least.
+
+    Returns:
+        The samples, and the metrics by policy.
+    """
+    samples: list[Sample] = []
+    plays: dict[str, Metrics] = {}
+    clocks = dict.fromkeys(live, 0.0)
+    timed = 0
+    while len(plays) < len(live):
+        samples += take(cells, CELLS_PER_TURN)
+        timed += CELLS_PER_TURN
+        until = timed / CELLS_PER_TURN * TURN_S
+        for policy in [policy for policy in live if policy not in plays]:
+            try:
+                while clocks[policy] < until:
+                    clocks[policy] += next(live[policy])
+            except StopIteration as end:
+                plays[policy] = end.value
+    samples += take(cells, max(fewest - timed, 0))
+    return samples, plays
+
+
+def take(cells: Iterator[list[Sample]], count: int) -> list[Sample]:
+    """The samples of the next cells."""
+    return list(chain.from_iterable(islice(cells, count)))

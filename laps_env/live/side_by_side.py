@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -146,38 +147,44 @@ class Servers:
             "set_tag": "final",
             "autoreset_mode": AutoresetMode.DISABLED,
         }
-        self._live = LiveRow(
-            target=pair,
-            prompts=settings.prompts,
-            max_new_tokens=settings.max_new_tokens,
-            scenario=replace(scenario, saturation_rps=self.saturation_rps),
-            **self._options,
-        )
-        self._scenario = self._live.options.get_scenario()
-        self.workload = self._live.options.workload(FINAL_SEEDS.start, episode=0)
+        self._live = {
+            policy: LiveRow(
+                target=pair,
+                prompts=settings.prompts,
+                max_new_tokens=settings.max_new_tokens,
+                scenario=replace(scenario, saturation_rps=self.saturation_rps),
+                **self._options,
+            )
+            for policy in settings.policies
+        }
+        options = next(iter(self._live.values())).options
+        self._scenario = options.get_scenario()
+        self.workload = options.workload(FINAL_SEEDS.start, episode=0)
         self.known = replay_workload(self.workload, trace)
 
-    def play_live(self, policy: str) -> Metrics:
-        """An episode under the measured clock."""
-        self._live.clock = "measured"
-        self._follow(policy, self._live, self.workload)
-        return _metrics(self._live)
+    def play_live(self, policy: str) -> Generator[float, None, Metrics]:
+        """An episode under the measured clock: yields each step's seconds, returns the metrics."""
+        live = self._live[policy]
+        live.clock = "measured"
+        for seconds, _ in self._follow(policy, live, self.workload):
+            yield seconds
+        return _metrics(live)
 
     def play_replay(self, policy: str, cost: CostModel) -> Metrics:
         """The same episode as a cost model predicts it."""
         replayed = self._replay(cost)
-        self._follow(policy, replayed, self.known)
+        deque(self._follow(policy, replayed, self.known), maxlen=0)
         return _metrics(replayed)
 
     def check(self, policy: str) -> Exactness:
         """Live and replay under the calibrated clock."""
-        self._live.clock = "calibrated"
-        replayed = self._replay(self._scenario.server.cost)
-        here = self._follow(policy, self._live, self.workload)
-        there = self._follow(policy, replayed, self.known)
+        live, replayed = self._live[policy], self._replay(self._scenario.server.cost)
+        live.clock = "calibrated"
+        here = [shown for _, shown in self._follow(policy, live, self.workload)]
+        there = [shown for _, shown in self._follow(policy, replayed, self.known)]
         same = sum(all(map(np.array_equal, *pair)) for pair in zip(here, there, strict=False))
-        live, predicted = _metrics(self._live), _metrics(replayed)
-        realised = self._live.reveal_workload()
+        metrics, predicted = _metrics(live), _metrics(replayed)
+        realised = live.reveal_workload()
         rounds, rounds_apart = compare_rounds(realised, self.known)
         return Exactness(
             policy,
@@ -186,7 +193,7 @@ class Servers:
             rounds=rounds,
             rounds_apart=rounds_apart,
             tokens=int(realised.output_tokens.sum()),
-            metrics_apart=sum(live[name] != predicted[name] for name in METRICS),
+            metrics_apart=sum(metrics[name] != predicted[name] for name in METRICS),
         )
 
     def _replay(self, cost: CostModel) -> SpecDecodeReplayVectorEnv:
@@ -196,18 +203,26 @@ class Servers:
 
     def _follow(
         self, policy: str, rows: SpecDecodeReplayVectorEnv, workload: Workload
-    ) -> list[list[Any]]:
-        """An episode; per step all arrays that it shows."""
+    ) -> Iterator[tuple[float, list[Any]]]:
+        """An episode; per step its seconds and all arrays that it shows."""
         observation, info = rows.reset(seed=0, options={"workload": workload})
-        seen = [[*observation.values(), info["action_mask"]]]
+        yield 0.0, [*observation.values(), info["action_mask"]]
         state, ended = None, False
         while not ended:
             actions, state = self.rules[policy].predict(observation, state)
             observation, reward, terminated, truncated, info = rows.step(actions)
             ended = bool(terminated[0] or truncated[0])
             told = [info[name] for name in ("dt", "round", "action_mask")]
-            seen.append([*observation.values(), reward, terminated, truncated, *told])
-        return seen
+            yield (
+                float(info["dt"][0]),
+                [
+                    *observation.values(),
+                    reward,
+                    terminated,
+                    truncated,
+                    *told,
+                ],
+            )
 
 
 def _metrics(rows: SpecDecodeReplayVectorEnv) -> Metrics:
