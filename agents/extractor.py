@@ -42,7 +42,7 @@ class TableExtractor(BaseFeaturesExtractor):
 
     Args:
         observation_space: of the environments.
-        laws: float [K, 4], constants per category (`policies.bayes_srpt.length_posteriors`).
+        laws: float [K, C], constants per category (`policies.gittins.index_tables`).
         without: what an ablation takes away, `policies.features.Feature.about`; those are 0.
     """
 
@@ -54,7 +54,7 @@ class TableExtractor(BaseFeaturesExtractor):
     ) -> None:
         super().__init__(observation_space, features_dim=len(REQUEST_FEATURES))
         self.laws = np.asarray(laws, np.float64)
-        self._kept = np.array([f.about not in without for f in REQUEST_FEATURES])
+        self.kept = np.array([f.about not in without for f in REQUEST_FEATURES])
 
     def forward(self, observations: dict[str, torch.Tensor]) -> Tables:
         """Features of ``queue`` [E, N, F] and ``server`` [E, G]."""
@@ -63,7 +63,7 @@ class TableExtractor(BaseFeaturesExtractor):
         requests = np.empty((row.size, len(REQUEST_FEATURES)), np.float32)
         servers = np.empty((len(queue), len(SERVER_FEATURES)), np.float32)
         _describe(queue, server, self.laws, row, slot, requests, servers)
-        requests *= self._kept
+        requests *= self.kept
         device = observations["queue"].device
         arrays = (requests, servers, row, slot)
         packed, shared, rows, slots = (torch.from_numpy(array).to(device) for array in arrays)

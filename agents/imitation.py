@@ -14,10 +14,9 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import cross_entropy
 
+import policies
 from agents.queue_policy import NEVER, QueuePolicy
 from agents.vec_env import Observation, ReplayVecEnv
-from laps_env.scenarios import Scenario
-from policies import Policy
 
 
 class Teacher:
@@ -25,28 +24,42 @@ class Teacher:
 
     Args:
         venv: the servers; a clairvoyant policy is told of their workloads.
-        make_policy: the teacher of a scenario.
+        name: of the policy.
     """
 
-    def __init__(self, venv: ReplayVecEnv, make_policy: Callable[[Scenario], Policy]) -> None:
-        self._places = venv.places
-        self._made = venv.per_row(lambda envs: make_policy(envs.options.get_scenario()))
-        self._rows = list(self._made)
-        self._states: list[npt.NDArray[np.float64] | None] = [None] * venv.num_envs
+    def __init__(self, venv: ReplayVecEnv, name: str) -> None:
+        self._venv = venv
+        self._made = venv.per_row(
+            lambda envs: policies.make(
+                name, envs.options.get_scenario(), predictor_error=envs.options.predictor_error
+            )
+        )
+        # Rows that one policy decides together; a clairvoyant knows another future in each.
+        clairvoyant = self._made[0].spec.clairvoyant
+        each = [range(row, row + 1) for row in range(venv.num_envs)]
+        self._rows = each if clairvoyant else venv.rows()
+        self._states: list[npt.NDArray[np.float64] | None] = [None] * len(self._rows)
+        self._begins = np.ones(venv.num_envs, np.bool_)
 
     def begin(self, row: int) -> None:
         """A new episode has begun in this row."""
-        (envs, i), policy = self._places[row], self._made[row]
-        if policy.spec.clairvoyant:
-            policy = policy.knowing(envs.reveal_workload(i), envs.options.server)
-        self._rows[row], self._states[row] = policy, None
+        self._begins[row] = True
+        if self._made[row].spec.clairvoyant:
+            envs, i = self._venv.places[row]
+            workload = envs.reveal_workload(i)
+            self._made[row] = self._made[row].knowing(workload, envs.options.server)
 
     def choose(self, observation: Observation) -> npt.NDArray[np.int64]:
         """Its actions [E]."""
-        actions = np.empty(len(self._rows), np.int64)
-        for row, policy in enumerate(self._rows):
-            seen = {name: part[row] for name, part in observation.items()}
-            actions[row], self._states[row] = policy.predict(seen, self._states[row])
+        actions = np.empty(self._venv.num_envs, np.int64)
+        queue = self._venv.with_own_categories(observation["queue"])
+        for k, rows in enumerate(self._rows):
+            part = slice(rows.start, rows.stop)
+            seen = {"queue": queue[part], "server": observation["server"][part]}
+            actions[part], self._states[k] = self._made[rows.start].predict(
+                seen, self._states[k], episode_start=self._begins[part]
+            )
+        self._begins[:] = False
         return actions
 
 

@@ -21,8 +21,10 @@ from agents.judge import Judge
 from policies.features import REQUEST_FEATURES
 from policies.laws import Floats
 
-#: Where the search begins: Bayes SRPT.
-START = np.array([feature.name == "bayes" for feature in REQUEST_FEATURES], np.float64)
+#: Where the search begins: the Gittins index, whatever the batch.
+START = np.array(
+    [[f.name == "gittins" for f in REQUEST_FEATURES], [False] * len(REQUEST_FEATURES)], np.float64
+)
 #: Its first step, in units of a weight.
 STEP = 0.1
 
@@ -40,11 +42,11 @@ def search(
         jobs: threads.
 
     Yields:
-        The scores, and float64 weights, one per request feature.
+        The scores, and float64 weights, flat as `START`.
     """
     rng = np.random.default_rng(seed)
     options = {"randn": lambda *shape: rng.standard_normal(shape), "seed": np.nan, "verbose": -9}
-    strategy = cma.CMAEvolutionStrategy(START, STEP, options)
+    strategy = cma.CMAEvolutionStrategy(START.ravel(), STEP, options)
     with ThreadPoolExecutor(jobs) as pool:
         for generation in count():
             candidates = strategy.ask()

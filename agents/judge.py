@@ -25,7 +25,7 @@ class Task:
     """One workload to be judged on.
 
     Attributes:
-        place: of its scenario.
+        place: in the judge's traffic.
         reference: mean and p99 latency of the reference policy, seconds.
     """
 
@@ -40,24 +40,22 @@ class Judge:
 
     Attributes:
         rule: a learned rule; its weights are replaced by those that are judged.
-        scenarios, loads: each pair gives ``repeats`` workloads of ``num_requests``.
+        traffic: scenarios, each with the error of its predictions.
+        loads: with each of the traffic gives ``repeats`` workloads of ``num_requests``.
         tail: weight of the p99 latency beside that of the mean.
-        predictor_error: of the predictions.
         slots: rows of the request table.
     """
 
     rule: RuleSpec
-    scenarios: Sequence[Scenario]
+    traffic: Sequence[tuple[Scenario, PredictorError]]
     loads: Sequence[float]
     num_requests: int
     repeats: int = 1
     tail: float = 0.0
-    predictor_error: PredictorError = None
     slots: int = 64
 
     def _made(self, name: str | RuleSpec) -> list[Policy]:
-        error = self.predictor_error
-        return [policies.make(name, s, predictor_error=error) for s in self.scenarios]
+        return [policies.make(name, s, predictor_error=error) for s, error in self.traffic]
 
     @cached_property
     def _references(self) -> list[Policy]:
@@ -75,22 +73,23 @@ class Judge:
             seed: seeds of different numbers give disjoint workloads.
             pool: the threads.
         """
-        cells = product(range(len(self.scenarios)), self.loads, range(self.repeats))
+        cells = product(range(len(self.traffic)), self.loads, range(self.repeats))
         return list(pool.map(lambda cell: self._task(set_tag, seed, *cell), cells))
 
     def _task(self, set_tag: str, seed: int, place: int, load: float, repeat: int) -> Task:
-        workload = self.scenarios[place].workload(
+        scenario, error = self.traffic[place]
+        workload = scenario.workload(
             load=load,
             num_requests=self.num_requests,
             set_tag=set_tag,
             seed=seed * self.repeats + repeat,
-            predictor_error=self.predictor_error,
+            predictor_error=error,
         )
         return Task(place, workload, self._latencies(self._references[place], place, workload))
 
     def _latencies(self, policy: Policy, place: int, workload: Workload) -> Floats:
         """Mean and p99 latency, seconds."""
-        simulation = serve(policy, workload, self.scenarios[place], slots=self.slots)
+        simulation = serve(policy, workload, self.traffic[place][0], slots=self.slots)
         requests = simulation.requests()
         latency = (requests["completion_ns"] - requests["arrival_ns"]) * 1e-9
         return np.array([latency.mean(), np.percentile(latency, 99)])

@@ -63,13 +63,15 @@ class PointerNetwork(nn.Module):
         self.server = nn.Linear(SERVER, FIRST, bias=False)
         self.second = nn.Linear(FIRST, SECOND)
         self.score = nn.Linear(SECOND, 1, bias=False)
+        self.direct = nn.Linear(REQUEST, 1, bias=False)
 
     def forward(self, tables: Tables) -> torch.Tensor:
         """Scores [M]."""
         context = pooled_mean(torch.relu(self.pool(tables.requests)), tables)
         shared = self.context(context) + self.server(tables.servers)
         first = torch.relu(self.own(tables.requests) + shared[tables.row])
-        return self.score(torch.relu(self.second(first))).squeeze(1)
+        mixed = self.score(torch.relu(self.second(first)))
+        return (mixed + self.direct(tables.requests)).squeeze(1)
 
     def numpy_arrays(self) -> dict[str, npt.NDArray[np.float64]]:
         """The weights as `policies.learned` names them."""
@@ -83,6 +85,7 @@ class PointerNetwork(nn.Module):
             "B": self.second.weight.T,
             "b": self.second.bias,
             "w": self.score.weight[0],
+            "v": self.direct.weight[0],
         }
         return {name: found[name].detach().double().numpy() for name in SHAPES}
 

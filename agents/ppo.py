@@ -8,10 +8,9 @@ that was killed ends where the unbroken one would, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from sb3_contrib import MaskablePPO
@@ -20,27 +19,32 @@ from stable_baselines3.common.logger import configure
 import policies
 from agents.buffer import Clock, TimeDiscountedBuffer
 from agents.imitation import Teacher, imitate
+from agents.networks import NETWORKS
 from agents.queue_policy import QueuePolicy
 from agents.relative import RelativeReward
+from agents.traffic import Traffic
 from agents.vec_env import ReplayVecEnv
+from laps_env.checks import check_count, check_positive
 from laps_env.evaluation.grid import REFERENCE
-from laps_env.scenarios import get_scenario
 from laps_env.vector_env import SpecDecodeReplayVectorEnv
-from policies.bayes_srpt import length_posteriors
+from policies.features import REQUEST_FEATURES
+from policies.gittins import INDEX_SIZE, index_tables
 from policies.laws import Floats, fit_laws
+
+#: What can be taken away: features by what they are about, or the action mask.
+ABLATIONS = frozenset({"mask", *(feature.about for feature in REQUEST_FEATURES)})
 
 #: Seeds of blocks lie so far apart that rows of different blocks share no workload.
 SEED_STRIDE = 2**20
 
 
 @dataclass(frozen=True)
-class PPOOptions:
-    """What MaskablePPO is trained on, and how.
+class PPOOptions(Traffic):
+    """What MaskablePPO is trained on, and how; every combination gets as many environments.
 
     Attributes:
-        scenario: names; with the loads, every pair gets as many environments.
-        loads: shares of saturation.
-        predictor_error: of the predictions (`laps_env.scenarios.Scenario.error_in_force`).
+        scenario, predictor_errors, loads: of `Traffic`.
+        curriculum: blocks over which every load rises from the lowest to its own.
         num_requests: of an episode.
         slots: rows of the request table.
         envs: in all.
@@ -55,11 +59,12 @@ class PPOOptions:
         value_rollouts: the first so many rollouts train the value alone.
         horizon: requests' mean gaps between arrivals after which the future counts 1 / e.
         trace: lambda of the advantage, per round.
+
+    Raises:
+        ValueError: a value out of range.
     """
 
-    scenario: tuple[str, ...] = ("mixed-serial",)
-    loads: tuple[float, ...] = (0.7, 0.9)
-    predictor_error: float | Literal["recorded"] | None = None
+    curriculum: int = 0
     num_requests: int = 300
     slots: int = 32
     envs: int = 128
@@ -79,34 +84,54 @@ class PPOOptions:
     horizon: float = 30.0
     trace: float = 0.99
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_requests", "slots", "rollout", "rollouts", "epochs", "minibatch"):
+            check_count(name, getattr(self, name))
+        for name in ("curriculum", "imitation_steps", "value_rollouts", "seed"):
+            check_count(name, getattr(self, name), least=0)
+        for name in ("learning_rate", "clip", "horizon"):
+            check_positive(name, getattr(self, name))
+        cells = len(self.sources()) * len(self.loads)
+        if self.envs < cells:
+            raise ValueError(
+                f"envs: expected at least one for each of {cells} combinations of scenario, load "
+                f"and predictor error, got {self.envs}"
+            )
+        if self.network not in NETWORKS:
+            raise ValueError(f"network: expected one of {list(NETWORKS)}, got {self.network!r}")
+        unknown = set(self.without) - ABLATIONS
+        if unknown:
+            raise ValueError(f"without: expected some of {sorted(ABLATIONS)}, got {unknown}")
+
     def groups(self) -> list[SpecDecodeReplayVectorEnv]:
-        """A vector environment per scenario and load."""
-        cells = list(product(self.scenario, self.loads))
+        """A vector environment per scenario, predictor error and load."""
+        cells = list(product(self.sources(), self.loads))
         return [
             SpecDecodeReplayVectorEnv(
                 self.envs // len(cells),
-                scenario=name,
+                scenario=scenario,
                 load=load,
                 num_requests=self.num_requests,
                 slots=self.slots,
-                predictor_error=self.predictor_error,
-                reward_scale=gap_s(name, load),
+                predictor_error=error,
+                reward_scale=scenario.mean_gap_s(load, "train"),
                 autoreset_mode="SameStep",
             )
-            for name, load in cells
+            for (scenario, error), load in cells
         ]
 
-
-def gap_s(scenario: str, load: float) -> float:
-    """Mean seconds between arrivals."""
-    return 1.0 / (load * get_scenario(scenario).saturation_rps)
+    def load_in(self, block: int, load: float) -> float:
+        """What a load is in a block of the curriculum."""
+        share = min(block / self.curriculum, 1.0) if self.curriculum else 1.0
+        return min(self.loads) + share * (load - min(self.loads))
 
 
 def law_table(options: PPOOptions) -> tuple[Floats, list[int]]:
-    """Constants per category of all scenarios [K, 4], and where each environment's begin."""
+    """Constants per category of all traffic [K, C], and where each vector environment's begin."""
     tables = [
-        length_posteriors(fit_laws(get_scenario(name), options.predictor_error)).reshape(-1, 4)
-        for name in options.scenario
+        index_tables(fit_laws(scenario, error)).reshape(-1, INDEX_SIZE)
+        for scenario, error in options.sources()
     ]
     starts = np.cumsum([0, *map(len, tables[:-1])]).tolist()
     return np.concatenate(tables), [start for start in starts for _ in options.loads]
@@ -122,9 +147,10 @@ class PPOTrainer:
 
     def __init__(self, options: PPOOptions, folder: Path) -> None:
         self.options, self.folder = options, folder
-        laws, first_category = law_table(options)
-        self.venv = ReplayVecEnv(*options.groups(), first_category=first_category)
+        laws, self.first_category = law_table(options)
+        self.venv = ReplayVecEnv(*options.groups(), first_category=self.first_category)
         rewards = RelativeReward(self.venv, lambda scenario: policies.make(REFERENCE, scenario))
+        self._loads = [float(envs.options.load) for envs in self.venv.groups]
         scale = np.array(self.venv.per_row(lambda envs: envs.options.reward_scale))
         self._rewards = rewards
         self.model = MaskablePPO(
@@ -162,6 +188,8 @@ class PPOTrainer:
         seed = SEED_STRIDE * (1 + self.block + 4096 * self.options.seed)
         self.model.set_random_seed(seed % 2**32)
         self._rewards.seed(seed)
+        for envs, load in zip(self.venv.groups, self._loads, strict=True):
+            envs.options = replace(envs.options, load=self.options.load_in(self.block, load))
         self.model._last_obs = None
 
     def close(self) -> None:
@@ -179,10 +207,7 @@ class PPOTrainer:
 
     def _imitate(self, report: Callable[[str], None]) -> None:
         options = self.options
-        teacher = Teacher(
-            self.venv,
-            lambda s: policies.make(options.teacher, s, predictor_error=options.predictor_error),
-        )
+        teacher = Teacher(self.venv, options.teacher)
         agreements: list[float] = []
 
         def told(step: int, loss: float, agreement: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from sb3_contrib.common.maskable.distributions import MaskableDistribution
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
@@ -66,6 +67,14 @@ class QueuePolicy(MaskableActorCriticPolicy):
         tables: Any = self.extract_features(obs)
         assert isinstance(tables, Tables)
         return tables
+
+    def numpy_arrays(self) -> dict[str, npt.NDArray[np.float64]]:
+        """The pointer network's weights for deployment; a feature not seen in training counts 0."""
+        extractor: Any = self.features_extractor
+        arrays: dict[str, npt.NDArray[np.float64]] = self.scorer.numpy_arrays()  # type: ignore[operator]
+        kept = extractor.kept[:, None]
+        seen = {"E": arrays["E"] * kept, "A": arrays["A"] * kept, "v": arrays["v"] * kept[:, 0]}
+        return arrays | seen
 
     def logits(self, tables: Tables) -> torch.Tensor:
         """Of all actions, [E, N + 1]."""

@@ -17,19 +17,21 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+import policies
 from agents.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from agents.index_search import START, search
 from agents.judge import Judge
 from agents.networks import PointerNetwork
+from agents.play import log_ratios
 from agents.ppo import PPOOptions, PPOTrainer
-from laps_env.checks import check_count, check_positive
+from agents.traffic import Traffic
+from laps_env.checks import check_count, check_positive, is_finite
 from laps_env.evaluation.runner import CODE
 from laps_env.line_journal import LineJournal
-from laps_env.scenarios import get_scenario
 from policies import RuleSpec
 from policies.laws import Floats
 from policies.learned import flatten, pointer_spec
@@ -62,50 +64,54 @@ class Budget:
             check_positive("minutes", self.minutes)
         check_count("blocks", self.blocks, optional=True)
 
-    def is_spent(self, entries: list[Entry]) -> bool:
-        """Whether a run with these blocks has come to its end."""
+    def spent(self, entries: list[Entry]) -> float:
+        """Share that a run with these blocks has had; from 1 on it has come to its end."""
         if self.blocks is not None:
-            return len(entries) >= self.blocks
+            return len(entries) / self.blocks
         assert self.minutes is not None
-        return sum(entry["seconds"] for entry in entries) >= 60 * self.minutes
+        return sum(entry["seconds"] for entry in entries) / (60 * self.minutes)
 
 
 @dataclass(frozen=True)
-class IndexOptions:
-    """What an index is searched for.
+class IndexOptions(Traffic):
+    """What an index is searched for, and how.
 
     Attributes:
-        scenario: names.
-        loads: shares of saturation.
-        predictor_error: of the predictions (`laps_env.scenarios.Scenario.error_in_force`).
+        scenario, predictor_errors, loads: of `Traffic`.
         num_requests: of a workload.
-        repeats: workloads of each scenario and load a generation.
+        repeats: workloads of each scenario, error and load in a generation.
         tail: weight of the log p99 latency beside that of the mean.
         seed: of the search; seeds of different numbers share no workload.
+
+    Raises:
+        ValueError: a value out of range.
     """
 
-    scenario: tuple[str, ...] = ("mixed-serial",)
-    loads: tuple[float, ...] = (0.7, 0.9)
-    predictor_error: float | Literal["recorded"] | None = None
     num_requests: int = 500
     repeats: int = 2
     tail: float = 0.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_requests", "repeats"):
+            check_count(name, getattr(self, name))
+        check_count("seed", self.seed, least=0)
+        if not (is_finite(self.tail) and self.tail >= 0):
+            raise ValueError(f"tail: expected a finite number >= 0, got {self.tail!r}")
+
 
 Options = PPOOptions | IndexOptions
 
 
-def train(
-    options: Options, folder: Path, budget: Budget, report: Callable[[str], None] = print
-) -> None:
+def train(options: Options, folder: Path, budget: Budget, at: Callable[[float, str], None]) -> None:
     """Run to the end of the budget, from where the folder's run is.
 
     Args:
         options: of the run; they choose the algorithm.
         folder: new, or of the same run, which a longer budget lets go on.
         budget: counts what earlier processes did of the run.
-        report: told how it goes.
+        at: told the share of the budget that is spent, and how it goes.
 
     Raises:
         ValueError: the folder is of another run.
@@ -113,13 +119,22 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(options, folder)
-    blocks = run.index_blocks() if isinstance(options, IndexOptions) else run.ppo_blocks(report)
+    entries = run.journal.entries
+    if isinstance(options, IndexOptions):
+        blocks = run.index_blocks()
+    else:
+        blocks = run.ppo_blocks(lambda text: at(budget.spent(entries), text))
     with closing(blocks):
-        while not budget.is_spent(run.journal.entries):
+        while budget.spent(entries) < 1:
             began = time.perf_counter()
             entry = next(blocks)
             run.journal.add({**entry, "seconds": time.perf_counter() - began})
-            report(run.progress())
+            at(budget.spent(entries), run.progress())
+
+
+def about_run(options: Options) -> dict[str, Any]:
+    """What a run's folder is a run of."""
+    return {"algorithm": type(options).__name__, "code": CODE, **asdict(options)}
 
 
 class Run:
@@ -135,7 +150,7 @@ class Run:
 
     def __init__(self, options: Options, folder: Path) -> None:
         self.options, self.folder = options, folder
-        self.about = {"algorithm": type(options).__name__, "code": CODE, **asdict(options)}
+        self.about = about_run(options)
         self.journal = LineJournal(folder / "journal", self.about)
 
     def progress(self) -> str:
@@ -143,10 +158,8 @@ class Run:
         entries = self.journal.entries
         minutes = sum(entry["seconds"] for entry in entries) / 60
         text = f"block {len(entries)}, {minutes:.1f} min"
-        if entries[-1]["tune"] is not None:
-            mean, p99 = np.exp(entries[-1]["tune"])
-            text += f": mean latency x{mean:.3f}, p99 x{p99:.3f} of LAPS-SD's on the tune set"
-        return text
+        mean, p99 = np.exp(entries[-1]["tune"])
+        return f"{text}: mean latency x{mean:.3f}, p99 x{p99:.3f} of LAPS-SD's on the tune set"
 
     def index_blocks(self) -> Generator[Entry]:
         """Blocks of the search for an index, from where the journal ends."""
@@ -168,7 +181,7 @@ class Run:
             block = list(islice(generations, GENERATIONS))
             weights = block[-1][1]
             tune = look(weights)
-            self._keep_if_best("index", {"weights": weights}, tune)
+            self._keep_if_best("index", {"weights": weights.reshape(START.shape)}, tune)
             yield {"scores": [scores for scores, _ in block], "tune": tune}
 
     def ppo_blocks(self, report: Callable[[str], None]) -> Generator[Entry]:
@@ -180,9 +193,10 @@ class Run:
 
     def _ppo_blocks(self, trainer: PPOTrainer, report: Callable[[str], None]) -> Generator[Entry]:
         scorer: Any = trainer.policy.scorer
-        look = None
         if isinstance(scorer, PointerNetwork):
-            look = self._look(pointer_spec("candidate", scorer.numpy_arrays()))
+            compiled = self._look(pointer_spec("candidate", scorer.numpy_arrays()))
+        else:
+            stepped = self._step_through(trainer)
         if has_checkpoint(self.folder):
             state = load_checkpoint(self.folder, trainer.policy)
             trainer.block, trainer.model.num_timesteps = state["block"], state["steps"]
@@ -190,14 +204,13 @@ class Run:
                 yield state["entry"]
         while True:
             trainer.run_block(report)
-            if look is not None:
-                arrays = scorer.numpy_arrays()
-                tune = look(flatten(arrays))
-                self._keep_if_best("pointer", arrays, tune)
+            if isinstance(scorer, PointerNetwork):
+                arrays = trainer.policy.numpy_arrays()
+                tune = compiled(flatten(arrays))
             else:
-                tune = None
-                arrays = {name: t.numpy() for name, t in scorer.state_dict().items()}
-                self._save(trainer.options.network, arrays, tune)
+                arrays = {name: t.numpy().copy() for name, t in scorer.state_dict().items()}
+                tune = stepped()
+            self._keep_if_best(trainer.options.network, arrays, tune)
             steps = trainer.model.num_timesteps
             entry = {"steps": steps, "tune": tune}
             state = {"block": trainer.block, "steps": steps, "entry": entry}
@@ -206,13 +219,7 @@ class Run:
 
     def _judge(self, rule: RuleSpec, **sizes: Any) -> Judge:
         """Of this run's scenarios and loads."""
-        return Judge(
-            rule,
-            [get_scenario(name) for name in self.options.scenario],
-            self.options.loads,
-            predictor_error=self.options.predictor_error,
-            **sizes,
-        )
+        return Judge(rule, self.options.sources(), self.options.loads, **sizes)
 
     def _look(self, rule: RuleSpec) -> Callable[[Floats], list[float]]:
         """Judges weights on the *tune* set: log ratios of mean and p99 latency."""
@@ -226,6 +233,23 @@ class Run:
 
         return look
 
+    def _step_through(self, trainer: PPOTrainer) -> Callable[[], list[float]]:
+        """The same for a network that is no compiled rule."""
+        judge = self._judge(policies.SPECS["fcfs"], num_requests=TUNE_REQUESTS, repeats=1)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            tasks = judge.tasks("tune", TUNE_SEED, pool)
+        starts = trainer.first_category[:: len(self.options.loads)]
+
+        def look() -> list[float]:
+            ratios = []
+            for place, (scenario, _) in enumerate(judge.traffic):
+                own = [task for task in tasks if task.place == place]
+                slots = trainer.options.slots
+                ratios.append(log_ratios(trainer.policy, own, scenario, starts[place], slots))
+            return np.mean(ratios, axis=0).tolist()
+
+        return look
+
     def _keep_if_best(self, kind: str, arrays: dict[str, Floats], tune: list[float]) -> None:
         earlier = [self._score(entry["tune"]) for entry in self.journal.entries]
         if self._score(tune) < min(earlier, default=np.inf):
@@ -235,7 +259,7 @@ class Run:
         """What the run minimises."""
         return tune[0] + getattr(self.options, "tail", 0.0) * tune[1]
 
-    def _save(self, kind: str, arrays: dict[str, Any], tune: list[float] | None) -> None:
+    def _save(self, kind: str, arrays: dict[str, Any], tune: list[float]) -> None:
         about = {
             "training": self.about,
             "blocks": len(self.journal.entries) + 1,

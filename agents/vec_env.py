@@ -78,7 +78,7 @@ class ReplayVecEnv(VecEnv):
         if any(other != options for other in self._options):
             raise ValueError(f"options: expected the same for all rows, got {self._options}")
         parts = []
-        for envs, rows in zip(self.groups, self._rows(), strict=True):
+        for envs, rows in zip(self.groups, self.rows(), strict=True):
             observation, _ = envs.reset(seed=[self._seeds[row] for row in rows], options=options)
             parts.append(observation)
         self._lengths[:] = 0
@@ -98,7 +98,7 @@ class ReplayVecEnv(VecEnv):
         infos: Infos = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
         observations, rewards, dones = [], [], []
         actions = np.split(self._actions, self._cuts)
-        for envs, rows, own in zip(self.groups, self._rows(), actions, strict=True):
+        for envs, rows, own in zip(self.groups, self.rows(), actions, strict=True):
             observation, reward, terminated, truncated, info = envs.step(own)
             self.dt[rows.start : rows.stop] = info["dt"]
             ended = terminated | truncated
@@ -111,7 +111,7 @@ class ReplayVecEnv(VecEnv):
         self._lengths[done] = 0
         return self._joined(observations), np.concatenate(rewards, dtype=np.float32), done, infos
 
-    def _rows(self) -> list[range]:
+    def rows(self) -> list[range]:
         """The rows of each group."""
         ends = np.cumsum([envs.num_envs for envs in self.groups]).tolist()
         return [range(b, e) for b, e in zip([0, *ends[:-1]], ends, strict=True)]
@@ -124,6 +124,12 @@ class ReplayVecEnv(VecEnv):
         queue = joined["queue"]
         queue[:, :, CATEGORY] += self._category[:, None] * queue[:, :, OCCUPIED]
         return joined
+
+    def with_own_categories(self, queue: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """A copy of ``queue`` [E, N, F] in which each group counts its categories from 0."""
+        own = queue.copy()
+        own[:, :, CATEGORY] -= self._category[:, None] * own[:, :, OCCUPIED]
+        return own
 
     def _last_info(
         self, row: int, i: int, info: dict[str, Any], *, truncated: bool

@@ -101,7 +101,7 @@ class Scenario:
         error = self.error_in_force(predictor_error)
         predictor = None if error == RECORDED else make_predictor(error)
         family = WorkloadFamily(self.bodies, self.arrivals, predictor)
-        mean_gap_s = self._mean_gap_s(load, set_tag)
+        mean_gap_s = self.mean_gap_s(load, set_tag)
         return family.draw(set_tag, seed, episode, num_requests, mean_gap_s)
 
     def error_in_force(
@@ -121,7 +121,8 @@ class Scenario:
             )
         return predictor_error
 
-    def _mean_gap_s(self, load: float | str, set_tag: str) -> float:
+    def mean_gap_s(self, load: float | str, set_tag: str) -> float:
+        """Mean seconds between arrivals (arguments and errors as for `workload`)."""
         if load == AS_RECORDED:
             if not isinstance(self.arrivals, RecordedArrivals):
                 raise ValueError(

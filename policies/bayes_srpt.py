@@ -21,8 +21,8 @@ from policies.policy import RuleSpec
 from policies.remaining import OVERRUN, remaining_tokens, shrunk_tokens_per_round
 
 _FITTED = 2
-#: Fitted constants of a category: tokens per round, then the law of log L given the prediction.
-_PER_CATEGORY = 4
+#: Fitted constants of a category: tokens per round, then weight, offset and variance of log L.
+LAW_SIZE = 4
 
 
 @inlined
@@ -34,8 +34,8 @@ def posterior_log_length(row: Any, law: Any) -> float:
 @rule
 def bayes_srpt(row: Any, server: Any, params: Any, memory: Any) -> float:
     """Expected remaining rounds; memory keeps the expected length, which never changes."""
-    first = _FITTED + _PER_CATEGORY * int(row[CATEGORY])
-    law = params[first : first + _PER_CATEGORY]
+    first = _FITTED + LAW_SIZE * int(row[CATEGORY])
+    law = params[first : first + LAW_SIZE]
     if memory[0] == 0:
         memory[0] = math.exp(posterior_log_length(row, law) + law[3] / 2)
     speed = shrunk_tokens_per_round(row, law[0], params[1])

@@ -3,14 +3,17 @@
 Times are in rounds (of the server's current duration), lengths in logarithms, so that a rule that
 was learned on one server reads another the same way. What a category's requests are like comes from
 the laws that the analytic rules also have (`policies.laws`, in the layout of
-`policies.bayes_srpt.length_posteriors`). Nothing that picking changes is read, so the picks of a
+`policies.gittins.index_tables`). Nothing that picking changes is read, so the picks of a
 round can be chosen one by one or at once.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from laps_env._jit import inlined
 from laps_env.layout import (
@@ -36,6 +39,8 @@ from laps_env.layout import (
     WINDOW_SPREAD,
 )
 from policies.bayes_srpt import posterior_log_length
+from policies.gittins import index_tables, index_tokens
+from policies.laws import Floats, Laws
 from policies.remaining import remaining_tokens, shrunk_tokens_per_round
 
 #: Rounds that the category's mean speed counts for (analysis of public runs; `WEIGHT`).
@@ -52,6 +57,7 @@ class Feature(NamedTuple):
 
 REQUEST_FEATURES = (
     Feature("residual", "log expected remaining rounds, given the tokens so far / 4", "category"),
+    Feature("gittins", "log of the Gittins index in rounds / 4", "category"),
     Feature("bayes", "log of Bayes SRPT's remaining rounds / 4", "category"),
     Feature("predicted", "log of (predicted - generated) tokens, in rounds / 4", "length"),
     Feature("deviation", "standard deviation of log length, given the prediction", "category"),
@@ -86,8 +92,8 @@ def describe_request(row: Any, server: Any, law: Any, out: Any) -> None:
     Args:
         row: of ``observation["queue"]``.
         server: ``observation["server"]``.
-        law: the category's constants (`policies.bayes_srpt.length_posteriors`).
-        out: float [16].
+        law: the category's constants (`policies.gittins.index_tables`).
+        out: float [17].
     """
     generated, rounds = row[GENERATED_TOKENS], row[ROUNDS]
     round_s = round_duration_s(server)
@@ -95,21 +101,22 @@ def describe_request(row: Any, server: Any, law: Any, out: Any) -> None:
     median_log, deviation = posterior_log_length(row, law), math.sqrt(law[3])
     expected = math.exp(median_log + law[3] / 2)
     out[0] = math.log(residual_tokens(generated, median_log, deviation) / speed) / 4
-    out[1] = math.log(remaining_tokens(row, expected, 0.0) / speed) / 4
-    out[2] = math.log(remaining_tokens(row, row[PREDICTED_TOKENS], 0.0) / speed) / 4
-    out[3] = deviation
-    out[4] = math.log1p(generated / expected)
-    out[5] = math.log(speed / law[0])
-    out[6] = row[ACCEPTED] / max(row[DRAFTED], 1.0)
-    out[7] = row[WINDOW_ACCEPTANCE]
-    out[8] = row[WINDOW_SPREAD]
-    out[9] = math.log1p(rounds) / 4
-    out[10] = math.log1p(row[ATTAINED_S] / round_s) / 4
-    out[11] = math.log1p(row[WAITING_S] / round_s) / 8
-    out[12] = math.log1p(row[IDLE_S] / round_s) / 8
-    out[13] = row[RAN]
-    out[14] = row[CACHED]
-    out[15] = math.log1p(row[PROMPT_TOKENS]) / 8
+    out[1] = math.log(index_tokens(generated, math.exp(median_log), law) / speed) / 4
+    out[2] = math.log(remaining_tokens(row, expected, 0.0) / speed) / 4
+    out[3] = math.log(remaining_tokens(row, row[PREDICTED_TOKENS], 0.0) / speed) / 4
+    out[4] = deviation
+    out[5] = math.log1p(generated / expected)
+    out[6] = math.log(speed / law[0])
+    out[7] = row[ACCEPTED] / max(row[DRAFTED], 1.0)
+    out[8] = row[WINDOW_ACCEPTANCE]
+    out[9] = row[WINDOW_SPREAD]
+    out[10] = math.log1p(rounds) / 4
+    out[11] = math.log1p(row[ATTAINED_S] / round_s) / 4
+    out[12] = math.log1p(row[WAITING_S] / round_s) / 8
+    out[13] = math.log1p(row[IDLE_S] / round_s) / 8
+    out[14] = row[RAN]
+    out[15] = row[CACHED]
+    out[16] = math.log1p(row[PROMPT_TOKENS]) / 8
 
 
 @inlined
@@ -145,3 +152,12 @@ def residual_tokens(generated: float, median_log: float, deviation: float) -> fl
         return max(0.1 * generated, 1.0)
     beyond = expected * math.erfc((passed - deviation) / math.sqrt(2.0)) / survival
     return max(beyond - generated, 1.0)
+
+
+def weights_and_laws(weights: Floats) -> Callable[[Laws], Floats]:
+    """For `policies.policy.RuleSpec.fitted`: learned weights, then the categories' laws."""
+
+    def constants(laws: Laws) -> Floats:
+        return np.concatenate([weights, index_tables(laws)])
+
+    return constants

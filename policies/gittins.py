@@ -16,34 +16,41 @@ from typing import Any
 
 import numpy as np
 
-from laps_env._jit import rule
+from laps_env._jit import inlined, rule
 from laps_env.layout import CATEGORY, GENERATED_TOKENS
-from policies.bayes_srpt import length_posteriors, posterior_log_length
+from policies.bayes_srpt import LAW_SIZE, length_posteriors, posterior_log_length
 from policies.category_shrunk import WEIGHT
 from policies.laws import Floats, Laws
 from policies.policy import RuleSpec
 from policies.remaining import shrunk_tokens_per_round
 
 _FITTED = 1
-_LAW = 4
 #: G(x) / (1 + x) is tabulated at x / (1 + x) = 0, 1/128, ..., 127/128.
 _POINTS = 128
-_PER_CATEGORY = _LAW + _POINTS
+#: Fitted constants of a category: its law (`policies.bayes_srpt`), then its index table.
+INDEX_SIZE = LAW_SIZE + _POINTS
+
+
+@inlined
+def index_tokens(generated: float, median: float, law: Any) -> float:
+    """The index in tokens; ``law`` is a category's constants (`index_tables`)."""
+    age = generated / median
+    place = min(age / (1.0 + age) * _POINTS, _POINTS - 1.0)
+    left = int(place) if 0.0 <= place < _POINTS - 1.0 else _POINTS - 2
+    table = LAW_SIZE + left
+    scaled = law[table] + (law[table + 1] - law[table]) * (place - left)
+    return scaled * (1.0 + age) * median
 
 
 @rule
 def gittins(row: Any, server: Any, params: Any, memory: Any) -> float:
     """The index in rounds; memory keeps exp(mu), the posterior's median length."""
-    first = _FITTED + _PER_CATEGORY * int(row[CATEGORY])
-    law = params[first : first + _LAW]
+    first = _FITTED + INDEX_SIZE * int(row[CATEGORY])
+    law = params[first : first + INDEX_SIZE]
     if memory[0] == 0:
         memory[0] = math.exp(posterior_log_length(row, law))
-    age = row[GENERATED_TOKENS] / memory[0]
-    place = min(age / (1.0 + age) * _POINTS, _POINTS - 1.0)
-    left = int(place) if 0.0 <= place < _POINTS - 1.0 else _POINTS - 2
-    table = first + _LAW + left
-    scaled = params[table] + (params[table + 1] - params[table]) * (place - left)
-    return scaled * (1.0 + age) * memory[0] / shrunk_tokens_per_round(row, law[0], params[0])
+    tokens = index_tokens(row[GENERATED_TOKENS], memory[0], law)
+    return tokens / shrunk_tokens_per_round(row, law[0], params[0])
 
 
 def index_table(sd: float) -> Floats:
@@ -77,7 +84,7 @@ def _survival(x: Floats, sd: float) -> Floats:
 
 def index_tables(laws: Laws) -> Floats:
     """Length law and index table of each category, flat."""
-    rows = length_posteriors(laws).reshape(-1, _LAW)
+    rows = length_posteriors(laws).reshape(-1, LAW_SIZE)
     return np.concatenate([np.concatenate([row, index_table(math.sqrt(row[3]))]) for row in rows])
 
 

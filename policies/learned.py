@@ -6,7 +6,7 @@ over all requests present, so the weights fit any number of slots. What is train
 
     c     = mean over requests of relu(f E + e)
     h     = relu(f A + c C + s S + a)
-    score = relu(h B + b) w,     f: request features, s: server features
+    score = relu(h B + b) w + f v,     f: request features, s: server features
 
 and the highest score runs first.
 """
@@ -19,14 +19,15 @@ import numpy as np
 
 from laps_env._jit import inlined, rule, survey
 from laps_env.layout import CATEGORY, OCCUPIED, SERVER_COLUMNS
-from policies.bayes_srpt import length_posteriors
 from policies.features import (
     REQUEST_FEATURES,
     SERVER_FEATURES,
     describe_request,
     describe_server,
+    weights_and_laws,
 )
-from policies.laws import Floats, Laws
+from policies.gittins import INDEX_SIZE
+from policies.laws import Floats
 from policies.policy import RuleSpec
 
 #: Width of the pooled context, of the first and of the second layer.
@@ -45,12 +46,12 @@ SHAPES = {
     "B": (FIRST, SECOND),
     "b": (SECOND,),
     "w": (SECOND,),
+    "v": (_REQUEST,),
 }
 _SIZES = [int(np.prod(shape)) for shape in SHAPES.values()]
 _STARTS = np.cumsum([0, *_SIZES]).tolist()
-_E, _e, _A, _C, _S, _a, _B, _b, _w, _LAWS = _STARTS
+_E, _e, _A, _C, _S, _a, _B, _b, _w, _v, _LAWS = _STARTS
 
-_PER_CATEGORY = 4
 _COLUMNS = len(SERVER_COLUMNS)
 
 
@@ -75,8 +76,8 @@ def pool(queue: Any, server: Any, params: Any) -> None:
         row = queue[k]
         if row[OCCUPIED] == 1:
             present += 1
-            law = _LAWS + _PER_CATEGORY * int(row[CATEGORY])
-            describe_request(row, server, params[law : law + _PER_CATEGORY], features)
+            law = _LAWS + INDEX_SIZE * int(row[CATEGORY])
+            describe_request(row, server, params[law : law + INDEX_SIZE], features)
             for j in range(POOLED):
                 hidden[j] = params[_e + j]
             add_product(features, params, _E, hidden)
@@ -96,8 +97,8 @@ def learned(row: Any, server: Any, params: Any, memory: Any) -> float:
     """Minus the score."""
     features, first = memory[:_REQUEST], memory[_REQUEST : _REQUEST + FIRST]
     second = memory[_REQUEST + FIRST :]
-    law = _LAWS + _PER_CATEGORY * int(row[CATEGORY])
-    describe_request(row, server, params[law : law + _PER_CATEGORY], features)
+    law = _LAWS + INDEX_SIZE * int(row[CATEGORY])
+    describe_request(row, server, params[law : law + INDEX_SIZE], features)
     for j in range(FIRST):
         first[j] = server[_COLUMNS + j]
     add_product(features, params, _A, first)
@@ -109,6 +110,8 @@ def learned(row: Any, server: Any, params: Any, memory: Any) -> float:
     score = 0.0
     for j in range(SECOND):
         score += max(second[j], 0.0) * params[_w + j]
+    for i in range(_REQUEST):
+        score += features[i] * params[_v + i]
     return -score
 
 
@@ -126,11 +129,6 @@ def flatten(arrays: dict[str, Floats]) -> Floats:
 
 def pointer_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
     """The rule with these weights (`flatten`)."""
-    weights = flatten(arrays)
-
-    def constants(laws: Laws) -> Floats:
-        return np.concatenate([weights, length_posteriors(laws)])
-
     return RuleSpec(
         name,
         "learned pointer network",
@@ -138,6 +136,6 @@ def pointer_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
         cells=_REQUEST + FIRST + SECOND,
         survey=pool,
         context=FIRST + 2 * POOLED + _REQUEST,
-        fitted=constants,
+        fitted=weights_and_laws(flatten(arrays)),
         by_category=True,
     )

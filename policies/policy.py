@@ -261,7 +261,11 @@ def _choose(
     offset: npt.NDArray[np.int64],
     actions: npt.NDArray[np.int64],
 ) -> None:
-    """The selectable slot of lowest priority, ties to the earlier arrival; else start the round."""
+    """The selectable slot of lowest priority, ties to the earlier arrival; else start the round.
+
+    The arguments are plain arrays because a named tuple of them costs more than the choice itself
+    each time it crosses into compiled code.
+    """
     for i in range(queue.shape[0]):
         for j in range(server.shape[1]):
             view[j] = server[i, j]

@@ -29,7 +29,7 @@ from laps_env.kernel.costs import Work
 from laps_env.line_journal import LineJournal
 from laps_env.live.agreement import METRICS, Error, Order, compare_metrics, compare_order
 from laps_env.live.calibration import Sample
-from laps_env.live.fidelity import Findings, Repetition, run
+from laps_env.live.fidelity import CELLS_PER_TURN, TURN_S, Findings, Repetition, run
 from laps_env.live.loading import DEMO_DRAFT, DEMO_TARGET, load_pair
 from laps_env.live.side_by_side import Settings
 from laps_env.physics import CostModel
@@ -257,12 +257,14 @@ def method(settings: Settings, findings: Findings) -> list[str]:
         f"{server.draft_length}, at most {settings.max_new_tokens} output tokens. Arrivals are "
         f"fixed times, the same for all: {settings.load:g} of {findings.saturation_rps:.3g} "
         "requests per second, the saturation of the replay under the first calibration.",
-        "A repetition is a live episode of every policy, in rotated order, with a calibration "
-        f"before each and after the last; {len(findings.repetitions)} repetitions. A calibration "
-        f"times rounds on random prompts (batches {words(grid.batches)}; draft length "
-        f"{words(grid.draft_lengths)}; contexts around {words(grid.contexts)}; means of "
-        f"{grid.repeats}). The replay predicts an episode with the cost model that is fitted to "
-        "the calibrations just before and just after it; the live episode is not looked at.",
+        "A repetition is a live episode of every policy under the measured clock, and a "
+        f"calibration among them: in turns, each episode advances by {TURN_S:g} s of its own clock, then "
+        f"{CELLS_PER_TURN} cells of the calibration's grid are timed, so that a machine whose "
+        f"speed drifts does so for all; {len(findings.repetitions)} repetitions. A cell is a "
+        f"prefill and a round on random prompts (batches {words(grid.batches)}; draft length "
+        f"{words(grid.draft_lengths)}; contexts around {words(grid.contexts)}); plain means count. "
+        "The replay predicts a repetition's episodes with the cost model that is fitted to its "
+        "calibration; the live episodes are not looked at.",
         "A live round takes what the device took for caches, draft and verification. What the "
         "scheduler takes between rounds is not counted.",
     ]

@@ -10,12 +10,16 @@ another run is refused.
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
+from tqdm import tqdm
 
+from agents.hyperparameters import hyperparameters
 from agents.ppo import PPOOptions
-from agents.runs import Budget, IndexOptions, train
+from agents.runs import Budget, IndexOptions, Options, train
 
 ALGORITHMS = {"ppo": PPOOptions, "index": IndexOptions}
 
@@ -28,19 +32,32 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, help="budget")
     parser.add_argument("--blocks", type=int, help="budget, instead of minutes")
     given, rest = parser.parse_known_args(argv)
-    options = tyro.cli(
-        ALGORITHMS[given.algorithm],
-        args=rest,
-        description=f"{parser.format_help()}\nOptions of {given.algorithm}:",
-    )
     try:
+        options = read_options(given.algorithm, rest, parser.format_help())
         if given.out is None:
             raise ValueError("out: expected a folder, got none")
-        train(options, given.out, Budget(given.minutes, given.blocks))
+        budget = Budget(given.minutes, given.blocks)
+        with tqdm(total=1.0, bar_format="{percentage:3.0f}%|{bar}| {elapsed}") as bar:
+
+            def at(share: float, text: str) -> None:
+                bar.write(text, file=sys.stdout)
+                bar.update(min(share, 1.0) - bar.n)
+
+            train(options, given.out, budget, at)
     except (OSError, ValueError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     except KeyboardInterrupt:
         parser.exit(130, "interrupted: the same command goes on where this one was\n")
+
+
+def read_options(algorithm: str, arguments: Sequence[str], help_text: str) -> Options:
+    """What the command line says, over what the hyper-parameters say for its scenarios."""
+    kind = ALGORITHMS[algorithm]
+    text = f"{help_text}\nOptions of {algorithm}, by default for its own scenario:"
+    plain = kind(**hyperparameters(algorithm, kind().scenario))
+    named = tyro.cli(kind, args=arguments, description=text, default=plain)
+    default = kind(**{**hyperparameters(algorithm, named.scenario), "scenario": named.scenario})
+    return tyro.cli(kind, args=arguments, default=default)
 
 
 if __name__ == "__main__":

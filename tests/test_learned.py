@@ -33,12 +33,26 @@ def workload(**changes: Any) -> Any:
 # -- the rules ------------------------------------------------------------------------------------
 
 
-def test_an_index_of_one_feature_is_bayes_srpt() -> None:
-    weights = np.array([f.name == "bayes" for f in REQUEST_FEATURES], float)
-    index = policies.make(index_spec("bayes again", {"weights": weights}), SCENARIO)
-    known = policies.make("bayes_srpt", SCENARIO)
+@pytest.mark.parametrize(("feature", "name"), [("bayes", "bayes_srpt"), ("gittins", "gittins")])
+def test_an_index_of_one_feature_is_that_rule(feature: str, name: str) -> None:
+    weights = np.zeros((2, len(REQUEST_FEATURES)))
+    weights[0, [f.name for f in REQUEST_FEATURES].index(feature)] = 1
+    index = policies.make(index_spec("again", {"weights": weights}), SCENARIO)
+    known = policies.make(name, SCENARIO)
     scenario = get_scenario(SCENARIO)
     one, other = (evaluate_episode(p, workload(), scenario) for p in (index, known))
+    assert one == other
+
+
+def test_an_index_weighs_by_the_batch() -> None:
+    """At batch 8, a weight per log(batch) / 4 is that times the plain weight."""
+    weights = np.random.default_rng(0).normal(size=(2, len(REQUEST_FEATURES)))
+    both = weights[0] + weights[1] * np.log(8) / 4
+    scenario = get_scenario(SCENARIO)
+    rules = [index_spec("i", {"weights": w}) for w in (weights, np.stack([both, 0 * both]))]
+    one, other = (
+        evaluate_episode(policies.make(rule, scenario), workload(), scenario) for rule in rules
+    )
     assert one == other
 
 
@@ -57,7 +71,7 @@ def test_a_pointer_network_looks_at_all_requests() -> None:
 def test_arrays_of_other_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="network: expected arrays"):
         pointer_spec("p", random_arrays() | {"w": np.zeros(3)})
-    with pytest.raises(ValueError, match=r"index: expected weights of shape \(16,\)"):
+    with pytest.raises(ValueError, match=r"index: expected weights of shape \(2, 17\)"):
         index_spec("i", {"weights": np.zeros(3)})
 
 
@@ -141,7 +155,7 @@ def test_the_deployed_network_chooses_as_the_trained_one() -> None:
     spaces = (envs.single_observation_space, envs.single_action_space)
     trained = QueuePolicy(*spaces, lambda _: 1e-3, laws=laws)
     assert isinstance(trained.scorer, PointerNetwork)
-    rule = policies.make(pointer_spec("p", trained.scorer.numpy_arrays()), SCENARIO)
+    rule = policies.make(pointer_spec("p", trained.numpy_arrays()), SCENARIO)
     observation, info = envs.reset(seed=0, options={"workload": workload()})
     over, state, choices = False, None, 0
     while not over:
@@ -198,7 +212,7 @@ def test_a_killed_run_ends_where_the_unbroken_one_does(tmp_path: Path, algorithm
     options: Any = PPOOptions(**TINY)
     if algorithm == "index":
         options = IndexOptions(scenario=(SCENARIO,), loads=(0.9,), num_requests=20, repeats=1)
-    quiet = {"report": lambda text: None}
+    quiet = {"at": lambda share, text: None}
     train(options, tmp_path / "unbroken", Budget(blocks=4), **quiet)
     for blocks in (1, 3, 4):
         train(options, tmp_path / "broken", Budget(blocks=blocks), **quiet)
@@ -213,7 +227,7 @@ def test_a_run_killed_between_checkpoint_and_journal_goes_on(tmp_path: Path) -> 
     from agents.ppo import PPOOptions
     from agents.runs import Budget, train
 
-    options, quiet = PPOOptions(**TINY), {"report": lambda text: None}
+    options, quiet = PPOOptions(**TINY), {"at": lambda share, text: None}
     train(options, tmp_path / "unbroken", Budget(blocks=3), **quiet)
     train(options, tmp_path / "broken", Budget(blocks=2), **quiet)
     journal = tmp_path / "broken" / "journal"
@@ -229,10 +243,10 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     from agents.runs import Budget, IndexOptions, train
 
     options = {"scenario": (SCENARIO,), "loads": (0.9,), "num_requests": 20, "repeats": 1}
-    train(IndexOptions(**options), tmp_path, Budget(blocks=1), lambda text: None)
+    train(IndexOptions(**options), tmp_path, Budget(blocks=1), lambda share, text: None)
     before = files_of(tmp_path)
     with pytest.raises(ValueError, match="journal: expected a journal of"):
-        train(IndexOptions(**options, seed=1), tmp_path, Budget(blocks=1), lambda text: None)
+        train(IndexOptions(**options, seed=1), tmp_path, Budget(blocks=1), lambda share, text: None)
     assert files_of(tmp_path) == before
 
 
@@ -241,8 +255,8 @@ def test_budgets() -> None:
     for given in ({}, {"minutes": 1.0, "blocks": 1}, {"minutes": 0.0}, {"blocks": 0}):
         with pytest.raises(ValueError, match=r"budget|minutes|blocks"):
             runs.Budget(**given)
-    assert runs.Budget(minutes=1).is_spent([{"seconds": 61.0}])
-    assert not runs.Budget(blocks=2).is_spent([{"seconds": 61.0}])
+    assert runs.Budget(minutes=2).spent([{"seconds": 60.0}]) == 0.5
+    assert runs.Budget(blocks=2).spent([{"seconds": 61.0}]) == 0.5
 
 
 def test_features_have_distinct_names() -> None:

@@ -49,7 +49,7 @@ class Settings:
     prompts: tuple[str, ...] = (DEMO_PROMPTS,)
     num_requests: int = 24
     max_new_tokens: int = 96
-    load: float = 0.7
+    load: float = 0.9
     policies: tuple[str, ...] = ("fcfs", "las", "sprpt", "laps_sd")
     draft_length: int | None = None
 

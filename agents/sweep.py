@@ -1,0 +1,220 @@
+"""Training and evaluation grids as Ray tasks, on this machine or on a cluster.
+
+A sweep is a TOML file: runs to train, each with several seeds, and workloads to evaluate all of
+them on. A task that fails or whose machine is lost is tried again; what is finished is in the
+sweep's folder and is not done again:
+
+FOLDER/NAME-SEED/    the trained model and its journal
+FOLDER/rows.journal  a line per model, scenario, load and predictor error
+"""
+
+from __future__ import annotations
+
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from agents.hyperparameters import as_option, hyperparameters
+from agents.ppo import PPOOptions
+from agents.runs import Budget, IndexOptions, Options, train
+from laps_env.checks import check_count
+from laps_env.evaluation.grid import Grid
+from laps_env.evaluation.runner import Evaluation
+from laps_env.files import write_beside
+from policies.model_file import CARD, WEIGHTS
+
+ALGORITHMS: dict[str, Any] = {"ppo": PPOOptions, "index": IndexOptions}
+
+#: What a trained model leaves in its folder; the card last, because it makes the folder a model.
+FILES = (WEIGHTS, "journal", CARD)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run of a sweep.
+
+    Attributes:
+        name: of the run's folder.
+        options: what is trained.
+        budget: how long.
+    """
+
+    name: str
+    options: Options
+    budget: Budget
+
+    def __call__(self) -> dict[str, bytes]:
+        """Train; the files of the model."""
+        with tempfile.TemporaryDirectory() as folder:
+            train(self.options, Path(folder), self.budget, lambda share, text: None)
+            return {name: (Path(folder) / name).read_bytes() for name in FILES}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A model evaluated on one scenario at one load.
+
+    Attributes:
+        name: of the training.
+        grid: policies apart.
+    """
+
+    name: str
+    grid: dict[str, Any]
+
+    def __call__(self, files: dict[str, bytes]) -> dict[str, Any]:
+        """The results row of the model with these files, under its name."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name in (WEIGHTS, CARD):
+                (Path(folder) / name).write_bytes(files[name])
+            evaluation = Evaluation(Grid(policies=(folder,), **self.grid))
+            evaluation.run(jobs=1)
+            (row,) = evaluation.results()["rows"]
+        return {**row, "policy": self.name}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a file asks for.
+
+    Attributes:
+        trainings: every run with every seed.
+        grids: of the trials, one scenario, load and predictor error each.
+    """
+
+    trainings: list[Training]
+    grids: list[dict[str, Any]]
+
+    def trials(self, training: Training) -> list[Trial]:
+        """Of one trained model; networks that are no compiled rules have none."""
+        if getattr(training.options, "network", "pointer") != "pointer":
+            return []
+        return [Trial(training.name, grid) for grid in self.grids]
+
+
+def read_sweep(path: Path) -> Sweep:
+    """A sweep from its file.
+
+    ::
+
+        [[train]]
+        name = "index"
+        algorithm = "index"             # or "ppo"
+        seeds = [0, 1, 2, 3, 4]
+        blocks = 20                     # or minutes
+        scenario = ["mixed-serial"]     # and any other option of the algorithm
+
+        [evaluate]
+        scenarios = ["mixed-serial"]
+        loads = [0.7, 0.9]
+        predictor_errors = [0.3, 0.8]   # by default each scenario's own
+        episodes = 50                   # and any other option of laps_env.evaluation.grid.Grid
+
+    Raises:
+        ValueError: naming the file, what was expected and what came.
+        OSError: it cannot be read.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        unknown = set(document) - {"train", "evaluate"}
+        if unknown or not document.get("train"):
+            raise ValueError(f"expected [[train]] and [evaluate], got {sorted(document)}")
+        trainings = [t for entry in document["train"] for t in _trainings(dict(entry))]
+        names = [training.name for training in trainings]
+        if len(set(names)) < len(names):
+            raise ValueError(f"expected different names, got {names}")
+        return Sweep(trainings, list(_grids(dict(document.get("evaluate", {})))))
+    except (tomllib.TOMLDecodeError, TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"{path}: {type(error).__name__}: {error}") from None
+
+
+def _trainings(entry: dict[str, Any]) -> Iterator[Training]:
+    name, algorithm, seeds = entry.pop("name"), entry.pop("algorithm"), entry.pop("seeds")
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm: expected one of {list(ALGORITHMS)}, got {algorithm!r}")
+    kind = ALGORITHMS[algorithm]
+    budget = Budget(entry.pop("minutes", None), entry.pop("blocks", None))
+    given = {key: as_option(value) for key, value in entry.items()}
+    defaults = hyperparameters(algorithm, given.get("scenario", kind().scenario))
+    for seed in seeds:
+        check_count("seeds", seed, least=0)
+        yield Training(f"{name}-{seed}", kind(**(defaults | given), seed=seed), budget)
+
+
+def _grids(entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if not entry:
+        return
+    cells = product(
+        entry.pop("scenarios"), entry.pop("predictor_errors", [None]), entry.pop("loads")
+    )
+    for scenario, error, load in cells:
+        grid = {"scenarios": (scenario,), "loads": (load,), "predictor_error": error, **entry}
+        Grid(policies=("fcfs",), **grid)  # refuses what is out of range
+        yield grid
+
+
+def key_of(trial: Trial) -> list[Any]:
+    """What tells a trial's row from the others of a sweep."""
+    grid = trial.grid
+    return [trial.name, *grid["scenarios"], *grid["loads"], grid["predictor_error"]]
+
+
+class Tasks:
+    """Ray tasks under way: started, tried again, collected as they finish.
+
+    Args:
+        attempts: of a task that fails or is lost.
+        cores: that each task reserves.
+    """
+
+    def __init__(self, attempts: int, cores: int) -> None:
+        import ray
+
+        self._ray = ray
+        self._options = {
+            "max_retries": attempts - 1,
+            "retry_exceptions": True,
+            "num_cpus": cores,
+        }
+        self._pending: dict[Any, Callable[[Any], None]] = {}
+
+    def put(self, value: Any) -> Any:
+        """A reference that tasks can share."""
+        return self._ray.put(value)
+
+    def start(self, task: Callable[..., Any], *args: Any, done: Callable[[Any], None]) -> None:
+        """Run a task somewhere; ``done`` gets its result here."""
+        remote = self._ray.remote(_call).options(**self._options)
+        self._pending[remote.remote(task, *args)] = done
+
+    def collect(self) -> Iterator[Exception]:
+        """Until nothing is under way; yields what tasks failed with at their last attempt."""
+        while self._pending:
+            (ready, *_), _ = self._ray.wait(list(self._pending))
+            done = self._pending.pop(ready)
+            try:
+                result = self._ray.get(ready)
+            except self._ray.exceptions.RayError as error:
+                yield error
+            else:
+                done(result)
+
+
+def _call(task: Callable[..., Any], *args: Any) -> Any:
+    return task(*args)
+
+
+def write_model(folder: Path, files: dict[str, bytes]) -> None:
+    """Write a trained model's files, the card last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        write_beside(folder / name, [files[name]])
+
+
+def read_model(folder: Path) -> dict[str, bytes]:
+    """The files of a trained model."""
+    return {name: (folder / name).read_bytes() for name in FILES}

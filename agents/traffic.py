@@ -1,0 +1,42 @@
+"""`Traffic`: what a scheduler is trained for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+from laps_env.checks import check_positive
+from laps_env.scenarios import Scenario, get_scenario
+from laps_env.workloads.prediction import PredictorError
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Scenarios, errors of the length predictions, loads: all combinations, equally often.
+
+    Attributes:
+        scenario: names.
+        predictor_errors: of the predictions (`laps_env.scenarios.Scenario.error_in_force`).
+        loads: shares of saturation.
+
+    Raises:
+        ValueError: one of them is empty or out of range.
+    """
+
+    scenario: tuple[str, ...] = ("mixed-serial",)
+    predictor_errors: tuple[float | Literal["recorded"] | None, ...] = (None,)
+    loads: tuple[float, ...] = (0.7, 0.9)
+
+    def __post_init__(self) -> None:
+        for name in ("scenario", "predictor_errors", "loads"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: expected at least one, got none")
+        for scenario, error in self.sources():
+            scenario.error_in_force(error)
+        for load in self.loads:
+            check_positive("loads", load)
+
+    def sources(self) -> list[tuple[Scenario, PredictorError]]:
+        """Each scenario with each error."""
+        return list(product(map(get_scenario, self.scenario), self.predictor_errors))

@@ -1,0 +1,94 @@
+"""Train and evaluate many schedulers: a grid as Ray tasks, here or on a cluster.
+
+    python scripts/sweep.py sweeps/learned.toml --out runs/learned
+    python scripts/sweep.py sweeps/learned.toml --out runs/learned --address ray://head:10001
+
+What a file asks for: `agents.sweep.read_sweep`. The same command goes on where a sweep was cut off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from agents.runs import about_run
+from agents.sweep import (
+    Sweep,
+    Tasks,
+    Training,
+    key_of,
+    read_model,
+    read_sweep,
+    write_model,
+)
+from laps_env.checks import check_count
+from laps_env.evaluation.runner import CODE
+from laps_env.line_journal import LineJournal
+from policies.model_file import is_model
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sweep", type=Path, help="TOML file")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--address", help="of a Ray cluster; this machine by default")
+    parser.add_argument("--attempts", type=int, default=3, help="at a task that fails or is lost")
+    parser.add_argument("--cores", type=int, default=1, help="that a task reserves")
+    given = parser.parse_args(argv)
+    try:
+        check_count("attempts", given.attempts)
+        check_count("cores", given.cores)
+        sweep = read_sweep(given.sweep)
+        given.out.mkdir(parents=True, exist_ok=True)
+        rows = LineJournal(given.out / "rows.journal", {"code": CODE})
+        import ray
+
+        ray.init(address=given.address, log_to_driver=False, configure_logging=False)
+        failed = run(sweep, given.out, rows, Tasks(given.attempts, given.cores))
+    except (ConnectionError, ImportError, OSError, ValueError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "interrupted: the same command goes on where this one was\n")
+    if failed:
+        parser.exit(1, f"{failed} tasks failed; the same command tries them again\n")
+
+
+def run(sweep: Sweep, folder: Path, rows: LineJournal, tasks: Tasks) -> int:
+    """Do what the folder does not hold; how many tasks failed for good."""
+    known = [entry["key"] for entry in rows.entries]
+
+    def trained(training: Training, files: dict[str, bytes]) -> None:
+        write_model(folder / training.name, files)
+        print(f"trained {training.name}", flush=True)
+        evaluate(training)
+
+    def evaluate(training: Training) -> None:
+        missing = [t for t in sweep.trials(training) if key_of(t) not in known]
+        if missing:
+            files = tasks.put(read_model(folder / training.name))
+        for trial in missing:
+            tasks.start(trial, files, done=partial(evaluated, key_of(trial)))
+
+    def evaluated(key: list[Any], row: dict[str, Any]) -> None:
+        rows.add({"key": key, "row": row})
+        print(f"evaluated {key}: {row['ratio_to_laps_sd']:.3f}", flush=True)
+
+    for training in sweep.trainings:
+        if is_model(folder / training.name):
+            LineJournal(folder / training.name / "journal", about_run(training.options))
+            evaluate(training)
+        else:
+            tasks.start(training, done=partial(trained, training))
+    failed = 0
+    for error in tasks.collect():
+        print(f"failed: {error}", file=sys.stderr, flush=True)
+        failed += 1
+    return failed
+
+
+if __name__ == "__main__":
+    main()
