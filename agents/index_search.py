@@ -21,10 +21,9 @@ from agents.judge import Judge
 from policies.features import REQUEST_FEATURES
 from policies.laws import Floats
 
-#: Where the search begins: the Gittins index, whatever the batch.
-START = np.array(
-    [[f.name == "gittins" for f in REQUEST_FEATURES], [False] * len(REQUEST_FEATURES)], np.float64
-)
+#: Where the search begins: the Gittins index, everywhere.
+START = np.zeros((3, len(REQUEST_FEATURES)))
+START[0, [feature.name for feature in REQUEST_FEATURES].index("gittins")] = 1
 #: Its first step, in units of a weight.
 STEP = 0.1
 

@@ -42,6 +42,7 @@ class Judge:
         rule: a learned rule; its weights are replaced by those that are judged.
         traffic: scenarios, each with the error of its predictions.
         loads: with each of the traffic gives ``repeats`` workloads of ``num_requests``.
+        cells: pairs of traffic and load that a seed is judged on, drawn by it; None for all.
         tail: weight of the p99 latency beside that of the mean.
         slots: rows of the request table.
     """
@@ -51,6 +52,7 @@ class Judge:
     loads: Sequence[float]
     num_requests: int
     repeats: int = 1
+    cells: int | None = None
     tail: float = 0.0
     slots: int = 64
 
@@ -73,8 +75,12 @@ class Judge:
             seed: seeds of different numbers give disjoint workloads.
             pool: the threads.
         """
-        cells = product(range(len(self.traffic)), self.loads, range(self.repeats))
-        return list(pool.map(lambda cell: self._task(set_tag, seed, *cell), cells))
+        cells = list(product(range(len(self.traffic)), self.loads))
+        if self.cells is not None and self.cells < len(cells):
+            chosen = np.random.default_rng(seed).choice(len(cells), self.cells, replace=False)
+            cells = [cells[k] for k in sorted(chosen)]
+        asked = [(*cell, repeat) for cell, repeat in product(cells, range(self.repeats))]
+        return list(pool.map(lambda cell: self._task(set_tag, seed, *cell), asked))
 
     def _task(self, set_tag: str, seed: int, place: int, load: float, repeat: int) -> Task:
         scenario, error = self.traffic[place]

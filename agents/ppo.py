@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import torch
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.logger import configure
 
@@ -52,6 +53,7 @@ class PPOOptions(Traffic):
         without: what an ablation takes away (`policies.features.Feature.about`, "mask").
         teacher: policy that is imitated first, or "none".
         imitation_steps: of all environments.
+        exploration: mean entropy of the choices with which PPO begins, in nats (`soften`).
         seed: of everything; seeds of different numbers share no workload.
         rollout: steps of every environment between updates.
         rollouts: between checkpoints.
@@ -72,6 +74,7 @@ class PPOOptions(Traffic):
     without: tuple[str, ...] = ()
     teacher: str = "oracle_srpt"
     imitation_steps: int = 1500
+    exploration: float = 0.3
     seed: int = 0
     rollout: int = 256
     rollouts: int = 10
@@ -90,7 +93,7 @@ class PPOOptions(Traffic):
             check_count(name, getattr(self, name))
         for name in ("curriculum", "imitation_steps", "value_rollouts", "seed"):
             check_count(name, getattr(self, name), least=0)
-        for name in ("learning_rate", "clip", "horizon"):
+        for name in ("learning_rate", "clip", "horizon", "exploration"):
             check_positive(name, getattr(self, name))
         cells = len(self.sources()) * len(self.loads)
         if self.envs < cells:
@@ -202,6 +205,8 @@ class PPOTrainer:
         if self.block == 0 and self.options.teacher != "none":
             self._imitate(report)
         else:
+            if self.block == 1 and self.options.teacher != "none":
+                self._soften()
             self._learn()
         self.block += 1
 
@@ -218,6 +223,17 @@ class PPOTrainer:
 
         rng = np.random.default_rng(options.seed)
         imitate(self.policy, self.venv, teacher, options.imitation_steps, 1e-3, rng, told)
+
+    def _soften(self) -> None:
+        observation = self.venv.reset()
+        for _ in range(500):  # until queues are as they usually are
+            masks = np.stack(self.venv.env_method("action_masks"))
+            actions, _ = self.policy.predict(observation, deterministic=True, action_masks=masks)
+            self.venv.step_async(actions)
+            observation, *_ = self.venv.step_wait()
+        masks = np.stack(self.venv.env_method("action_masks"))
+        seen = {name: torch.from_numpy(part) for name, part in observation.items()}
+        self.policy.soften(seen, masks, self.options.exploration)
 
     def _learn(self) -> None:
         options = self.options

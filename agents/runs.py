@@ -80,6 +80,7 @@ class IndexOptions(Traffic):
         scenario, predictor_errors, loads: of `Traffic`.
         num_requests: of a workload.
         repeats: workloads of each scenario, error and load in a generation.
+        cells: combinations that a generation is judged on, drawn anew for each; None for all.
         tail: weight of the log p99 latency beside that of the mean.
         seed: of the search; seeds of different numbers share no workload.
 
@@ -89,6 +90,7 @@ class IndexOptions(Traffic):
 
     num_requests: int = 500
     repeats: int = 2
+    cells: int | None = None
     tail: float = 0.0
     seed: int = 0
 
@@ -96,6 +98,7 @@ class IndexOptions(Traffic):
         super().__post_init__()
         for name in ("num_requests", "repeats"):
             check_count(name, getattr(self, name))
+        check_count("cells", self.cells, optional=True)
         check_count("seed", self.seed, least=0)
         if not (is_finite(self.tail) and self.tail >= 0):
             raise ValueError(f"tail: expected a finite number >= 0, got {self.tail!r}")
@@ -170,6 +173,7 @@ class Run:
             rule,
             num_requests=options.num_requests,
             repeats=options.repeats,
+            cells=options.cells,
             tail=options.tail,
         )
         look = self._look(rule)

@@ -21,8 +21,9 @@ from policies.policy import RuleSpec
 from policies.remaining import OVERRUN, remaining_tokens, shrunk_tokens_per_round
 
 _FITTED = 2
-#: Fitted constants of a category: tokens per round, then weight, offset and variance of log L.
-LAW_SIZE = 4
+#: Fitted constants of a category: tokens per round; weight, offset, variance, misfit of log L.
+LAW_SIZE = 5
+MISFIT = 4
 
 
 @inlined
@@ -44,7 +45,7 @@ def bayes_srpt(row: Any, server: Any, params: Any, memory: Any) -> float:
 
 def length_posteriors(laws: Laws) -> Floats:
     """The constants of all categories, flat."""
-    table = [laws.tokens_per_round, laws.weight, laws.offset, laws.variance]
+    table = [laws.tokens_per_round, laws.weight, laws.offset, laws.variance, laws.misfit]
     return np.stack(table, axis=1).ravel()
 
 

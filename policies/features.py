@@ -38,7 +38,7 @@ from laps_env.layout import (
     WINDOW_ACCEPTANCE,
     WINDOW_SPREAD,
 )
-from policies.bayes_srpt import posterior_log_length
+from policies.bayes_srpt import MISFIT, posterior_log_length
 from policies.gittins import index_tables, index_tokens
 from policies.laws import Floats, Laws
 from policies.remaining import remaining_tokens, shrunk_tokens_per_round
@@ -61,6 +61,7 @@ REQUEST_FEATURES = (
     Feature("bayes", "log of Bayes SRPT's remaining rounds / 4", "category"),
     Feature("predicted", "log of (predicted - generated) tokens, in rounds / 4", "length"),
     Feature("deviation", "standard deviation of log length, given the prediction", "category"),
+    Feature("misfit", "distance of log lengths from the law of the others", "category"),
     Feature("age", "log(1 + generated / expected length)", "category"),
     Feature("surprise", "log(own tokens per round, shrunk / the category's)", "acceptance"),
     Feature("acceptance", "accepted / drafted so far", "acceptance"),
@@ -93,7 +94,7 @@ def describe_request(row: Any, server: Any, law: Any, out: Any) -> None:
         row: of ``observation["queue"]``.
         server: ``observation["server"]``.
         law: the category's constants (`policies.gittins.index_tables`).
-        out: float [17].
+        out: float [18].
     """
     generated, rounds = row[GENERATED_TOKENS], row[ROUNDS]
     round_s = round_duration_s(server)
@@ -105,18 +106,19 @@ def describe_request(row: Any, server: Any, law: Any, out: Any) -> None:
     out[2] = math.log(remaining_tokens(row, expected, 0.0) / speed) / 4
     out[3] = math.log(remaining_tokens(row, row[PREDICTED_TOKENS], 0.0) / speed) / 4
     out[4] = deviation
-    out[5] = math.log1p(generated / expected)
-    out[6] = math.log(speed / law[0])
-    out[7] = row[ACCEPTED] / max(row[DRAFTED], 1.0)
-    out[8] = row[WINDOW_ACCEPTANCE]
-    out[9] = row[WINDOW_SPREAD]
-    out[10] = math.log1p(rounds) / 4
-    out[11] = math.log1p(row[ATTAINED_S] / round_s) / 4
-    out[12] = math.log1p(row[WAITING_S] / round_s) / 8
-    out[13] = math.log1p(row[IDLE_S] / round_s) / 8
-    out[14] = row[RAN]
-    out[15] = row[CACHED]
-    out[16] = math.log1p(row[PROMPT_TOKENS]) / 8
+    out[5] = law[MISFIT]
+    out[6] = math.log1p(generated / expected)
+    out[7] = math.log(speed / law[0])
+    out[8] = row[ACCEPTED] / max(row[DRAFTED], 1.0)
+    out[9] = row[WINDOW_ACCEPTANCE]
+    out[10] = row[WINDOW_SPREAD]
+    out[11] = math.log1p(rounds) / 4
+    out[12] = math.log1p(row[ATTAINED_S] / round_s) / 4
+    out[13] = math.log1p(row[WAITING_S] / round_s) / 8
+    out[14] = math.log1p(row[IDLE_S] / round_s) / 8
+    out[15] = row[RAN]
+    out[16] = row[CACHED]
+    out[17] = math.log1p(row[PROMPT_TOKENS]) / 8
 
 
 @inlined

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,8 @@ class Laws:
 
     Attributes:
         weight, offset, variance: float64 [C], the line and the variance of log L around it.
+        misfit: float64 [C], largest difference between the distribution of log L around the line
+            and the normal one (Kolmogorov's distance): large where lengths are cut by a limit.
         tokens_per_round: float64 [C], output tokens / rounds at the reference draft length.
         seconds_per_prefill_token, seconds_per_prefill: cost of a prefill, from the cost model.
     """
@@ -38,6 +41,7 @@ class Laws:
     weight: Floats
     offset: Floats
     variance: Floats
+    misfit: Floats
     tokens_per_round: Floats
     seconds_per_prefill_token: float
     seconds_per_prefill: float
@@ -68,6 +72,7 @@ def fit_laws(scenario: Scenario, predictor_error: PredictorError) -> Laws:
         weight=lines[:, 0],
         offset=lines[:, 1],
         variance=lines[:, 2],
+        misfit=lines[:, 3],
         tokens_per_round=np.array(
             [workload.output_tokens[m].sum() / rounds[m].sum() for m in members]
         ),
@@ -76,9 +81,21 @@ def fit_laws(scenario: Scenario, predictor_error: PredictorError) -> Laws:
     )
 
 
-def _line(x: Floats, y: Floats) -> tuple[float, float, float]:
-    """Least squares y = weight * x + offset, 0 <= weight; with the variance of y around it."""
+def _line(x: Floats, y: Floats) -> tuple[float, float, float, float]:
+    """Least squares y = weight * x + offset, 0 <= weight; variance and misfit of y around it."""
     spread = float(x.var())
     weight = max(float(np.cov(x, y, bias=True)[0, 1]) / spread, 0.0) if spread > 0 else 0.0
     offset = float(y.mean() - weight * x.mean())
-    return weight, offset, float((y - weight * x - offset).var())
+    around = np.sort(y - weight * x - offset)
+    return weight, offset, float(around.var()), _distance_to_normal(around)
+
+
+def _distance_to_normal(ordered: Floats) -> float:
+    """Kolmogorov's distance to the normal law with the same mean and variance."""
+    sd = float(ordered.std())
+    if sd == 0.0:
+        return 0.0
+    z = (ordered - ordered.mean()) / (sd * math.sqrt(2.0))
+    normal = np.array([0.5 * math.erfc(-v) for v in z])
+    ranks = np.arange(z.size + 1) / z.size
+    return float(max((ranks[1:] - normal).max(), (normal - ranks[:-1]).max()))

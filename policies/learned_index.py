@@ -1,8 +1,9 @@
 """A learned index: a weighted sum of what is known of a request, lowest first.
 
-Each weight is a + b log(batch size) / 4: what an order has to look at changes when requests share
-rounds. They are found by a search without derivatives on simulated workloads
-(`agents.index_search`). A weight of 1 on ``gittins`` alone is the Gittins index.
+Each weight is a + b log(batch size) / 4 + c misfit of the category's length law: what an order has
+to look at changes when requests share rounds, and where lengths do not follow the law. They are
+found by a search without derivatives on simulated workloads (`agents.index_search`). A weight of 1
+on ``gittins`` alone is the Gittins index.
 """
 
 from __future__ import annotations
@@ -14,23 +15,25 @@ import numpy as np
 
 from laps_env._jit import rule
 from laps_env.layout import BATCH_SIZE, CATEGORY
+from policies.bayes_srpt import MISFIT
 from policies.features import REQUEST_FEATURES, describe_request, weights_and_laws
 from policies.gittins import INDEX_SIZE
 from policies.laws import Floats
 from policies.policy import RuleSpec
 
-_REQUEST = len(REQUEST_FEATURES)
+_ROWS, _REQUEST = 3, len(REQUEST_FEATURES)
 
 
 @rule
 def learned_index(row: Any, server: Any, params: Any, memory: Any) -> float:
     """The sum; the features are written into the request's memory."""
-    first = 2 * _REQUEST + INDEX_SIZE * int(row[CATEGORY])
+    first = _ROWS * _REQUEST + INDEX_SIZE * int(row[CATEGORY])
     describe_request(row, server, params[first : first + INDEX_SIZE], memory)
-    batch = math.log(server[BATCH_SIZE]) / 4
+    batch, misfit = math.log(server[BATCH_SIZE]) / 4, params[first + MISFIT]
     total = 0.0
     for i in range(_REQUEST):
-        total += (params[i] + batch * params[_REQUEST + i]) * memory[i]
+        weight = params[i] + batch * params[_REQUEST + i] + misfit * params[2 * _REQUEST + i]
+        total += weight * memory[i]
     return total
 
 
@@ -39,14 +42,14 @@ def index_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
 
     Args:
         name: of the policy.
-        arrays: ``weights`` [2, 17]: a and b, one each per request feature.
+        arrays: ``weights`` [3, 18]: a, b and c, one each per request feature.
 
     Raises:
         ValueError: other arrays.
     """
     shapes = {name: np.shape(array) for name, array in arrays.items()}
-    if shapes != {"weights": (2, _REQUEST)}:
-        raise ValueError(f"index: expected weights of shape (2, {_REQUEST}), got {shapes}")
+    if shapes != {"weights": (_ROWS, _REQUEST)}:
+        raise ValueError(f"index: expected weights of shape ({_ROWS}, {_REQUEST}), got {shapes}")
     weights = np.asarray(arrays["weights"], np.float64).ravel()
 
     return RuleSpec(

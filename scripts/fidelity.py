@@ -258,7 +258,7 @@ def method(settings: Settings, findings: Findings) -> list[str]:
         f"fixed times, the same for all: {settings.load:g} of {findings.saturation_rps:.3g} "
         "requests per second, the saturation of the replay under the first calibration.",
         "A repetition is a live episode of every policy under the measured clock, and a "
-        f"calibration among them: in turns, each episode advances by {TURN_S:g} s of its own clock, then "
+        f"calibration among them: in turns, each episode advances by {TURN_S:g} s, then "
         f"{CELLS_PER_TURN} cells of the calibration's grid are timed, so that a machine whose "
         f"speed drifts does so for all; {len(findings.repetitions)} repetitions. A cell is a "
         f"prefill and a round on random prompts (batches {words(grid.batches)}; draft length "

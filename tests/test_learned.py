@@ -35,7 +35,7 @@ def workload(**changes: Any) -> Any:
 
 @pytest.mark.parametrize(("feature", "name"), [("bayes", "bayes_srpt"), ("gittins", "gittins")])
 def test_an_index_of_one_feature_is_that_rule(feature: str, name: str) -> None:
-    weights = np.zeros((2, len(REQUEST_FEATURES)))
+    weights = np.zeros((3, len(REQUEST_FEATURES)))
     weights[0, [f.name for f in REQUEST_FEATURES].index(feature)] = 1
     index = policies.make(index_spec("again", {"weights": weights}), SCENARIO)
     known = policies.make(name, SCENARIO)
@@ -46,10 +46,11 @@ def test_an_index_of_one_feature_is_that_rule(feature: str, name: str) -> None:
 
 def test_an_index_weighs_by_the_batch() -> None:
     """At batch 8, a weight per log(batch) / 4 is that times the plain weight."""
-    weights = np.random.default_rng(0).normal(size=(2, len(REQUEST_FEATURES)))
+    weights = np.random.default_rng(0).normal(size=(3, len(REQUEST_FEATURES)))
+    weights[2] = 0
     both = weights[0] + weights[1] * np.log(8) / 4
     scenario = get_scenario(SCENARIO)
-    rules = [index_spec("i", {"weights": w}) for w in (weights, np.stack([both, 0 * both]))]
+    rules = [index_spec("i", {"weights": w}) for w in (weights, [both, 0 * both, 0 * both])]
     one, other = (
         evaluate_episode(policies.make(rule, scenario), workload(), scenario) for rule in rules
     )
@@ -71,7 +72,7 @@ def test_a_pointer_network_looks_at_all_requests() -> None:
 def test_arrays_of_other_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="network: expected arrays"):
         pointer_spec("p", random_arrays() | {"w": np.zeros(3)})
-    with pytest.raises(ValueError, match=r"index: expected weights of shape \(2, 17\)"):
+    with pytest.raises(ValueError, match=r"index: expected weights of shape \(3, 18\)"):
         index_spec("i", {"weights": np.zeros(3)})
 
 

@@ -224,6 +224,7 @@ LAWS = Laws(
     weight=np.array([0.5, 0.2]),
     offset=np.array([0.5, 0.8]) * np.log([50.0, 400.0]),
     variance=np.array([0.5, 0.2]),
+    misfit=np.zeros(2),
     tokens_per_round=np.array([2.0, 4.0]),
     seconds_per_prefill_token=0.0,
     seconds_per_prefill=0.0,
