@@ -25,5 +25,7 @@ def hyperparameters(algorithm: str, scenarios: Sequence[str]) -> dict[str, Any]:
 
 
 def as_option(value: Any) -> Any:
-    """Lists as tuples, as the options have them."""
-    return tuple(value) if isinstance(value, list) else value
+    """Lists as tuples and "None" as None, as the options have them."""
+    if isinstance(value, list):
+        return tuple(map(as_option, value))
+    return None if value == "None" else value

@@ -29,23 +29,29 @@ STEP = 0.1
 
 
 def search(
-    judge: Judge, seed: int, known: Sequence[Sequence[float]] = (), jobs: int | None = None
+    judge: Judge,
+    rows: int,
+    seed: int,
+    known: Sequence[Sequence[float]] = (),
+    jobs: int | None = None,
 ) -> Iterator[tuple[list[float], Floats]]:
     """Generation by generation, the candidates' scores and the centre of the distribution.
 
     Args:
         judge: of a rule that `policies.learned_index.index_spec` made.
+        rows: of the weights that are searched, the others stay 0: what tells batches or laws apart
+            has no use where there is one scenario.
         seed: of the search and of its workloads.
         known: scores of the first generations from an earlier run, which are not judged again: with
             them the search goes on exactly where that one was.
         jobs: threads.
 
     Yields:
-        The scores, and float64 weights, flat as `START`.
+        The scores, and float64 weights, shaped as `START`.
     """
     rng = np.random.default_rng(seed)
     options = {"randn": lambda *shape: rng.standard_normal(shape), "seed": np.nan, "verbose": -9}
-    strategy = cma.CMAEvolutionStrategy(START.ravel(), STEP, options)
+    strategy = cma.CMAEvolutionStrategy(START[:rows].ravel(), STEP, options)
     with ThreadPoolExecutor(jobs) as pool:
         for generation in count():
             candidates = strategy.ask()
@@ -53,6 +59,14 @@ def search(
                 scores = list(known[generation])
             else:
                 tasks = judge.tasks("train", seed + generation, pool)
-                scores = list(pool.map(partial(judge.score, tasks=tasks), candidates))
+                whole = [complete(candidate).ravel() for candidate in candidates]
+                scores = list(pool.map(partial(judge.score, tasks=tasks), whole))
             strategy.tell(candidates, scores)
-            yield scores, np.asarray(strategy.result.xfavorite, np.float64)
+            yield scores, complete(strategy.result.xfavorite)
+
+
+def complete(searched: Floats) -> Floats:
+    """The weights, shaped as `START`, from its first rows."""
+    weights = np.zeros(START.size)
+    weights[: searched.size] = searched
+    return weights.reshape(START.shape)

@@ -178,15 +178,22 @@ class Run:
         )
         look = self._look(rule)
         known = [scores for entry in self.journal.entries for scores in entry["scores"]]
-        generations = search(judge, options.seed * 2**20, known)
+        rows = len(START) if len(options.scenario) > 1 else 1
+        generations = search(judge, rows, options.seed * 2**20, known)
         for _ in islice(generations, len(known)):
             pass
+        if not self.journal.entries:
+            yield self._index_block([], START, look)
         while True:
             block = list(islice(generations, GENERATIONS))
-            weights = block[-1][1]
-            tune = look(weights)
-            self._keep_if_best("index", {"weights": weights.reshape(START.shape)}, tune)
-            yield {"scores": [scores for scores, _ in block], "tune": tune}
+            yield self._index_block([scores for scores, _ in block], block[-1][1], look)
+
+    def _index_block(
+        self, scores: list[list[float]], weights: Floats, look: Callable[[Floats], list[float]]
+    ) -> Entry:
+        tune = look(weights.ravel())
+        self._keep_if_best("index", {"weights": weights}, tune)
+        return {"scores": scores, "tune": tune}
 
     def ppo_blocks(self, report: Callable[[str], None]) -> Generator[Entry]:
         """Blocks of PPO, from the last checkpoint."""

@@ -106,7 +106,8 @@ def read_sweep(path: Path) -> Sweep:
         algorithm = "index"             # or "ppo"
         seeds = [0, 1, 2, 3, 4]
         blocks = 20                     # or minutes
-        scenario = ["mixed-serial"]     # and any other option of the algorithm
+        scenario = ["mixed-serial"]     # and any other option of the algorithm; or, for a run per
+        # each = ["mixed-serial"]       # scenario, this
 
         [evaluate]
         scenarios = ["mixed-serial"]
@@ -133,6 +134,12 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def _trainings(entry: dict[str, Any]) -> Iterator[Training]:
+    each = entry.pop("each", [])
+    if each:
+        for scenario in each:
+            own = {**entry, "name": f"{entry['name']}-{scenario}", "scenario": [scenario]}
+            yield from _trainings(own)
+        return
     name, algorithm, seeds = entry.pop("name"), entry.pop("algorithm"), entry.pop("seeds")
     if algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm: expected one of {list(ALGORITHMS)}, got {algorithm!r}")
@@ -149,10 +156,11 @@ def _grids(entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if not entry:
         return
     cells = product(
-        entry.pop("scenarios"), entry.pop("predictor_errors", [None]), entry.pop("loads")
+        entry.pop("scenarios"), entry.pop("predictor_errors", ["None"]), entry.pop("loads")
     )
     for scenario, error, load in cells:
-        grid = {"scenarios": (scenario,), "loads": (load,), "predictor_error": error, **entry}
+        given = {"predictor_error": as_option(error), **entry}
+        grid = {"scenarios": (scenario,), "loads": (load,), **given}
         Grid(policies=("fcfs",), **grid)  # refuses what is out of range
         yield grid
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import cache
-from importlib.resources import files
+from importlib.resources import as_file, files
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,9 @@ SPECS: dict[str, RuleSpec] = {
 
 _TUNED = "_tuned"
 
+#: Models that the package carries, trained as docs/learned.md says.
+LEARNED: tuple[str, ...] = ()
+
 
 def list_policies() -> list[str]:
     """Names for `make`, without the ``+smartspec`` variants."""
@@ -82,7 +85,7 @@ def list_policies() -> list[str]:
         names.append(name)
         if spec.parameters:
             names.append(name + _TUNED)
-    return names
+    return [*names, *LEARNED]
 
 
 def make(
@@ -110,7 +113,12 @@ def make(
     if isinstance(name, RuleSpec):
         return _fill_in(name.name, name, scenario, predictor_error, settings)
     if isinstance(name, str) and is_model(name):
-        return _fill_in(name, load_rule(name), scenario, predictor_error, settings)
+        rule = load_rule(name, name, scenario.name)
+        return _fill_in(name, rule, scenario, predictor_error, settings)
+    if name in LEARNED:
+        with as_file(files("policies") / "data" / name) as folder:
+            rule = load_rule(name, str(folder), scenario.name)
+        return _fill_in(name, rule, scenario, predictor_error, settings)
     base, plus, draft_rule = str(name).partition("+")
     rule_name = base.removesuffix(_TUNED)
     if base not in list_policies() or (plus and draft_rule != SMARTSPEC):
@@ -124,8 +132,13 @@ def make(
     return replace(policy, draft_length=draft_rule or None)
 
 
-def load_rule(folder: str) -> RuleSpec:
-    """The rule of a trained model; its name is the folder's path.
+def load_rule(name: str, folder: str, scenario: str) -> RuleSpec:
+    """The rule of a trained model.
+
+    Args:
+        name: of the rule.
+        folder: of the model (`policies.model_file`).
+        scenario: whose own weights are taken, where the model has some.
 
     Raises:
         ValueError: damaged files, or a kind of model that is no compiled rule.
@@ -133,9 +146,10 @@ def load_rule(folder: str) -> RuleSpec:
     """
     card, weights = load_model(folder)
     if card["kind"] == "pointer":
-        return pointer_spec(folder, weights)
+        return pointer_spec(name, weights)
     if card["kind"] == "index":
-        return index_spec(folder, weights)
+        own = weights.get(f"weights.{scenario}")
+        return index_spec(name, weights if own is None else {"weights": own})
     raise ValueError(f"{folder}: kind: expected 'pointer' or 'index', got {card['kind']!r}")
 
 

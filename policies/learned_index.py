@@ -42,14 +42,14 @@ def index_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
 
     Args:
         name: of the policy.
-        arrays: ``weights`` [3, 18]: a, b and c, one each per request feature.
+        arrays: of them ``weights`` [3, 18]: a, b and c, one each per request feature.
 
     Raises:
         ValueError: other arrays.
     """
-    shapes = {name: np.shape(array) for name, array in arrays.items()}
-    if shapes != {"weights": (_ROWS, _REQUEST)}:
-        raise ValueError(f"index: expected weights of shape ({_ROWS}, {_REQUEST}), got {shapes}")
+    shape = np.shape(arrays.get("weights", ()))
+    if shape != (_ROWS, _REQUEST):
+        raise ValueError(f"index: expected weights of shape ({_ROWS}, {_REQUEST}), got {shape}")
     weights = np.asarray(arrays["weights"], np.float64).ravel()
 
     return RuleSpec(
