@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 # The tested versions; a machine with a GPU may want others (see constraints.txt).
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help venv evaluate test bench lint tune reproduce demo-models wheel clean
+.PHONY: help venv evaluate test bench lint train tune reproduce demo-models wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ lint: $(VENV)/.dev  ## check style and types
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
+
+train: $(VENV)/.agents  ## train a scheduler: ARGS="--minutes 15 --out runs/demo"
+	$(RUN) scripts/train.py $(ARGS)
 
 tune: $(VENV)/.evaluate  ## choose the policies' parameters again, on the tune set
 	$(RUN) scripts/tune.py $(ARGS)
@@ -55,6 +58,11 @@ $(VENV)/.evaluate: $(VENV)/.python pyproject.toml constraints.txt
 	@touch $@
 
 # torch goes first and by itself: a package that depends on it would choose its own build.
+$(VENV)/.agents: $(VENV)/.evaluate
+	$(INSTALL) torch
+	$(INSTALL) --editable '.[agents,evaluate]'
+	@touch $@
+
 $(VENV)/.demo: $(VENV)/.evaluate
 	$(INSTALL) torch
 	$(INSTALL) --editable '.[demo,evaluate]'

@@ -14,6 +14,7 @@ import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -56,25 +57,51 @@ class Training:
 
 @dataclass(frozen=True)
 class Trial:
-    """A model evaluated on one scenario at one load.
+    """A policy evaluated on one scenario at one load.
 
     Attributes:
-        name: of the training.
-        grid: policies apart.
+        name: of the policy or of the training.
+        grid: of `Grid`, policies apart.
     """
 
     name: str
     grid: dict[str, Any]
 
-    def __call__(self, files: dict[str, bytes]) -> dict[str, Any]:
-        """The results row of the model with these files, under its name."""
+    def __call__(self, files: dict[str, bytes] | None = None) -> dict[str, Any]:
+        """The results row of the policy, or of the model with these files."""
+        if files is None:
+            return self._row(self.name)
         with tempfile.TemporaryDirectory() as folder:
             for name in (WEIGHTS, CARD):
                 (Path(folder) / name).write_bytes(files[name])
-            evaluation = Evaluation(Grid(policies=(folder,), **self.grid))
-            evaluation.run(jobs=1)
-            (row,) = evaluation.results()["rows"]
-        return {**row, "policy": self.name}
+            return {**self._row(folder), "policy": self.name}
+
+    def _row(self, policy: str) -> dict[str, Any]:
+        evaluation = Evaluation(Grid(policies=(policy,), **self.grid))
+        evaluation.run(jobs=1)
+        row: dict[str, Any]
+        (row,) = evaluation.results()["rows"]
+        return row
+
+    @property
+    def key(self) -> list[Any]:
+        """What tells its row from the others of a sweep."""
+        return [self.name, *(self.grid[name] for name in sorted(self.grid))]
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """A table [[evaluate]].
+
+    Attributes:
+        grids: one scenario, load and predictor error each.
+        models: patterns of the names of the trainings that it is for.
+        policies: that stand beside them.
+    """
+
+    grids: list[dict[str, Any]]
+    models: tuple[str, ...]
+    policies: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -83,17 +110,31 @@ class Sweep:
 
     Attributes:
         trainings: every run with every seed.
-        grids: of the trials, one scenario, load and predictor error each.
+        evaluations: what they are tried on.
     """
 
     trainings: list[Training]
-    grids: list[dict[str, Any]]
+    evaluations: list[Evaluations]
 
     def trials(self, training: Training) -> list[Trial]:
         """Of one trained model; networks that are no compiled rules have none."""
         if getattr(training.options, "network", "pointer") != "pointer":
             return []
-        return [Trial(training.name, grid) for grid in self.grids]
+        return [
+            Trial(training.name, grid)
+            for asked in self.evaluations
+            for grid in asked.grids
+            if any(fnmatch(training.name, pattern) for pattern in asked.models)
+        ]
+
+    def rivals(self) -> list[Trial]:
+        """Of the policies that stand beside the models."""
+        return [
+            Trial(policy, grid)
+            for asked in self.evaluations
+            for grid in asked.grids
+            for policy in asked.policies
+        ]
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -109,7 +150,9 @@ def read_sweep(path: Path) -> Sweep:
         scenario = ["mixed-serial"]     # and any other option of the algorithm; or, for a run per
         # each = ["mixed-serial"]       # scenario, this
 
-        [evaluate]
+        [[evaluate]]
+        models = ["index-*"]            # all by default
+        policies = ["laps_sd_tuned"]    # that stand beside them, by default none
         scenarios = ["mixed-serial"]
         loads = [0.7, 0.9]
         predictor_errors = [0.3, 0.8]   # by default each scenario's own
@@ -123,12 +166,12 @@ def read_sweep(path: Path) -> Sweep:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
         unknown = set(document) - {"train", "evaluate"}
         if unknown or not document.get("train"):
-            raise ValueError(f"expected [[train]] and [evaluate], got {sorted(document)}")
+            raise ValueError(f"expected [[train]] and [[evaluate]], got {sorted(document)}")
         trainings = [t for entry in document["train"] for t in _trainings(dict(entry))]
         names = [training.name for training in trainings]
         if len(set(names)) < len(names):
             raise ValueError(f"expected different names, got {names}")
-        return Sweep(trainings, list(_grids(dict(document.get("evaluate", {})))))
+        return Sweep(trainings, [_evaluations(dict(e)) for e in document.get("evaluate", [])])
     except (tomllib.TOMLDecodeError, TypeError, ValueError, KeyError) as error:
         raise ValueError(f"{path}: {type(error).__name__}: {error}") from None
 
@@ -152,23 +195,17 @@ def _trainings(entry: dict[str, Any]) -> Iterator[Training]:
         yield Training(f"{name}-{seed}", kind(**(defaults | given), seed=seed), budget)
 
 
-def _grids(entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    if not entry:
-        return
+def _evaluations(entry: dict[str, Any]) -> Evaluations:
+    models, policies = entry.pop("models", ["*"]), entry.pop("policies", [])
     cells = product(
         entry.pop("scenarios"), entry.pop("predictor_errors", ["None"]), entry.pop("loads")
     )
+    grids = []
     for scenario, error, load in cells:
-        given = {"predictor_error": as_option(error), **entry}
-        grid = {"scenarios": (scenario,), "loads": (load,), **given}
-        Grid(policies=("fcfs",), **grid)  # refuses what is out of range
-        yield grid
-
-
-def key_of(trial: Trial) -> list[Any]:
-    """What tells a trial's row from the others of a sweep."""
-    grid = trial.grid
-    return [trial.name, *grid["scenarios"], *grid["loads"], grid["predictor_error"]]
+        grid = {"scenarios": [scenario], "loads": [load], "predictor_error": as_option(error)}
+        grids.append(grid | entry)
+        Grid(policies=("fcfs", *policies), **grids[-1])  # refuses what is out of range
+    return Evaluations(grids, tuple(models), tuple(policies))
 
 
 class Tasks:

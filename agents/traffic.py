@@ -8,7 +8,7 @@ from typing import Literal
 
 from laps_env.checks import check_positive
 from laps_env.scenarios import Scenario, get_scenario
-from laps_env.workloads.prediction import PredictorError
+from laps_env.workloads.prediction import RECORDED, PredictorError, make_predictor
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class Traffic:
             if not getattr(self, name):
                 raise ValueError(f"{name}: expected at least one, got none")
         for scenario, error in self.sources():
-            scenario.error_in_force(error)
+            in_force = scenario.error_in_force(error)
+            if in_force != RECORDED:
+                make_predictor(in_force)
         for load in self.loads:
             check_positive("loads", load)
 

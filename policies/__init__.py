@@ -42,6 +42,7 @@ from policies.model_file import is_model, load_model
 from policies.policy import Parameter, Policy, RuleSpec
 
 __all__ = [
+    "LEARNED",
     "SPECS",
     "Parameter",
     "Policy",
@@ -75,7 +76,7 @@ SPECS: dict[str, RuleSpec] = {
 _TUNED = "_tuned"
 
 #: Models that the package carries, trained as docs/learned.md says.
-LEARNED: tuple[str, ...] = ()
+LEARNED = ("learned_index",)
 
 
 def list_policies() -> list[str]:

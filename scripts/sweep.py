@@ -19,7 +19,7 @@ from agents.sweep import (
     Sweep,
     Tasks,
     Training,
-    key_of,
+    Trial,
     read_model,
     read_sweep,
     write_model,
@@ -67,16 +67,19 @@ def run(sweep: Sweep, folder: Path, rows: LineJournal, tasks: Tasks) -> int:
         evaluate(training)
 
     def evaluate(training: Training) -> None:
-        missing = [t for t in sweep.trials(training) if key_of(t) not in known]
+        missing = [trial for trial in sweep.trials(training) if trial.key not in known]
         if missing:
             files = tasks.put(read_model(folder / training.name))
         for trial in missing:
-            tasks.start(trial, files, done=partial(evaluated, key_of(trial)))
+            tasks.start(trial, files, done=partial(evaluated, trial))
 
-    def evaluated(key: list[Any], row: dict[str, Any]) -> None:
-        rows.add({"key": key, "row": row})
-        print(f"evaluated {key}: {row['ratio_to_laps_sd']:.3f}", flush=True)
+    def evaluated(trial: Trial, row: dict[str, Any]) -> None:
+        rows.add({"key": trial.key, "row": row})
+        print(f"evaluated {trial.key}: {row['ratio_to_laps_sd']:.3f}", flush=True)
 
+    for trial in sweep.rivals():
+        if trial.key not in known:
+            tasks.start(trial, done=partial(evaluated, trial))
     for training in sweep.trainings:
         if is_model(folder / training.name):
             LineJournal(folder / training.name / "journal", about_run(training.options))

@@ -49,6 +49,22 @@ def test_statistics_are_the_hand_worked_ones() -> None:
         statistics.ratio_with_interval(policy, base[:2])
 
 
+def test_seeds_of_training_are_resampled_too() -> None:
+    base = np.array([2.0, 2.0, 4.0])
+    values = np.array([[1.0, 2.0, 6.0], [3.0, 2.0, 4.0]])  # ratios 9/8 and 9/8
+    ratio, interval = statistics.nested_ratio_with_interval(values, base)
+    assert ratio == 9 / 8
+    assert interval is not None
+    assert 0.5 < interval[0] < 9 / 8 < interval[1] < 1.5  # these need luck with seed and workloads
+    same = np.outer([0.8, 1.0, 1.2], base)  # workloads agree, seeds do not
+    ratio, interval = statistics.nested_ratio_with_interval(same, base)
+    assert ratio == pytest.approx(1.0)
+    assert interval == pytest.approx((0.8, 1.2))  # 1/27 of the resamples have one seed alone
+    assert statistics.nested_ratio_with_interval(values[:1], base)[1] is None
+    with pytest.raises(ValueError, match="same workloads"):
+        statistics.nested_ratio_with_interval(values, base[:2])
+
+
 def test_interval_covers_the_true_mean_as_often_as_it_says() -> None:
     draws = np.random.default_rng(1).normal(3.0, 1.0, (300, 20))
     intervals = [statistics.mean_with_interval(row)[1] for row in draws]

@@ -263,3 +263,101 @@ def test_budgets() -> None:
 def test_features_have_distinct_names() -> None:
     names = [feature.name for feature in (*REQUEST_FEATURES, *SERVER_FEATURES)]
     assert len(set(names)) == len(names)
+
+
+# -- laws, choices, options -----------------------------------------------------------------------
+
+
+def test_misfit_is_kolmogorovs_distance() -> None:
+    from statistics import NormalDist
+
+    from policies.laws import _distance_to_normal
+
+    normal = np.array([NormalDist().inv_cdf((k + 0.5) / 1000) for k in range(1000)])
+    assert _distance_to_normal(3 + 2 * normal) < 0.002
+    # two values: at either one half of the law is short of, or beyond, NormalDist().cdf(1)
+    assert _distance_to_normal(np.array([0.0, 1.0])) == pytest.approx(NormalDist().cdf(1) - 0.5)
+    assert _distance_to_normal(np.zeros(5)) == 0.0
+
+
+def test_softened_choices_have_the_entropy_and_keep_their_order() -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("sb3_contrib")
+    from agents.ppo import PPOOptions, law_table
+    from agents.queue_policy import QueuePolicy
+    from laps_env.vector_env import SpecDecodeReplayVectorEnv
+
+    torch.manual_seed(0)
+    envs = SpecDecodeReplayVectorEnv(8, scenario=SCENARIO, num_requests=12, load=1000.0, slots=16)
+    laws, _ = law_table(PPOOptions(scenario=(SCENARIO,)))
+    spaces = (envs.single_observation_space, envs.single_action_space)
+    policy = QueuePolicy(*spaces, lambda _: 1e-3, laws=laws)
+    observation, info = envs.reset(seed=0)
+    for _ in range(10):
+        observation, *_, info = envs.step(info["action_mask"].argmax(axis=1))
+    seen = {name: torch.from_numpy(part) for name, part in observation.items()}
+    before = policy.get_distribution(seen, info["action_mask"]).mode()
+    policy.soften(seen, info["action_mask"], 0.3)
+    after = policy.get_distribution(seen, info["action_mask"])
+    assert after.entropy().mean().item() == pytest.approx(0.3, abs=1e-3)
+    assert after.mode().equal(before)
+
+
+def test_loads_rise_with_the_curriculum() -> None:
+    pytest.importorskip("sb3_contrib")
+    from agents.ppo import PPOOptions
+
+    options = PPOOptions(loads=(0.5, 0.9), curriculum=4)
+    assert [options.load_in(block, 0.9) for block in (0, 2, 4, 9)] == pytest.approx(
+        [0.5, 0.7, 0.9, 0.9]
+    )
+    assert options.load_in(0, 0.5) == 0.5
+    assert PPOOptions().load_in(0, 0.9) == 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scenario": ()}, "scenario: expected at least one"),
+        ({"scenario": ("none",)}, "scenario: expected one of"),
+        ({"loads": (0.0,)}, "loads: expected a finite number > 0"),
+        ({"predictor_errors": (-1.0,)}, "predictor error: expected"),
+        ({"envs": 1}, "envs: expected at least one for each of 2"),
+        ({"network": "tree"}, "network: expected one of"),
+        ({"without": ("luck",)}, "without: expected some of"),
+        ({"learning_rate": 0.0}, "learning_rate: expected a finite number > 0"),
+        ({"rollout": 0}, "rollout: expected an integer >= 1"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    pytest.importorskip("sb3_contrib")
+    from agents.ppo import PPOOptions
+
+    with pytest.raises(ValueError, match=message):
+        PPOOptions(**options)
+
+
+def test_hyperparameters_are_options() -> None:
+    pytest.importorskip("sb3_contrib")
+    from agents.hyperparameters import hyperparameters
+    from agents.ppo import PPOOptions
+
+    assert PPOOptions(**hyperparameters("ppo", ("mixed-serial",))).slots == PPOOptions().slots
+    assert PPOOptions(**hyperparameters("ppo", ("mixed-batch8", "chat-batch8-8b"))).slots == 64
+    mixed = hyperparameters("ppo", ("mixed-batch8", "mixed-serial"))
+    assert "slots" not in mixed  # an entry counts where its pattern matches all
+
+
+def test_an_attention_network_is_judged_by_stepping(tmp_path: Path, small_tune_set: None) -> None:
+    pytest.importorskip("sb3_contrib")
+    from agents.ppo import PPOOptions
+    from agents.runs import Budget, train
+
+    told: list[str] = []
+    options = PPOOptions(**{**TINY, "teacher": "fcfs", "network": "attention"})
+    train(options, tmp_path, Budget(blocks=1), lambda share, text: told.append(text))
+    assert "mean latency x" in told[-1]
+    card = json.loads((tmp_path / CARD).read_text())
+    assert card["kind"] == "attention"
+    with pytest.raises(ValueError, match="kind: expected 'pointer' or 'index', got 'attention'"):
+        policies.make(str(tmp_path), SCENARIO)

@@ -21,7 +21,7 @@ from laps_env.evaluation.runner import Evaluation
 from laps_env.files import check_output, write_beside
 from laps_env.scenarios import AS_RECORDED, list_scenarios
 from laps_env.workloads.prediction import RECORDED
-from policies import SPECS, list_policies
+from policies import LEARNED, SPECS, list_policies
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def _policies(text: str) -> tuple[str, ...]:
 
 _TUNED = [f"{name}_tuned" if f"{name}_tuned" in list_policies() else name for name in SPECS]
 
-#: Each rule once, tuned where it can be; LAPS-SD also as published, and with SmartSpec.
-DEFAULT_POLICIES = (*_TUNED, "laps_sd", "laps_sd_tuned+smartspec")
+#: Each rule once, tuned where it can be; what was learned; LAPS-SD as published and with SmartSpec.
+DEFAULT_POLICIES = (*_TUNED, *LEARNED, "laps_sd", "laps_sd_tuned+smartspec")
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class Options:
     policies: Annotated[
         tuple[str, ...],
         Option(
-            "names with commas, or 'all' (default: each rule once, tuned where it has parameters, "
-            "and laps_sd, laps_sd_tuned+smartspec)",
+            "names with commas, folders of trained models among them, or 'all' (default: each "
+            "rule once, tuned where it has parameters, and laps_sd, laps_sd_tuned+smartspec)",
             _policies,
         ),
     ] = DEFAULT_POLICIES

@@ -63,6 +63,32 @@ def ratio_with_interval(values: Floats, reference: Floats) -> tuple[float, Inter
     return float(values.sum() / reference.sum()), _interval(ratios, values.size)
 
 
+def nested_ratio_with_interval(values: Floats, reference: Floats) -> tuple[float, Interval]:
+    """As `ratio_with_interval` for several training seeds: seeds and workloads are resampled.
+
+    Args:
+        values: [S, n], of each seed's model on each workload.
+        reference: [n], on the same workloads.
+
+    Returns:
+        The ratio of the sums over seeds and workloads; the interval holds the noise of training and
+        of the traffic, and is None for a single seed or workload.
+
+    Raises:
+        ValueError: not measured on equally many workloads.
+    """
+    seeds, count = values.shape
+    _check_paired(values[0], reference)
+    # how often each resample takes a seed and a workload: sums without a copy of the values
+    rng = np.random.default_rng(RESAMPLING_SEED)
+    taken_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES)
+    taken = rng.multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    sums = np.einsum("rs,sn,rn->r", taken_seeds, values, taken, optimize=True) / seeds
+    ratios = sums / (taken @ reference)
+    ratio = float(values.mean(axis=0).sum() / reference.sum())
+    return ratio, _interval(ratios, min(seeds, count))
+
+
 def iqm_with_interval(values: Floats) -> tuple[float, Interval]:
     """Interquartile mean of one value per workload [n], with its interval.
 
