@@ -19,6 +19,7 @@ from stable_baselines3.common.logger import configure
 
 import policies
 from agents.buffer import Clock, TimeDiscountedBuffer
+from agents.held import HeldRounds
 from agents.imitation import Teacher, imitate
 from agents.networks import NETWORKS
 from agents.queue_policy import QueuePolicy
@@ -27,7 +28,6 @@ from agents.traffic import Traffic
 from agents.vec_env import ReplayVecEnv
 from laps_env.checks import check_count, check_positive
 from laps_env.evaluation.grid import REFERENCE
-from laps_env.vector_env import SpecDecodeReplayVectorEnv
 from policies.features import REQUEST_FEATURES
 from policies.gittins import INDEX_SIZE, index_tables
 from policies.laws import Floats, fit_laws
@@ -49,6 +49,7 @@ class PPOOptions(Traffic):
         num_requests: of an episode.
         slots: rows of the request table.
         envs: in all.
+        hold: rounds that the picks of one stand in training (`agents.held.HeldRounds`).
         network: of `agents.networks.NETWORKS`.
         without: what an ablation takes away (`policies.features.Feature.about`, "mask").
         teacher: policy that is imitated first, or "none".
@@ -70,6 +71,7 @@ class PPOOptions(Traffic):
     num_requests: int = 300
     slots: int = 32
     envs: int = 128
+    hold: int = 10
     network: str = "pointer"
     without: tuple[str, ...] = ()
     teacher: str = "oracle_srpt"
@@ -89,7 +91,7 @@ class PPOOptions(Traffic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("num_requests", "slots", "rollout", "rollouts", "epochs", "minibatch"):
+        for name in ("num_requests", "slots", "hold", "rollout", "rollouts", "epochs", "minibatch"):
             check_count(name, getattr(self, name))
         for name in ("curriculum", "imitation_steps", "value_rollouts", "seed"):
             check_count(name, getattr(self, name), least=0)
@@ -107,12 +109,13 @@ class PPOOptions(Traffic):
         if unknown:
             raise ValueError(f"without: expected some of {sorted(ABLATIONS)}, got {unknown}")
 
-    def groups(self) -> list[SpecDecodeReplayVectorEnv]:
+    def groups(self) -> list[HeldRounds]:
         """A vector environment per scenario, predictor error and load."""
         cells = list(product(self.sources(), self.loads))
         return [
-            SpecDecodeReplayVectorEnv(
+            HeldRounds(
                 self.envs // len(cells),
+                rounds=self.hold,
                 scenario=scenario,
                 load=load,
                 num_requests=self.num_requests,

@@ -136,3 +136,48 @@ def test_options_count_once_and_are_the_same_for_all() -> None:
     envs.set_options([{"workload_seed": 5}, {}])
     with pytest.raises(ValueError, match="options: expected the same for all rows"):
         envs.reset()
+
+
+# -- held rounds ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scenario", ["chat-serial-8b", "pressure-batch8"])
+def test_held_rounds_are_decided_less_often_and_lose_nothing(scenario: str) -> None:
+    """The return is minus the summed latency, and time adds up, however few the decisions are."""
+    from agents.held import HeldRounds
+
+    steps, options = {}, {"scenario": scenario, "num_requests": 12, "slots": 16, "load": 1.5}
+    for rounds in (1, 10):
+        envs = HeldRounds(2, rounds=rounds, **options)
+        _, info = envs.reset(seed=0)
+        began = envs.simulation.fleet.servers["now"].copy()
+        ended, total, time_s = np.zeros(2, bool), np.zeros(2), np.zeros(2)
+        count = 0
+        while not ended.all():
+            _, reward, terminated, _, info = envs.step(info["action_mask"].argmax(axis=1))
+            total += reward * ~ended
+            time_s += info["dt"] * ~ended
+            for row in np.flatnonzero(terminated & ~ended):
+                summary = {name: column[row] for name, column in info["summary"].items()}
+                assert total[row] == pytest.approx(-12 * summary["mean_latency_s"])
+                now = envs.simulation.fleet.servers["now"][row]
+                assert time_s[row] == pytest.approx((now - began[row]) * 1e-9)
+            ended |= terminated
+            count += 1
+        steps[rounds] = count
+    assert steps[10] < steps[1] / 3
+
+
+def test_rounds_held_once_are_the_environment() -> None:
+    from agents.held import HeldRounds
+
+    options = {"scenario": "mixed-batch8", "num_requests": 20, "slots": 16}
+    held = HeldRounds(3, rounds=1, **options)
+    plain = SpecDecodeReplayVectorEnv(3, **options)
+    (one, info), (other, _) = held.reset(seed=1), plain.reset(seed=1)
+    for _ in range(500):
+        actions = info["action_mask"].argmax(axis=1)
+        one, reward, *_, info = held.step(actions)
+        other, expected, *_ = plain.step(actions)
+        np.testing.assert_array_equal(one["queue"], other["queue"])
+        np.testing.assert_array_equal(reward, expected)
