@@ -52,7 +52,20 @@ class TableValue(nn.Module):
         return self.head(torch.cat([mean, total, tables.servers], dim=1)).squeeze(1)
 
 
-class PointerNetwork(nn.Module):
+class Scorer(nn.Module):
+    """Gives every request of `Tables` a score, [M]; linear in the layers of ``last``."""
+
+    last: list[nn.Module]
+
+    def divide(self, by: float) -> None:
+        """Divide all scores, up to a constant, by a number."""
+        with torch.no_grad():
+            for layer in self.last:
+                for parameter in layer.parameters():
+                    parameter.div_(by)
+
+
+class PointerNetwork(Scorer):
     """The scorer that `policies.learned` deploys: shared weights, pooled context."""
 
     def __init__(self) -> None:
@@ -64,6 +77,7 @@ class PointerNetwork(nn.Module):
         self.second = nn.Linear(FIRST, SECOND)
         self.score = nn.Linear(SECOND, 1, bias=False)
         self.direct = nn.Linear(REQUEST, 1, bias=False)
+        self.last = [self.score, self.direct]
 
     def forward(self, tables: Tables) -> torch.Tensor:
         """Scores [M]."""
@@ -90,7 +104,7 @@ class PointerNetwork(nn.Module):
         return {name: found[name].detach().double().numpy() for name in SHAPES}
 
 
-class AttentionNetwork(nn.Module):
+class AttentionNetwork(Scorer):
     """Instead of the mean, every request attends to the others (one block, four heads)."""
 
     WIDTH, HEADS = 32, 4
@@ -101,6 +115,7 @@ class AttentionNetwork(nn.Module):
         self.attention = nn.MultiheadAttention(self.WIDTH, self.HEADS, batch_first=True)
         self.second = nn.Linear(self.WIDTH, SECOND)
         self.score = nn.Linear(SECOND, 1, bias=False)
+        self.last = [self.score]
 
     def forward(self, tables: Tables) -> torch.Tensor:
         """Scores [M]."""
@@ -117,7 +132,7 @@ class AttentionNetwork(nn.Module):
         return self.score(torch.relu(self.second(mixed))).squeeze(1)
 
 
-class FlatNetwork(nn.Module):
+class FlatNetwork(Scorer):
     """The ablation without sharing: one network over all slots side by side.
 
     Args:
@@ -134,6 +149,7 @@ class FlatNetwork(nn.Module):
             nn.ReLU(),
             nn.Linear(64, slots),
         )
+        self.last = [self.layers[-1]]
 
     def forward(self, tables: Tables) -> torch.Tensor:
         """Scores [M]."""
@@ -144,7 +160,7 @@ class FlatNetwork(nn.Module):
 
 
 #: Scorers by name, made for a number of slots.
-NETWORKS: dict[str, Callable[[int], nn.Module]] = {
+NETWORKS: dict[str, Callable[[int], Scorer]] = {
     "pointer": lambda slots: PointerNetwork(),
     "attention": lambda slots: AttentionNetwork(),
     "flat": FlatNetwork,

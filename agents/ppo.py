@@ -121,7 +121,7 @@ class PPOOptions(Traffic):
                 num_requests=self.num_requests,
                 slots=self.slots,
                 predictor_error=error,
-                reward_scale=scenario.mean_gap_s(load, "train"),
+                reward_scale=self.horizon * scenario.mean_gap_s(load, "train"),
                 autoreset_mode="SameStep",
             )
             for (scenario, error), load in cells
@@ -157,6 +157,8 @@ class PPOTrainer:
         self.venv = ReplayVecEnv(*options.groups(), first_category=self.first_category)
         rewards = RelativeReward(self.venv, lambda scenario: policies.make(REFERENCE, scenario))
         self._loads = [float(envs.options.load) for envs in self.venv.groups]
+        # Rewards in horizons keep values of order one: gradients of scorer and valuer are clipped
+        # together, and a large one of the latter would leave nothing of the former.
         scale = np.array(self.venv.per_row(lambda envs: envs.options.reward_scale))
         self._rewards = rewards
         self.model = MaskablePPO(
@@ -169,12 +171,14 @@ class PPOTrainer:
             gae_lambda=options.trace,
             clip_range=options.clip,
             ent_coef=options.entropy,
+            max_grad_norm=10.0,
             rollout_buffer_class=TimeDiscountedBuffer,
-            rollout_buffer_kwargs={"horizon_s": options.horizon * scale},
+            rollout_buffer_kwargs={"horizon_s": scale},
             policy_kwargs={
                 "laws": laws,
                 "network": options.network,
                 "without": frozenset(options.without),
+                "optimizer_kwargs": {"eps": 1e-8},
             },
             seed=options.seed,
             device="cpu",

@@ -25,9 +25,6 @@ class QueuePolicy(MaskableActorCriticPolicy):
     A round is never started before it is full or nothing is left to add (the environment starts it
     then): what is learned is the order, as with the rules.
 
-    Attributes:
-        temperature: divides the scores; no matter to the likeliest choice (`soften`).
-
     Args:
         observation_space, action_space, lr_schedule: as every policy of stable-baselines3.
         network: of `agents.networks.NETWORKS`.
@@ -59,7 +56,6 @@ class QueuePolicy(MaskableActorCriticPolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         actions: Any = self.action_space
         self.scorer = NETWORKS[self._network](int(actions.n) - 1)
-        self.register_buffer("temperature", torch.ones(()))
         self.valuer = TableValue()
         self.optimizer = self.optimizer_class(
             self.parameters(),
@@ -84,22 +80,22 @@ class QueuePolicy(MaskableActorCriticPolicy):
     def logits(self, tables: Tables) -> torch.Tensor:
         """Of all actions, [E, N + 1]."""
         logits = tables.servers.new_full((len(tables.servers), tables.slots + 1), NEVER)
-        return logits.index_put((tables.row, tables.slot), self.scorer(tables) / self.temperature)
+        return logits.index_put((tables.row, tables.slot), self.scorer(tables))
 
     def soften(self, obs: Any, masks: np.ndarray, entropy: float) -> None:
-        """Set the temperature so that choices have this mean entropy, in nats, where there is one.
+        """Scale the scores so that choices have this mean entropy, in nats, where there is one.
 
         What was imitated is certain of itself, and learns nothing from rewards: all that it does is
-        what it did.
+        what it did. The order of the scores stays.
         """
         tables = self.describe(obs)
         choosing = torch.as_tensor(masks).sum(dim=1) > 2  # two requests, or to start the round
-        temperature: Any = self.temperature
-        low, high = -10.0, 10.0  # of its logarithm
+        low, high, divided = -10.0, 10.0, 0.0  # logarithms
         with torch.no_grad():
             for _ in range(40):
                 middle = (low + high) / 2
-                temperature.fill_(math.exp(middle))
+                self.scorer.divide(math.exp(middle - divided))
+                divided = middle
                 found: Any = self._distribution(tables, masks).entropy()
                 low, high = (middle, high) if found[choosing].mean() < entropy else (low, middle)
 
