@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from agents.queue_policy import QueuePolicy
@@ -52,7 +53,11 @@ def load_checkpoint(folder: Path, policy: QueuePolicy) -> dict[str, Any]:
         ValueError, OSError: there is none, or it is damaged or of another network.
     """
     state = read_json(folder / NAME, dict)
-    tensors = load_file(folder / str(state["tensors"]))
+    path = folder / str(state.get("tensors"))
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: expected safetensors, got {error}") from None
     weights: dict[str, torch.Tensor] = {}
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
@@ -62,7 +67,10 @@ def load_checkpoint(folder: Path, policy: QueuePolicy) -> dict[str, Any]:
         else:
             place, _, part = rest.partition(".")
             moments.setdefault(int(place), {})[part] = tensor
-    policy.load_state_dict(weights)
     groups = policy.optimizer.state_dict()["param_groups"]
-    policy.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    try:
+        policy.load_state_dict(weights)
+        policy.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    except RuntimeError as error:
+        raise ValueError(f"{path}: expected a checkpoint of this network, got {error}") from None
     return state

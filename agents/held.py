@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from laps_env.checks import check_count
 from laps_env.vector_env import SpecDecodeReplayVectorEnv
 
 Bools = npt.NDArray[np.bool_]
@@ -22,11 +23,17 @@ class HeldRounds(SpecDecodeReplayVectorEnv):
     Args:
         rounds: that the picks of one stand at most; they end when a request comes or goes.
         num_envs, **options: as `SpecDecodeReplayVectorEnv`.
+
+    Raises:
+        ValueError: a number out of range, or an interface other than picks.
     """
 
     def __init__(self, num_envs: int, *, rounds: int, **options: Any) -> None:
         super().__init__(num_envs, **options)
         self._rounds = rounds
+        check_count("rounds", rounds)
+        if self.options.interface != "pick":
+            raise ValueError(f"interface: expected 'pick', got {self.options.interface!r}")
         most = self.options.server.batch_size
         self._picks = np.zeros((most, num_envs), np.int64)
         self._picked = np.zeros(num_envs, np.int64)
@@ -43,7 +50,7 @@ class HeldRounds(SpecDecodeReplayVectorEnv):
         before = self._population()
         super()._move(actions, skip)
         ran = fleet.ran_round & ~skip
-        reward, dt = fleet.reward.copy(), fleet.dt.copy()
+        reward, dt, invalid = fleet.reward.copy(), fleet.dt.copy(), fleet.invalid.copy()
         held = ran.copy()
         for _ in range(self._rounds - 1):
             held &= (self._population() == before).all(axis=0)
@@ -54,11 +61,15 @@ class HeldRounds(SpecDecodeReplayVectorEnv):
                 super()._move(self._picks[k], ~taking)
                 reward[taking] += fleet.reward[taking]
                 dt[taking] += fleet.dt[taking]
-                held &= ~(taking & fleet.invalid)  # its cache has made room for another's
-        fleet.reward[:], fleet.dt[:], fleet.ran_round[:] = reward, dt, ran
+                # Contexts grow: where one no longer fits, the round has begun without it.
+                early = fleet.ran_round & (k + 1 < self._picked)
+                held &= ~(taking & (fleet.invalid | early))
+        fleet.reward[:], fleet.dt[:] = reward, dt
+        fleet.ran_round[:], fleet.invalid[:] = ran, invalid
         self._picked[ran] = 0
 
     def _population(self) -> npt.NDArray[np.int64]:
-        """Requests finished and requests in the table, [2, E]."""
+        """Requests finished, requests in the table, whether the episode is cut off, [3, E]."""
         servers = self.simulation.fleet.servers
-        return np.stack([servers["finished"], servers["active"]]).astype(np.int64)
+        counts = [servers[name] for name in ("finished", "active", "truncated")]
+        return np.stack(counts).astype(np.int64)

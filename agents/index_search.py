@@ -39,8 +39,8 @@ def search(
 
     Args:
         judge: of a rule that `policies.learned_index.index_spec` made.
-        rows: of the weights that are searched, the others stay 0: what tells batches or laws apart
-            has no use where there is one scenario.
+        rows: of the weights that are searched, the others stay 0: what tells scenarios apart has
+            little use where there is one.
         seed: of the search and of its workloads.
         known: scores of the first generations from an earlier run, which are not judged again: with
             them the search goes on exactly where that one was.

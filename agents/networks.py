@@ -58,7 +58,7 @@ class Scorer(nn.Module):
     last: list[nn.Module]
 
     def divide(self, by: float) -> None:
-        """Divide all scores, up to a constant, by a number."""
+        """Divide all scores by a number."""
         with torch.no_grad():
             for layer in self.last:
                 for parameter in layer.parameters():

@@ -26,7 +26,7 @@ from agents.queue_policy import QueuePolicy
 from agents.relative import RelativeReward
 from agents.traffic import Traffic
 from agents.vec_env import ReplayVecEnv
-from laps_env.checks import check_count, check_positive
+from laps_env.checks import check_count, check_positive, is_finite
 from laps_env.evaluation.grid import REFERENCE
 from policies.features import REQUEST_FEATURES
 from policies.gittins import INDEX_SIZE, index_tables
@@ -59,7 +59,7 @@ class PPOOptions(Traffic):
         rollout: steps of every environment between updates.
         rollouts: between checkpoints.
         epochs, minibatch, learning_rate, clip, entropy: of PPO's updates.
-        value_rollouts: the first so many rollouts train the value alone.
+        value_blocks: the first so many blocks of PPO train the value alone.
         horizon: requests' mean gaps between arrivals after which the future counts 1 / e.
         trace: lambda of the advantage, per round.
 
@@ -74,7 +74,7 @@ class PPOOptions(Traffic):
     hold: int = 10
     network: str = "pointer"
     without: tuple[str, ...] = ()
-    teacher: str = "oracle_srpt"
+    teacher: str = "gittins"
     imitation_steps: int = 1500
     exploration: float = 0.3
     seed: int = 0
@@ -85,18 +85,31 @@ class PPOOptions(Traffic):
     learning_rate: float = 3e-4
     clip: float = 0.2
     entropy: float = 0.0
-    value_rollouts: int = 10
+    value_blocks: int = 1
     horizon: float = 30.0
     trace: float = 0.99
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("num_requests", "slots", "hold", "rollout", "rollouts", "epochs", "minibatch"):
+        for name in (
+            "num_requests",
+            "slots",
+            "envs",
+            "hold",
+            "rollout",
+            "rollouts",
+            "epochs",
+            "minibatch",
+        ):
             check_count(name, getattr(self, name))
-        for name in ("curriculum", "imitation_steps", "value_rollouts", "seed"):
+        for name in ("curriculum", "imitation_steps", "value_blocks", "seed"):
             check_count(name, getattr(self, name), least=0)
         for name in ("learning_rate", "clip", "horizon", "exploration"):
             check_positive(name, getattr(self, name))
+        if not (is_finite(self.trace) and 0 <= self.trace <= 1):
+            raise ValueError(f"trace: expected a number from 0 to 1, got {self.trace!r}")
+        if self.teacher not in ("none", *policies.list_policies()):
+            raise ValueError(f"teacher: expected a policy or 'none', got {self.teacher!r}")
         cells = len(self.sources()) * len(self.loads)
         if self.envs < cells:
             raise ValueError(
@@ -183,7 +196,7 @@ class PPOTrainer:
             seed=options.seed,
             device="cpu",
         )
-        self.model.set_logger(configure(str(folder / "log"), ["csv", "tensorboard"]))
+        self.model.set_logger(configure(str(folder / "log"), ["tensorboard"]))
         self.block = 0
 
     @property
@@ -195,9 +208,9 @@ class PPOTrainer:
 
     def _begin(self) -> None:
         """Seed what the block draws, and let it begin with fresh episodes."""
-        seed = SEED_STRIDE * (1 + self.block + 4096 * self.options.seed)
-        self.model.set_random_seed(seed % 2**32)
-        self._rewards.seed(seed)
+        drawn = np.random.SeedSequence([self.options.seed, self.block]).generate_state(1)
+        self.model.set_random_seed(int(drawn[0]))
+        self._rewards.seed(SEED_STRIDE * (1 + self.block + 4096 * self.options.seed))
         for envs, load in zip(self.venv.groups, self._loads, strict=True):
             envs.options = replace(envs.options, load=self.options.load_in(self.block, load))
         self.model._last_obs = None
@@ -244,9 +257,7 @@ class PPOTrainer:
 
     def _learn(self) -> None:
         options = self.options
-        values_only = self.model.num_timesteps < options.value_rollouts * options.rollout * (
-            options.envs
-        )
+        values_only = self.block < options.value_blocks + (options.teacher != "none")
         self.policy.scorer.requires_grad_(not values_only)
         steps = options.rollouts * options.rollout * self.model.n_envs
         self.model.learn(

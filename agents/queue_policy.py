@@ -88,16 +88,19 @@ class QueuePolicy(MaskableActorCriticPolicy):
         What was imitated is certain of itself, and learns nothing from rewards: all that it does is
         what it did. The order of the scores stays.
         """
-        tables = self.describe(obs)
-        choosing = torch.as_tensor(masks).sum(dim=1) > 2  # two requests, or to start the round
-        low, high, divided = -10.0, 10.0, 0.0  # logarithms
+        choosing = np.asarray(masks).sum(axis=1) > 2  # two requests, or to start the round
+        if not choosing.any():
+            return
         with torch.no_grad():
+            logits = self.logits(self.describe(obs))
+            low, high = -10.0, 10.0  # logarithm of the divisor
             for _ in range(40):
                 middle = (low + high) / 2
-                self.scorer.divide(math.exp(middle - divided))
-                divided = middle
-                found: Any = self._distribution(tables, masks).entropy()
+                distribution = self.action_dist.proba_distribution(logits / math.exp(middle))
+                distribution.apply_masking(masks)
+                found: Any = distribution.entropy()
                 low, high = (middle, high) if found[choosing].mean() < entropy else (low, middle)
+        self.scorer.divide(math.exp(middle))
 
     def _distribution(self, tables: Tables, action_masks: Any) -> MaskableDistribution:
         distribution = self.action_dist.proba_distribution(action_logits=self.logits(tables))

@@ -4,7 +4,7 @@
 - ``card.json``, ``model.safetensors``: the best rule so far on the *tune* set
   (`policies.model_file`);
 - ``checkpoint*``: what a killed run of PPO goes on from;
-- ``log/``: of stable-baselines3, progress.csv and TensorBoard.
+- ``log/``: of stable-baselines3, for TensorBoard.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from agents.play import log_ratios
 from agents.ppo import PPOOptions, PPOTrainer
 from agents.traffic import Traffic
 from laps_env.checks import check_count, check_positive, is_finite
-from laps_env.evaluation.runner import CODE
+from laps_env.evaluation.runner import code_version
 from laps_env.line_journal import LineJournal
 from policies import RuleSpec
 from policies.laws import Floats
@@ -42,6 +42,9 @@ from policies.model_file import save_model
 TUNE_SEED, TUNE_REPEATS, TUNE_REQUESTS = 1000, 2, 500
 #: Generations in a block of the index search.
 GENERATIONS = 5
+
+#: What a run's results depend on: it goes on with the same code alone.
+TRAINING_CODE = code_version("laps_env", "policies", "agents")
 
 Entry = dict[str, Any]
 
@@ -106,6 +109,9 @@ class IndexOptions(Traffic):
 
 Options = PPOOptions | IndexOptions
 
+#: By the name that the command line and sweeps have for them.
+ALGORITHMS: dict[str, type[Options]] = {"ppo": PPOOptions, "index": IndexOptions}
+
 
 def train(options: Options, folder: Path, budget: Budget, at: Callable[[float, str], None]) -> None:
     """Run to the end of the budget, from where the folder's run is.
@@ -137,7 +143,7 @@ def train(options: Options, folder: Path, budget: Budget, at: Callable[[float, s
 
 def about_run(options: Options) -> dict[str, Any]:
     """What a run's folder is a run of."""
-    return {"algorithm": type(options).__name__, "code": CODE, **asdict(options)}
+    return {"algorithm": type(options).__name__, "code": TRAINING_CODE, **asdict(options)}
 
 
 class Run:
@@ -211,8 +217,14 @@ class Run:
         if has_checkpoint(self.folder):
             state = load_checkpoint(self.folder, trainer.policy)
             trainer.block, trainer.model.num_timesteps = state["block"], state["steps"]
-            if len(self.journal.entries) < trainer.block:  # killed between the two
-                yield state["entry"]
+        done = len(self.journal.entries)
+        if trainer.block - done not in (0, 1):
+            raise ValueError(
+                f"{self.folder}: expected the checkpoint of block {done}, got that of "
+                f"{trainer.block or 'none'}"
+            )
+        if trainer.block > done:  # killed between checkpoint and journal
+            yield state["entry"]
         while True:
             trainer.run_block(report)
             if isinstance(scorer, PointerNetwork):
@@ -246,7 +258,8 @@ class Run:
 
     def _step_through(self, trainer: PPOTrainer) -> Callable[[], list[float]]:
         """The same for a network that is no compiled rule."""
-        judge = self._judge(policies.SPECS["fcfs"], num_requests=TUNE_REQUESTS, repeats=1)
+        fcfs = policies.SPECS["fcfs"]  # only the workloads are the judge's
+        judge = self._judge(fcfs, num_requests=TUNE_REQUESTS, repeats=TUNE_REPEATS)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             tasks = judge.tasks("tune", TUNE_SEED, pool)
         starts = trainer.first_category[:: len(self.options.loads)]

@@ -20,15 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from agents.hyperparameters import as_option, hyperparameters
-from agents.ppo import PPOOptions
-from agents.runs import Budget, IndexOptions, Options, train
+from agents.runs import ALGORITHMS, Budget, Options, train
 from laps_env.checks import check_count
 from laps_env.evaluation.grid import Grid
 from laps_env.evaluation.runner import Evaluation
 from laps_env.files import write_beside
 from policies.model_file import CARD, WEIGHTS
-
-ALGORITHMS: dict[str, Any] = {"ppo": PPOOptions, "index": IndexOptions}
 
 #: What a trained model leaves in its folder; the card last, because it makes the folder a model.
 FILES = (WEIGHTS, "journal", CARD)
@@ -84,9 +81,9 @@ class Trial:
         return row
 
     @property
-    def key(self) -> list[Any]:
+    def key(self) -> dict[str, Any]:
         """What tells its row from the others of a sweep."""
-        return [self.name, *(self.grid[name] for name in sorted(self.grid))]
+        return {"name": self.name, **self.grid}
 
 
 @dataclass(frozen=True)
@@ -183,12 +180,17 @@ def _trainings(entry: dict[str, Any]) -> Iterator[Training]:
             own = {**entry, "name": f"{entry['name']}-{scenario}", "scenario": [scenario]}
             yield from _trainings(own)
         return
+    for field in ("name", "algorithm", "seeds"):
+        if field not in entry:
+            raise ValueError(f"[[train]]: expected {field}, got {sorted(entry)}")
     name, algorithm, seeds = entry.pop("name"), entry.pop("algorithm"), entry.pop("seeds")
     if algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm: expected one of {list(ALGORITHMS)}, got {algorithm!r}")
     kind = ALGORITHMS[algorithm]
     budget = Budget(entry.pop("minutes", None), entry.pop("blocks", None))
     given = {key: as_option(value) for key, value in entry.items()}
+    if isinstance(given.get("scenario"), str):
+        raise ValueError(f"scenario: expected a list of names, got {given['scenario']!r}")
     defaults = hyperparameters(algorithm, given.get("scenario", kind().scenario))
     for seed in seeds:
         check_count("seeds", seed, least=0)

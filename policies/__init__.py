@@ -113,23 +113,24 @@ def make(
     scenario = get_scenario(scenario)
     if isinstance(name, RuleSpec):
         return _fill_in(name.name, name, scenario, predictor_error, settings)
-    if isinstance(name, str) and is_model(name):
-        rule = load_rule(name, name, scenario.name)
-        return _fill_in(name, rule, scenario, predictor_error, settings)
-    if name in LEARNED:
-        with as_file(files("policies") / "data" / name) as folder:
-            rule = load_rule(name, str(folder), scenario.name)
-        return _fill_in(name, rule, scenario, predictor_error, settings)
     base, plus, draft_rule = str(name).partition("+")
     rule_name = base.removesuffix(_TUNED)
     if base not in list_policies() or (plus and draft_rule != SMARTSPEC):
+        if isinstance(name, str) and is_model(name):
+            spec = load_rule(name, name, scenario.name)
+            return _fill_in(name, spec, scenario, predictor_error, settings)
         raise ValueError(
             f"policy: expected one of {', '.join(list_policies())}, each with or without "
             f"+{SMARTSPEC}; got {name!r}"
         )
     if base != rule_name:
         settings = {**tuned_settings(rule_name, scenario.name), **settings}
-    policy = _fill_in(name, SPECS[rule_name], scenario, predictor_error, settings)
+    if base in LEARNED:
+        with as_file(files("policies") / "data" / base) as folder:
+            spec = load_rule(base, str(folder), scenario.name)
+    else:
+        spec = SPECS[rule_name]
+    policy = _fill_in(name, spec, scenario, predictor_error, settings)
     return replace(policy, draft_length=draft_rule or None)
 
 

@@ -29,7 +29,7 @@ from agents.vec_env import ReplayVecEnv
 from laps_env.files import check_output, write_beside
 from laps_env.scenarios import get_scenario
 from laps_env.vector_env import SpecDecodeReplayVectorEnv
-from policies.learned import pointer_spec
+from policies.learned import SHAPES, pointer_spec
 
 SCENARIO, ENVS = "mixed-serial", 256
 
@@ -90,7 +90,7 @@ def adapter_rates(repeats: int) -> tuple[float, float]:
 def training_rates(repeats: int) -> dict[str, float]:
     """Steps per second of PPO on the pointer network: collection, and with its updates."""
     options = PPOOptions(**hyperparameters("ppo", (SCENARIO,)), scenario=(SCENARIO,))
-    options = replace(options, envs=ENVS, rollouts=1, value_rollouts=0, teacher="none")
+    options = replace(options, envs=ENVS, rollouts=1, value_blocks=0, teacher="none")
     with tempfile.TemporaryDirectory() as folder:
         trainer = PPOTrainer(options, Path(folder))
         updates: list[float] = []
@@ -144,8 +144,6 @@ def time_per_call(call: Callable[[], Any], repeats: int, calls: int = 2000) -> f
 
 def untrained() -> policies.RuleSpec:
     """A pointer network with arbitrary weights."""
-    from policies.learned import SHAPES
-
     rng = np.random.default_rng(0)
     return pointer_spec("pointer", {k: rng.normal(size=shape) for k, shape in SHAPES.items()})
 

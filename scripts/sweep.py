@@ -57,9 +57,28 @@ def main(argv: list[str] | None = None) -> None:
         parser.exit(1, f"{failed} tasks failed; the same command tries them again\n")
 
 
+def is_finished(training: Training, folder: Path) -> bool:
+    """Whether the folder holds the model of this training.
+
+    Raises:
+        ValueError: it holds one of that name that was trained otherwise, or shorter.
+    """
+    own = folder / training.name
+    if not is_model(own):
+        return False
+    journal = LineJournal(own / "journal", about_run(training.options))
+    if training.budget.spent(journal.entries) < 1:
+        raise ValueError(f"{own}: expected a run of {training.budget}, got a shorter one")
+    return True
+
+
 def run(sweep: Sweep, folder: Path, rows: LineJournal, tasks: Tasks) -> int:
     """Do what the folder does not hold; how many tasks failed for good."""
     known = [entry["key"] for entry in rows.entries]
+    finished = [training for training in sweep.trainings if is_finished(training, folder)]
+    for trial in (t for training in sweep.trainings for t in sweep.trials(training)):
+        if trial.key in known and trial.name not in [training.name for training in finished]:
+            raise ValueError(f"{folder}: expected the model {trial.name}, of which it has results")
 
     def trained(training: Training, files: dict[str, bytes]) -> None:
         write_model(folder / training.name, files)
@@ -81,8 +100,7 @@ def run(sweep: Sweep, folder: Path, rows: LineJournal, tasks: Tasks) -> int:
         if trial.key not in known:
             tasks.start(trial, done=partial(evaluated, trial))
     for training in sweep.trainings:
-        if is_model(folder / training.name):
-            LineJournal(folder / training.name / "journal", about_run(training.options))
+        if training in finished:
             evaluate(training)
         else:
             tasks.start(training, done=partial(trained, training))

@@ -18,10 +18,7 @@ import tyro
 from tqdm import tqdm
 
 from agents.hyperparameters import hyperparameters
-from agents.ppo import PPOOptions
-from agents.runs import Budget, IndexOptions, Options, train
-
-ALGORITHMS = {"ppo": PPOOptions, "index": IndexOptions}
+from agents.runs import ALGORITHMS, Budget, Options, train
 
 
 def main(argv: list[str] | None = None) -> None:

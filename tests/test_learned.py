@@ -179,7 +179,7 @@ TINY = {
     "envs": 4,
     "rollout": 16,
     "rollouts": 2,
-    "value_rollouts": 2,
+    "value_blocks": 1,
     "imitation_steps": 20,
     "minibatch": 32,
 }
@@ -236,6 +236,27 @@ def test_a_run_killed_between_checkpoint_and_journal_goes_on(tmp_path: Path) -> 
     journal.write_text("".join(lines[:-1]))
     train(options, tmp_path / "broken", Budget(blocks=3), **quiet)
     assert blocks_of(tmp_path / "broken") == blocks_of(tmp_path / "unbroken")
+
+
+@pytest.mark.usefixtures("one_thread", "small_tune_set")
+def test_a_run_without_its_checkpoint_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("sb3_contrib")
+    from agents.checkpoint import NAME
+    from agents.ppo import PPOOptions
+    from agents.runs import Budget, train
+
+    options, quiet = PPOOptions(**TINY), {"at": lambda share, text: None}
+    train(options, tmp_path, Budget(blocks=1), **quiet)
+    before = files_of(tmp_path)
+    (tensors,) = tmp_path.glob("checkpoint-*.safetensors")
+    whole = tensors.read_bytes()
+    tensors.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"safetensors: expected safetensors, got"):
+        train(options, tmp_path, Budget(blocks=2), **quiet)
+    (tmp_path / NAME).unlink()
+    with pytest.raises(ValueError, match="expected the checkpoint of block 1, got that of none"):
+        train(options, tmp_path, Budget(blocks=2), **quiet)
+    assert files_of(tmp_path) == before
 
 
 @pytest.mark.usefixtures("small_tune_set")
@@ -303,6 +324,23 @@ def test_softened_choices_have_the_entropy_and_keep_their_order() -> None:
     assert after.mode().equal(before)
 
 
+def test_what_a_block_draws_depends_on_the_runs_seed(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("sb3_contrib")
+    from agents.ppo import PPOOptions, PPOTrainer
+
+    drawn = []
+    for seed in (0, 1, 1):
+        trainer = PPOTrainer(PPOOptions(**{**TINY, "seed": seed}), tmp_path / str(len(drawn)))
+        trainer._begin()
+        first = trainer.venv.reset()["queue"]
+        drawn.append((torch.rand(1).item(), first.tobytes()))
+        trainer.close()
+    assert drawn[1] == drawn[2]
+    assert drawn[0][0] != drawn[1][0]
+    assert drawn[0][1] != drawn[1][1]
+
+
 def test_loads_rise_with_the_curriculum() -> None:
     pytest.importorskip("sb3_contrib")
     from agents.ppo import PPOOptions
@@ -327,6 +365,9 @@ def test_loads_rise_with_the_curriculum() -> None:
         ({"without": ("luck",)}, "without: expected some of"),
         ({"learning_rate": 0.0}, "learning_rate: expected a finite number > 0"),
         ({"rollout": 0}, "rollout: expected an integer >= 1"),
+        ({"envs": 8.5}, "envs: expected an integer >= 1"),
+        ({"trace": 1.1}, "trace: expected a number from 0 to 1"),
+        ({"teacher": "me"}, "teacher: expected a policy or 'none'"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
@@ -342,7 +383,7 @@ def test_hyperparameters_are_options() -> None:
     from agents.hyperparameters import hyperparameters
     from agents.ppo import PPOOptions
 
-    assert PPOOptions(**hyperparameters("ppo", ("mixed-serial",))).slots == PPOOptions().slots
+    assert PPOOptions(**hyperparameters("ppo", ("mixed-serial",))) == PPOOptions()
     assert PPOOptions(**hyperparameters("ppo", ("mixed-batch8", "chat-batch8-8b"))).slots == 64
     mixed = hyperparameters("ppo", ("mixed-batch8", "mixed-serial"))
     assert "slots" not in mixed  # an entry counts where its pattern matches all

@@ -59,7 +59,15 @@ def test_a_sweep_is_read(file: Path) -> None:
     assert sweep.trainings[1].budget == Budget(blocks=1)
     trials = sweep.trials(sweep.trainings[0])
     assert [trial.key for trial in trials] == [
-        ["index-0", 2, [0.8], 20, error, ["chat-batch8-8b"]] for error in (None, 0.3)
+        {
+            "name": "index-0",
+            "scenarios": ["chat-batch8-8b"],
+            "loads": [0.8],
+            "predictor_error": error,
+            "episodes": 2,
+            "num_requests": 20,
+        }
+        for error in (None, 0.3)
     ]
     assert [trial.name for trial in sweep.rivals()] == ["fcfs", "fcfs"]
     file.write_text(SWEEP.replace("policies", 'models = ["*-1"]\npolicies'))
@@ -98,6 +106,8 @@ def test_networks_that_are_no_rules_are_trained_but_not_tried(file: Path) -> Non
         ("seeds = [0, 1]", "seeds = [-1]", "seeds: expected an integer >= 0"),
         ("blocks = 1", "blocks = 0", "blocks: expected an integer >= 1, got 0"),
         ("blocks = 1", "", "budget: expected minutes or blocks"),
+        ('name = "index"', "", r"\[\[train\]\]: expected name, got"),
+        ('["chat-batch8-8b"]', '"chat-batch8-8b"', "scenario: expected a list of names"),
         ("repeats = 1", "repeat = 1", "unexpected keyword argument 'repeat'"),
         ("loads = [0.8]", "loads = [-1]", "load: expected a finite number > 0"),
         ('scenarios = ["chat', 'scenarios = ["no', "scenario: expected one of"),

@@ -155,6 +155,7 @@ def test_held_rounds_are_decided_less_often_and_lose_nothing(scenario: str) -> N
         count = 0
         while not ended.all():
             _, reward, terminated, _, info = envs.step(info["action_mask"].argmax(axis=1))
+            assert not envs.simulation.fleet.servers["picked"][info["round"]].any()
             total += reward * ~ended
             time_s += info["dt"] * ~ended
             for row in np.flatnonzero(terminated & ~ended):

@@ -37,10 +37,10 @@ FORMAT = "laps-env-results"
 VERSION = 1
 
 
-def _code_version() -> str:
-    """The version, and a digest of every source of the environments and policies."""
+def code_version(*packages: str) -> str:
+    """The version, and a digest of every source of these packages."""
     digest = hashlib.sha256()
-    for package in ("laps_env", "policies"):
+    for package in packages:
         root = Path(str(files(package)))
         for source in sorted(root.rglob("*.py")):
             digest.update(source.relative_to(root).as_posix().encode())
@@ -49,7 +49,7 @@ def _code_version() -> str:
 
 
 #: Results and journals name the code that made them.
-CODE = _code_version()
+CODE = code_version("laps_env", "policies")
 
 
 @dataclass(frozen=True)

@@ -116,10 +116,14 @@ def run(
     trace = record_questions(pair, asked, categories, settings.max_new_tokens)
     grid = calibration_grid(trace, settings.server())
     engine = pair.engine(slots=max(grid.batches), length=grid.slot_length, stopping=Stopping())
-    cells = time_cells(engine, grid, np.random.default_rng(0))
+
+    def cells(seed: int) -> Iterator[list[Sample]]:
+        return time_cells(engine, grid, np.random.default_rng(seed))
+
     report("first calibration")
-    take(cells, len(grid.cells))  # warms up
-    first = average(take(cells, len(grid.cells)))
+    warming = cells(0)
+    take(warming, len(grid.cells))
+    first = average(take(warming, len(grid.cells)))
     kept = list(done)
     arrivals = kept[0].arrivals if kept else fit(first).cost_model()
     servers = Servers(pair, settings, trace, arrivals)
@@ -130,7 +134,7 @@ def run(
     for r in range(len(kept), repetitions):
         report(f"measured clock: repetition {r + 1} of {repetitions}")
         live = {policy: servers.play_live(policy) for policy in settings.policies}
-        samples, plays = take_turns(live, cells, len(grid.cells))
+        samples, plays = take_turns(live, cells(1 + r), len(grid.cells))
         kept.append(Repetition(arrivals, average(samples), plays))
         keep(kept[-1])
     return Findings(
