@@ -37,7 +37,7 @@ class Teacher:
         # Rows that one policy decides together; a clairvoyant knows another future in each.
         clairvoyant = self._made[0].spec.clairvoyant
         each = [range(row, row + 1) for row in range(venv.num_envs)]
-        self._rows = each if clairvoyant else venv.rows()
+        self._rows = each if clairvoyant else venv.rows
         self._states: list[npt.NDArray[np.float64] | None] = [None] * len(self._rows)
         self._begins = np.ones(venv.num_envs, np.bool_)
 

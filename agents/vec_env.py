@@ -63,7 +63,9 @@ class ReplayVecEnv(VecEnv):
         #: The vector environment of each row, and which of its rows it is.
         self.places = [(envs, i) for envs in groups for i in range(envs.num_envs)]
         sizes = [envs.num_envs for envs in groups]
-        self._cuts = np.cumsum(sizes)[:-1]
+        ends = np.cumsum(sizes).tolist()
+        #: The rows of each group.
+        self.rows = [range(end - size, end) for size, end in zip(sizes, ends, strict=True)]
         self._category = np.repeat(first_category or [0] * len(groups), sizes).astype(np.float32)
         self._actions: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         self._lengths = np.zeros(sum(sizes), np.int64)
@@ -78,7 +80,7 @@ class ReplayVecEnv(VecEnv):
         if any(other != options for other in self._options):
             raise ValueError(f"options: expected the same for all rows, got {self._options}")
         parts = []
-        for envs, rows in zip(self.groups, self.rows(), strict=True):
+        for envs, rows in zip(self.groups, self.rows, strict=True):
             observation, _ = envs.reset(seed=[self._seeds[row] for row in rows], options=options)
             parts.append(observation)
         self._lengths[:] = 0
@@ -97,8 +99,8 @@ class ReplayVecEnv(VecEnv):
         self._lengths += 1
         infos: Infos = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
         observations, rewards, dones = [], [], []
-        actions = np.split(self._actions, self._cuts)
-        for envs, rows, own in zip(self.groups, self.rows(), actions, strict=True):
+        for envs, rows in zip(self.groups, self.rows, strict=True):
+            own = self._actions[rows.start : rows.stop]
             observation, reward, terminated, truncated, info = envs.step(own)
             self.dt[rows.start : rows.stop] = info["dt"]
             ended = terminated | truncated
@@ -110,11 +112,6 @@ class ReplayVecEnv(VecEnv):
         done = np.concatenate(dones)
         self._lengths[done] = 0
         return self._joined(observations), np.concatenate(rewards, dtype=np.float32), done, infos
-
-    def rows(self) -> list[range]:
-        """The rows of each group."""
-        ends = np.cumsum([envs.num_envs for envs in self.groups]).tolist()
-        return [range(b, e) for b, e in zip([0, *ends[:-1]], ends, strict=True)]
 
     def _joined(self, parts: list[Observation]) -> Observation:
         """One observation of all rows; alone, the group's own arrays, which are fresh."""
