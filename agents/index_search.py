@@ -9,6 +9,7 @@ Source of the search: Hansen, "The CMA Evolution Strategy: A Tutorial", arXiv 16
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -33,7 +34,6 @@ def search(
     rows: int,
     seed: int,
     known: Sequence[Sequence[float]] = (),
-    jobs: int | None = None,
 ) -> Iterator[tuple[list[float], Floats]]:
     """Generation by generation, the candidates' scores and the centre of the distribution.
 
@@ -44,7 +44,6 @@ def search(
         seed: of the search and of its workloads.
         known: scores of the first generations from an earlier run, which are not judged again: with
             them the search goes on exactly where that one was.
-        jobs: threads.
 
     Yields:
         The scores, and float64 weights, shaped as `START`.
@@ -52,7 +51,7 @@ def search(
     rng = np.random.default_rng(seed)
     options = {"randn": lambda *shape: rng.standard_normal(shape), "seed": np.nan, "verbose": -9}
     strategy = cma.CMAEvolutionStrategy(START[:rows].ravel(), STEP, options)
-    with ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         for generation in count():
             candidates = strategy.ask()
             if generation < len(known):

@@ -47,6 +47,8 @@ GENERATIONS = 5
 TRAINING_CODE = code_version("laps_env", "policies", "agents")
 
 Entry = dict[str, Any]
+Look = tuple[dict[str, Any], list[float]]
+"""A network's arrays, and what they are worth: log ratios of mean and p99 latency."""
 
 
 @dataclass(frozen=True)
@@ -209,11 +211,8 @@ class Run:
             yield from self._ppo_blocks(trainer, report)
 
     def _ppo_blocks(self, trainer: PPOTrainer, report: Callable[[str], None]) -> Generator[Entry]:
-        scorer: Any = trainer.policy.scorer
-        if isinstance(scorer, PointerNetwork):
-            compiled = self._look(pointer_spec("candidate", scorer.numpy_arrays()))
-        else:
-            stepped = self._step_through(trainer)
+        compiled = isinstance(trainer.policy.scorer, PointerNetwork)
+        look = self._look_at_rule(trainer) if compiled else self._step_through(trainer)
         if has_checkpoint(self.folder):
             state = load_checkpoint(self.folder, trainer.policy)
             trainer.block, trainer.model.num_timesteps = state["block"], state["steps"]
@@ -227,12 +226,7 @@ class Run:
             yield state["entry"]
         while True:
             trainer.run_block(report)
-            if isinstance(scorer, PointerNetwork):
-                arrays = trainer.policy.numpy_arrays()
-                tune = compiled(flatten(arrays))
-            else:
-                arrays = {name: t.numpy().copy() for name, t in scorer.state_dict().items()}
-                tune = stepped()
+            arrays, tune = look()
             self._keep_if_best(trainer.options.network, arrays, tune)
             steps = trainer.model.num_timesteps
             entry = {"steps": steps, "tune": tune}
@@ -256,7 +250,17 @@ class Run:
 
         return look
 
-    def _step_through(self, trainer: PPOTrainer) -> Callable[[], list[float]]:
+    def _look_at_rule(self, trainer: PPOTrainer) -> Callable[[], Look]:
+        """Judges the network as the compiled rule that it becomes."""
+        rule = self._look(pointer_spec("candidate", trainer.policy.numpy_arrays()))
+
+        def look() -> Look:
+            arrays = trainer.policy.numpy_arrays()
+            return arrays, rule(flatten(arrays))
+
+        return look
+
+    def _step_through(self, trainer: PPOTrainer) -> Callable[[], Look]:
         """The same for a network that is no compiled rule."""
         fcfs = policies.SPECS["fcfs"]  # only the workloads are the judge's
         judge = self._judge(fcfs, num_requests=TUNE_REQUESTS, repeats=TUNE_REPEATS)
@@ -264,13 +268,15 @@ class Run:
             tasks = judge.tasks("tune", TUNE_SEED, pool)
         starts = trainer.first_category[:: len(self.options.loads)]
 
-        def look() -> list[float]:
+        def look() -> Look:
             ratios = []
             for place, (scenario, _) in enumerate(judge.traffic):
                 own = [task for task in tasks if task.place == place]
                 slots = trainer.options.slots
                 ratios.append(log_ratios(trainer.policy, own, scenario, starts[place], slots))
-            return np.mean(ratios, axis=0).tolist()
+            state = trainer.policy.scorer.state_dict()
+            arrays = {name: tensor.numpy().copy() for name, tensor in state.items()}
+            return arrays, np.mean(ratios, axis=0).tolist()
 
         return look
 

@@ -178,10 +178,18 @@ def measure(repeats: int) -> dict[str, Any]:
     return figures
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, default=Path("bench.json"))
+def run_command(
+    description: str, output: str, measure_all: Callable[[int], dict[str, Any]]
+) -> None:
+    """The command line of a benchmark: measure, print a table, write a JSON file.
+
+    Args:
+        description: of the help.
+        output: the file's name by default.
+        measure_all: figures by name, from the number of repeats of each.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, default=Path(output))
     parser.add_argument("--repeats", type=int, default=5, help="of each figure; the median counts")
     arguments = parser.parse_args()
     if arguments.repeats < 1:
@@ -190,17 +198,23 @@ def main() -> None:
         check_output(arguments.json)
     except ValueError as reason:
         parser.error(f"--json: {reason}")
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core, as the figures say
-    figures = measure(arguments.repeats)
+    figures = measure_all(arguments.repeats)
     for name, value in figures.items():
         print(f"{name:34} {value:>14,.2f}")
     figures["machine"] = (
-        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}"
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}"
     )
     figures["date"] = datetime.now(UTC).date().isoformat()
     write_beside(arguments.json, [(json.dumps(figures, indent=1) + "\n").encode()])
 
 
+def measure_on_one_core(repeats: int) -> dict[str, Any]:
+    """All figures, on one core, as they say."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    return measure(repeats)
+
+
 if __name__ == "__main__":
-    main()
+    run_command(__doc__.splitlines()[0], "bench.json", measure_on_one_core)

@@ -6,27 +6,21 @@ the same actions. Nothing is asserted: machines differ.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-from bench import random_valid_actions
+from bench import random_valid_actions, run_command
 
 import policies
 from agents.hyperparameters import hyperparameters
 from agents.ppo import PPOOptions, PPOTrainer
 from agents.vec_env import ReplayVecEnv
-from laps_env.files import check_output, write_beside
 from laps_env.scenarios import get_scenario
 from laps_env.vector_env import SpecDecodeReplayVectorEnv
 from policies.learned import SHAPES, pointer_spec
@@ -161,25 +155,5 @@ def measure(repeats: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, default=Path("bench-agents.json"))
-    parser.add_argument("--repeats", type=int, default=5, help="of each figure; the median counts")
-    arguments = parser.parse_args()
-    if arguments.repeats < 1:
-        parser.error(f"--repeats: expected at least 1, got {arguments.repeats}")
-    try:
-        check_output(arguments.json)
-    except ValueError as reason:
-        parser.error(f"--json: {reason}")
-    figures = measure(arguments.repeats)
-    for name, value in figures.items():
-        print(f"{name:30} {value:>14,.2f}")
-    figures["machine"] = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    figures["date"] = datetime.now(UTC).date().isoformat()
-    write_beside(arguments.json, [(json.dumps(figures, indent=1) + "\n").encode()])
-
-
 if __name__ == "__main__":
-    main()
+    run_command(__doc__.splitlines()[0], "bench-agents.json", measure)
