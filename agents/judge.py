@@ -19,6 +19,9 @@ from laps_env.workloads.prediction import PredictorError
 from policies import Policy, RuleSpec
 from policies.laws import Floats
 
+#: Rows of the request table, for a rule that is not made for another number.
+SLOTS = 64
+
 
 @dataclass(frozen=True)
 class Task:
@@ -44,7 +47,6 @@ class Judge:
         loads: with each of the traffic gives ``repeats`` workloads of ``num_requests``.
         cells: pairs of traffic and load that a seed is judged on, drawn by it; None for all.
         tail: weight of the p99 latency beside that of the mean.
-        slots: rows of the request table.
     """
 
     rule: RuleSpec
@@ -54,7 +56,6 @@ class Judge:
     repeats: int = 1
     cells: int | None = None
     tail: float = 0.0
-    slots: int = 64
 
     def _made(self, name: str | RuleSpec) -> list[Policy]:
         return [policies.make(name, s, predictor_error=error) for s, error in self.traffic]
@@ -95,7 +96,7 @@ class Judge:
 
     def _latencies(self, policy: Policy, place: int, workload: Workload) -> Floats:
         """Mean and p99 latency, seconds."""
-        simulation = serve(policy, workload, self.traffic[place][0], slots=self.slots)
+        simulation = serve(policy, workload, self.traffic[place][0], slots=self.rule.slots or SLOTS)
         requests = simulation.requests()
         latency = (requests["completion_ns"] - requests["arrival_ns"]) * 1e-9
         return np.array([latency.mean(), np.percentile(latency, 99)])

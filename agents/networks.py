@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from agents.extractor import Tables
+from policies import flat
+from policies.attention import HEADS
+from policies.attention import SHAPES as ATTENTION_SHAPES
 from policies.features import REQUEST_FEATURES, SERVER_FEATURES
-from policies.learned import FIRST, POOLED, SECOND, SHAPES
+from policies.layers import Shapes
+from policies.learned import FIRST, POOLED, SECOND
+from policies.learned import SHAPES as POINTER_SHAPES
 
 REQUEST, SERVER = len(REQUEST_FEATURES), len(SERVER_FEATURES)
 #: Width of the networks of value.
@@ -53,9 +57,16 @@ class TableValue(nn.Module):
 
 
 class Scorer(nn.Module):
-    """Gives every request of `Tables` a score, [M]; linear in the layers of ``last``."""
+    """Gives every request of `Tables` a score, [M]; linear in the layers of ``last``.
+
+    Attributes:
+        shapes: of the arrays that are deployed.
+        reads: those of them that are multiplied with request features.
+    """
 
     last: list[nn.Module]
+    shapes: Shapes
+    reads: tuple[str, ...]
 
     def divide(self, by: float) -> None:
         """Divide all scores by a number."""
@@ -64,9 +75,16 @@ class Scorer(nn.Module):
                 for parameter in layer.parameters():
                     parameter.div_(by)
 
+    def arrays(self) -> dict[str, torch.Tensor]:
+        """The weights as the compiled rule names them."""
+        raise NotImplementedError
+
 
 class PointerNetwork(Scorer):
-    """The scorer that `policies.learned` deploys: shared weights, pooled context."""
+    """The scorer of `policies.learned`: shared weights, pooled context."""
+
+    shapes = POINTER_SHAPES
+    reads: tuple[str, ...] = ("E", "A", "v")
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,17 +97,20 @@ class PointerNetwork(Scorer):
         self.direct = nn.Linear(REQUEST, 1, bias=False)
         self.last = [self.score, self.direct]
 
+    def around(self, tables: Tables) -> torch.Tensor:
+        """What the first layer gets from a request's context and from its server, [M, H]."""
+        mean = pooled_mean(torch.relu(self.pool(tables.requests)), tables)
+        return (self.context(mean) + self.server(tables.servers))[tables.row]
+
     def forward(self, tables: Tables) -> torch.Tensor:
         """Scores [M]."""
-        context = pooled_mean(torch.relu(self.pool(tables.requests)), tables)
-        shared = self.context(context) + self.server(tables.servers)
-        first = torch.relu(self.own(tables.requests) + shared[tables.row])
+        first = torch.relu(self.own(tables.requests) + self.around(tables))
         mixed = self.score(torch.relu(self.second(first)))
         return (mixed + self.direct(tables.requests)).squeeze(1)
 
-    def numpy_arrays(self) -> dict[str, npt.NDArray[np.float64]]:
-        """The weights as `policies.learned` names them."""
-        found = {
+    def arrays(self) -> dict[str, torch.Tensor]:
+        """The weights as the compiled rule names them."""
+        return {
             "E": self.pool.weight.T,
             "e": self.pool.bias,
             "A": self.own.weight.T,
@@ -101,65 +122,85 @@ class PointerNetwork(Scorer):
             "w": self.score.weight[0],
             "v": self.direct.weight[0],
         }
-        return {name: found[name].detach().double().numpy() for name in SHAPES}
 
 
-class AttentionNetwork(Scorer):
-    """Instead of the mean, every request attends to the others (one block, four heads)."""
+class AttentionNetwork(PointerNetwork):
+    """The scorer of `policies.attention`: each request attends to the others."""
 
-    WIDTH, HEADS = 32, 4
+    shapes = ATTENTION_SHAPES
+    reads = (*PointerNetwork.reads, "Q", "K")
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed = nn.Linear(REQUEST + SERVER, self.WIDTH)
-        self.attention = nn.MultiheadAttention(self.WIDTH, self.HEADS, batch_first=True)
-        self.second = nn.Linear(self.WIDTH, SECOND)
-        self.score = nn.Linear(SECOND, 1, bias=False)
-        self.last = [self.score]
+        self.query = nn.Linear(REQUEST, POOLED)
+        self.key = nn.Linear(REQUEST, POOLED, bias=False)
 
-    def forward(self, tables: Tables) -> torch.Tensor:
-        """Scores [M]."""
-        joined = torch.cat([tables.requests, tables.servers[tables.row]], dim=1)
-        own = torch.relu(self.embed(joined))
-        shape = (len(tables.servers), tables.slots)
-        rows = own.new_zeros(*shape, self.WIDTH)
-        absent = torch.ones(shape, dtype=torch.bool, device=own.device)
-        rows[tables.row, tables.slot] = own
+    def around(self, tables: Tables) -> torch.Tensor:
+        """What the first layer gets from a request's context and from its server, [M, H]."""
+        absent = torch.ones(len(tables.servers), tables.slots, dtype=torch.bool)
+        absent = absent.to(tables.requests.device)
         absent[tables.row, tables.slot] = False
         absent[absent.all(1)] = False  # a table without requests: no NaN, nothing is read
-        others, _ = self.attention(rows, rows, rows, key_padding_mask=absent, need_weights=False)
-        mixed = own + others[tables.row, tables.slot]
-        return self.score(torch.relu(self.second(mixed))).squeeze(1)
+        rows = tables.requests
+        heads = (self.query(rows), self.key(rows), torch.relu(self.pool(rows)))
+        query, key, value = (self._by_head(part, tables) for part in heads)
+        mixed = scaled_dot_product_attention(query, key, value, attn_mask=~absent[:, None, None])
+        context = mixed.transpose(1, 2).flatten(2)[tables.row, tables.slot]
+        return self.context(context) + self.server(tables.servers)[tables.row]
+
+    @staticmethod
+    def _by_head(rows: torch.Tensor, tables: Tables) -> torch.Tensor:
+        """[M, POOLED] as [E, HEADS, N, d], 0 where there is no request."""
+        padded = rows.new_zeros(len(tables.servers), tables.slots, HEADS, POOLED // HEADS)
+        padded[tables.row, tables.slot] = rows.view(-1, HEADS, POOLED // HEADS)
+        return padded.transpose(1, 2)
+
+    def arrays(self) -> dict[str, torch.Tensor]:
+        """The weights as the compiled rule names them."""
+        own = {"Q": self.query.weight.T, "q": self.query.bias, "K": self.key.weight.T}
+        return super().arrays() | own
 
 
 class FlatNetwork(Scorer):
-    """The ablation without sharing: one network over all slots side by side.
+    """The scorer of `policies.flat`, without sharing.
 
     Args:
         slots: N, which its weights are tied to.
     """
 
+    reads = ("A",)
+
     def __init__(self, slots: int) -> None:
         super().__init__()
-        self.slots = slots
-        self.layers = nn.Sequential(
-            nn.Linear(slots * REQUEST + SERVER, 128),
-            nn.ReLU(),
-            nn.Linear(128, 64),
-            nn.ReLU(),
-            nn.Linear(64, slots),
-        )
-        self.last = [self.layers[-1]]
+        self.slots, self.shapes = slots, flat.shapes(slots)
+        self.first = nn.Linear(slots * REQUEST + SERVER, flat.FIRST)
+        self.second = nn.Linear(flat.FIRST, flat.SECOND)
+        self.scores = nn.Linear(flat.SECOND, slots)
+        self.last = [self.scores]
 
     def forward(self, tables: Tables) -> torch.Tensor:
         """Scores [M]."""
         rows = tables.requests.new_zeros(len(tables.servers), self.slots, REQUEST)
         rows[tables.row, tables.slot] = tables.requests
-        scores = self.layers(torch.cat([rows.flatten(1), tables.servers], dim=1))
+        hidden = torch.relu(self.first(torch.cat([rows.flatten(1), tables.servers], dim=1)))
+        scores = self.scores(torch.relu(self.second(hidden)))
         return scores[tables.row, tables.slot]
 
+    def arrays(self) -> dict[str, torch.Tensor]:
+        """The weights as the compiled rule names them."""
+        weights = self.first.weight.T
+        return {
+            "A": weights[: self.slots * REQUEST],
+            "S": weights[self.slots * REQUEST :],
+            "a": self.first.bias,
+            "B": self.second.weight.T,
+            "b": self.second.bias,
+            "W": self.scores.weight.T,
+            "w": self.scores.bias,
+        }
 
-#: Scorers by name, made for a number of slots.
+
+#: Scorers by the name of their rule (`policies.NETWORKS`), made for a number of slots.
 NETWORKS: dict[str, Callable[[int], Scorer]] = {
     "pointer": lambda slots: PointerNetwork(),
     "attention": lambda slots: AttentionNetwork(),

@@ -70,12 +70,14 @@ class QueuePolicy(MaskableActorCriticPolicy):
         return tables
 
     def numpy_arrays(self) -> dict[str, npt.NDArray[np.float64]]:
-        """The pointer network's weights for deployment; a feature not seen in training counts 0."""
+        """The scorer's weights for deployment; a feature not seen in training counts 0."""
         extractor: Any = self.features_extractor
-        arrays: dict[str, npt.NDArray[np.float64]] = self.scorer.numpy_arrays()  # type: ignore[operator]
-        kept = extractor.kept[:, None]
-        seen = {"E": arrays["E"] * kept, "A": arrays["A"] * kept, "v": arrays["v"] * kept[:, 0]}
-        return arrays | seen
+        found = self.scorer.arrays()
+        arrays = {name: found[name].detach().double().numpy() for name in self.scorer.shapes}
+        for name in self.scorer.reads:
+            kept = np.resize(extractor.kept, len(arrays[name]))  # again for each slot
+            arrays[name] = (arrays[name].T * kept).T
+        return arrays
 
     def logits(self, tables: Tables) -> torch.Tensor:
         """Of all actions, [E, N + 1]."""

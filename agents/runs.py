@@ -21,20 +21,17 @@ from typing import Any
 
 import numpy as np
 
-import policies
 from agents.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from agents.index_search import START, search
 from agents.judge import Judge
-from agents.networks import PointerNetwork
-from agents.play import log_ratios
 from agents.ppo import PPOOptions, PPOTrainer
 from agents.traffic import Traffic
 from laps_env.checks import check_count, check_positive, is_finite
 from laps_env.evaluation.runner import code_version
 from laps_env.line_journal import LineJournal
-from policies import RuleSpec
+from policies import NETWORKS, RuleSpec
 from policies.laws import Floats
-from policies.learned import flatten, pointer_spec
+from policies.layers import flatten
 from policies.learned_index import index_spec
 from policies.model_file import save_model
 
@@ -47,8 +44,6 @@ GENERATIONS = 5
 TRAINING_CODE = code_version("laps_env", "policies", "agents")
 
 Entry = dict[str, Any]
-Look = tuple[dict[str, Any], list[float]]
-"""A network's arrays, and what they are worth: log ratios of mean and p99 latency."""
 
 
 @dataclass(frozen=True)
@@ -211,8 +206,8 @@ class Run:
             yield from self._ppo_blocks(trainer, report)
 
     def _ppo_blocks(self, trainer: PPOTrainer, report: Callable[[str], None]) -> Generator[Entry]:
-        compiled = isinstance(trainer.policy.scorer, PointerNetwork)
-        look = self._look_at_rule(trainer) if compiled else self._step_through(trainer)
+        kind, shapes = trainer.options.network, trainer.policy.scorer.shapes
+        look = self._look(NETWORKS[kind]("candidate", trainer.policy.numpy_arrays()))
         if has_checkpoint(self.folder):
             state = load_checkpoint(self.folder, trainer.policy)
             trainer.block, trainer.model.num_timesteps = state["block"], state["steps"]
@@ -226,8 +221,9 @@ class Run:
             yield state["entry"]
         while True:
             trainer.run_block(report)
-            arrays, tune = look()
-            self._keep_if_best(trainer.options.network, arrays, tune)
+            arrays = trainer.policy.numpy_arrays()
+            tune = look(flatten(arrays, shapes))
+            self._keep_if_best(kind, arrays, tune)
             steps = trainer.model.num_timesteps
             entry = {"steps": steps, "tune": tune}
             state = {"block": trainer.block, "steps": steps, "entry": entry}
@@ -247,36 +243,6 @@ class Run:
         def look(weights: Floats) -> list[float]:
             ratios = pool.map(lambda task: judge.log_ratios(weights, [task]), tasks)
             return np.mean(list(ratios), axis=0).tolist()
-
-        return look
-
-    def _look_at_rule(self, trainer: PPOTrainer) -> Callable[[], Look]:
-        """Judges the network as the compiled rule that it becomes."""
-        rule = self._look(pointer_spec("candidate", trainer.policy.numpy_arrays()))
-
-        def look() -> Look:
-            arrays = trainer.policy.numpy_arrays()
-            return arrays, rule(flatten(arrays))
-
-        return look
-
-    def _step_through(self, trainer: PPOTrainer) -> Callable[[], Look]:
-        """The same for a network that is no compiled rule."""
-        fcfs = policies.SPECS["fcfs"]  # only the workloads are the judge's
-        judge = self._judge(fcfs, num_requests=TUNE_REQUESTS, repeats=TUNE_REPEATS)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            tasks = judge.tasks("tune", TUNE_SEED, pool)
-        starts = trainer.first_category[:: len(self.options.loads)]
-
-        def look() -> Look:
-            ratios = []
-            for place, (scenario, _) in enumerate(judge.traffic):
-                own = [task for task in tasks if task.place == place]
-                slots = trainer.options.slots
-                ratios.append(log_ratios(trainer.policy, own, scenario, starts[place], slots))
-            state = trainer.policy.scorer.state_dict()
-            arrays = {name: tensor.numpy().copy() for name, tensor in state.items()}
-            return arrays, np.mean(ratios, axis=0).tolist()
 
         return look
 

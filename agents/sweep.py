@@ -114,9 +114,7 @@ class Sweep:
     evaluations: list[Evaluations]
 
     def trials(self, training: Training) -> list[Trial]:
-        """Of one trained model; networks that are no compiled rules have none."""
-        if getattr(training.options, "network", "pointer") != "pointer":
-            return []
+        """Of one trained model."""
         return [
             Trial(training.name, grid)
             for asked in self.evaluations

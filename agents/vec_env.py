@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,13 +24,17 @@ Observation = dict[str, npt.NDArray[np.float32]]
 Infos = list[dict[str, Any]]
 Made = TypeVar("Made")
 
+#: Of a row that goes on: one for all, because a dict for each costs as much as the step itself;
+#: nobody can write into it.
+GOES_ON: Any = MappingProxyType({"TimeLimit.truncated": False})
+
 
 class ReplayVecEnv(VecEnv):
     """Servers of one or several vector environments, row below row; arrays are fresh at every step.
 
-    An info is empty, but for ``TimeLimit.truncated`` and what an ended episode leaves:
-    ``terminal_observation``, ``episode`` (``r`` return, ``l`` steps, ``t`` seconds since the start,
-    as `Monitor` has them) and ``summary`` (`laps_env.summary.summarize`).
+    An info is read-only and empty, but for ``TimeLimit.truncated`` and, in a dict of its own, what
+    an ended episode leaves: ``terminal_observation``, ``episode`` (``r`` return, ``l`` steps, ``t``
+    seconds since the start, as `Monitor` has them) and ``summary`` (`laps_env.summary.summarize`).
 
     Args:
         groups: with ``autoreset_mode="SameStep"`` and one number of slots; this adapter alone
@@ -97,7 +102,7 @@ class ReplayVecEnv(VecEnv):
     ) -> tuple[Observation, npt.NDArray[np.float32], npt.NDArray[np.bool_], Infos]:
         """Take the step."""
         self._lengths += 1
-        infos: Infos = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
+        infos: Infos = [GOES_ON] * self.num_envs
         observations, rewards, dones = [], [], []
         for envs, rows in zip(self.groups, self.rows, strict=True):
             own = self._actions[rows.start : rows.stop]

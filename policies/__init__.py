@@ -35,6 +35,8 @@ from policies import (
     trail,
     vllm_ltr,
 )
+from policies.attention import attention_spec
+from policies.flat import flat_spec
 from policies.laws import fit_laws
 from policies.learned import pointer_spec
 from policies.learned_index import index_spec
@@ -72,6 +74,9 @@ SPECS: dict[str, RuleSpec] = {
         oracle_srpt,
     )
 }
+
+#: Trained networks as rules, by the kind that their model's card names.
+NETWORKS = {"pointer": pointer_spec, "attention": attention_spec, "flat": flat_spec}
 
 _TUNED = "_tuned"
 
@@ -143,16 +148,17 @@ def load_rule(name: str, folder: str, scenario: str) -> RuleSpec:
         scenario: whose own weights are taken, where the model has some.
 
     Raises:
-        ValueError: damaged files, or a kind of model that is no compiled rule.
+        ValueError: damaged files, or an unknown kind of model.
         OSError: a file cannot be read.
     """
     card, weights = load_model(folder)
-    if card["kind"] == "pointer":
-        return pointer_spec(name, weights)
-    if card["kind"] == "index":
+    kind = card["kind"]
+    if kind in NETWORKS:
+        return NETWORKS[kind](name, weights)
+    if kind == "index":
         own = weights.get(f"weights.{scenario}")
         return index_spec(name, weights if own is None else {"weights": own})
-    raise ValueError(f"{folder}: kind: expected 'pointer' or 'index', got {card['kind']!r}")
+    raise ValueError(f"{folder}: kind: expected one of {[*NETWORKS, 'index']}, got {kind!r}")
 
 
 def _fill_in(

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from laps_env._jit import inlined, rule, survey
 from laps_env.layout import CATEGORY, OCCUPIED, SERVER_COLUMNS
 from policies.features import (
@@ -28,6 +26,7 @@ from policies.features import (
 )
 from policies.gittins import INDEX_SIZE
 from policies.laws import Floats
+from policies.layers import Shapes, add_product, flatten, layer, rectify, starts
 from policies.policy import RuleSpec
 
 #: Width of the pooled context, of the first and of the second layer.
@@ -35,8 +34,8 @@ POOLED, FIRST, SECOND = 16, 32, 16
 
 _REQUEST, _SERVER = len(REQUEST_FEATURES), len(SERVER_FEATURES)
 
-#: The network's arrays in the order of `flatten`, with their shapes.
-SHAPES = {
+#: The network's arrays in the order of `policies.layers.flatten`, with their shapes.
+SHAPES: Shapes = {
     "E": (_REQUEST, POOLED),
     "e": (POOLED,),
     "A": (_REQUEST, FIRST),
@@ -48,19 +47,9 @@ SHAPES = {
     "w": (SECOND,),
     "v": (_REQUEST,),
 }
-_SIZES = [int(np.prod(shape)) for shape in SHAPES.values()]
-_STARTS = np.cumsum([0, *_SIZES]).tolist()
-_E, _e, _A, _C, _S, _a, _B, _b, _w, _v, _LAWS = _STARTS
+_E, _e, _A, _C, _S, _a, _B, _b, _w, _v, _LAWS = starts(SHAPES)
 
 _COLUMNS = len(SERVER_COLUMNS)
-
-
-@inlined
-def add_product(vector: Any, params: Any, start: int, out: Any) -> None:
-    """``out`` += ``vector`` times the matrix that begins at ``start``, row by row."""
-    for i in range(vector.size):
-        for j in range(out.size):
-            out[j] += vector[i] * params[start + i * out.size + j]
 
 
 @survey
@@ -78,57 +67,49 @@ def pool(queue: Any, server: Any, params: Any) -> None:
             present += 1
             law = _LAWS + INDEX_SIZE * int(row[CATEGORY])
             describe_request(row, server, params[law : law + INDEX_SIZE], features)
+            layer(features, params, _E, _e, hidden)
+            rectify(hidden)
             for j in range(POOLED):
-                hidden[j] = params[_e + j]
-            add_product(features, params, _E, hidden)
-            for j in range(POOLED):
-                pooled[j] += max(hidden[j], 0.0)
+                pooled[j] += hidden[j]
     for j in range(POOLED):
         pooled[j] /= max(present, 1)
-    for j in range(FIRST):
-        first[j] = params[_a + j]
-    add_product(pooled, params, _C, first)
+    layer(pooled, params, _C, _a, first)
     describe_server(server, present, features)
     add_product(features[:_SERVER], params, _S, first)
+
+
+@inlined
+def score(features: Any, first: Any, second: Any, params: Any) -> float:
+    """Of a request, where ``first`` holds what the first layer gets from all but ``features``."""
+    add_product(features, params, _A, first)
+    rectify(first)
+    layer(first, params, _B, _b, second)
+    rectify(second)
+    total = 0.0
+    for j in range(SECOND):
+        total += second[j] * params[_w + j]
+    for i in range(_REQUEST):
+        total += features[i] * params[_v + i]
+    return total
 
 
 @rule
 def learned(row: Any, server: Any, params: Any, memory: Any) -> float:
     """Minus the score."""
     features, first = memory[:_REQUEST], memory[_REQUEST : _REQUEST + FIRST]
-    second = memory[_REQUEST + FIRST :]
     law = _LAWS + INDEX_SIZE * int(row[CATEGORY])
     describe_request(row, server, params[law : law + INDEX_SIZE], features)
     for j in range(FIRST):
         first[j] = server[_COLUMNS + j]
-    add_product(features, params, _A, first)
-    for j in range(FIRST):
-        first[j] = max(first[j], 0.0)
-    for j in range(SECOND):
-        second[j] = params[_b + j]
-    add_product(first, params, _B, second)
-    score = 0.0
-    for j in range(SECOND):
-        score += max(second[j], 0.0) * params[_w + j]
-    for i in range(_REQUEST):
-        score += features[i] * params[_v + i]
-    return -score
-
-
-def flatten(arrays: dict[str, Floats]) -> Floats:
-    """The network's arrays as the rule reads them.
-
-    Raises:
-        ValueError: arrays that are missing, too many, or of another shape.
-    """
-    shapes = {name: np.shape(array) for name, array in arrays.items()}
-    if shapes != SHAPES:
-        raise ValueError(f"network: expected arrays {SHAPES}, got {shapes}")
-    return np.concatenate([np.asarray(arrays[name], np.float64).ravel() for name in SHAPES])
+    return -score(features, first, memory[_REQUEST + FIRST :], params)
 
 
 def pointer_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
-    """The rule with these weights (`flatten`)."""
+    """The rule with these weights.
+
+    Raises:
+        ValueError: other arrays than `SHAPES` says.
+    """
     return RuleSpec(
         name,
         "learned pointer network",
@@ -136,6 +117,6 @@ def pointer_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
         cells=_REQUEST + FIRST + SECOND,
         survey=pool,
         context=FIRST + 2 * POOLED + _REQUEST,
-        fitted=weights_and_laws(flatten(arrays)),
+        fitted=weights_and_laws(flatten(arrays, SHAPES)),
         by_category=True,
     )

@@ -61,6 +61,8 @@ class RuleSpec:
         cells: float64 cells of memory per request.
         survey: looks at the whole table first, compiled by `laps_env._jit.survey`.
         context: float32 cells that it leaves to the rule behind the columns of ``server``.
+        context_per_slot: so many more for each slot.
+        slots: rows of the table that the rule is made for, None for any.
         fitted: from the training split (`policies.laws.Laws`) to the constants that follow the
             parameters in ``params``; None for a rule that needs no law.
         by_category: the fitted constants are per task category, so the rule serves only traffic of
@@ -75,6 +77,8 @@ class RuleSpec:
     cells: int = 1
     survey: Any = no_survey
     context: int = 0
+    context_per_slot: int = 0
+    slots: int | None = None
     fitted: Callable[[Any], Floats] | None = None
     by_category: bool = False
     clairvoyant: bool = False
@@ -109,12 +113,15 @@ class Policy:
         Args:
             slots: N.
             truth: rounds still to run from each output position, for a clairvoyant rule.
+
+        Raises:
+            ValueError: a rule that is made for another number of slots.
         """
         return Scorer(
             self.spec.rule,
             self.spec.survey,
             self.params,
-            np.zeros(len(SERVER_COLUMNS) + self.spec.context, np.float32),
+            self._view(slots),
             np.zeros((slots, 1 + self.spec.cells)),
             np.zeros(0) if truth is None else truth,
             np.empty(slots),
@@ -139,8 +146,9 @@ class Policy:
             Actions int64 [E] (or a scalar array), and the new state, float64 [E, N, 1 + cells].
 
         Raises:
-            ValueError: arrays of other shapes, a clairvoyant rule that has not been given its
-                knowledge of these requests, or a category without fitted constants.
+            ValueError: arrays of other shapes, more or fewer slots than the rule is made for, a
+                clairvoyant rule that has not been given its knowledge of these requests, or a
+                category without fitted constants.
         """
         if self.spec.clairvoyant and self.truth is None:
             raise ValueError(
@@ -155,10 +163,19 @@ class Policy:
         memory = self._memory(queue.shape[:2], state, episode_start)
         truth, offset = self.truth or (np.zeros(0), np.zeros(0, np.int64))
         actions = np.empty(len(queue), np.int64)
-        view = np.zeros(server.shape[1] + self.spec.context, np.float32)
+        view = self._view(queue.shape[1])
         rule, survey = self.spec.rule, self.spec.survey
         _choose(queue, server, view, memory, rule, survey, self.params, truth, offset, actions)
         return (actions if batched else actions[0]), memory
+
+    def _view(self, slots: int) -> npt.NDArray[np.float32]:
+        """Room for the server's columns and what the survey finds in so many slots."""
+        if self.spec.slots not in (None, slots):
+            raise ValueError(
+                f"{self.name}: expected {self.spec.slots} slots, as it was made for, got {slots}"
+            )
+        found = self.spec.context + slots * self.spec.context_per_slot
+        return np.zeros(len(SERVER_COLUMNS) + found, np.float32)
 
     def _check_known(self, queue: npt.NDArray[np.float32]) -> None:
         """Whether what the rule looks up by a request's category or progress is there."""

@@ -16,7 +16,6 @@ import pytest
 pytest.importorskip("sb3_contrib")
 ray = pytest.importorskip("ray")
 
-from agents.ppo import PPOOptions  # noqa: E402
 from agents.runs import Budget, IndexOptions  # noqa: E402
 from agents.sweep import Tasks, read_sweep  # noqa: E402
 
@@ -86,14 +85,6 @@ def test_a_run_for_each_scenario(file: Path) -> None:
         ("index-chat-serial-0", ("chat-serial",), 0),
         ("index-chat-serial-1", ("chat-serial",), 1),
     ]
-
-
-def test_networks_that_are_no_rules_are_trained_but_not_tried(file: Path) -> None:
-    text = SWEEP.replace('"index"', '"ppo"').replace("repeats = 1", 'network = "attention"')
-    file.write_text(text)
-    sweep = read_sweep(file)
-    assert isinstance(sweep.trainings[0].options, PPOOptions)
-    assert not sweep.trials(sweep.trainings[0])
 
 
 @pytest.mark.parametrize(
