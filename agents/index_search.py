@@ -9,7 +9,6 @@ Source of the search: Hansen, "The CMA Evolution Strategy: A Tutorial", arXiv 16
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -33,6 +32,7 @@ def search(
     judge: Judge,
     rows: int,
     seed: int,
+    threads: int,
     known: Sequence[Sequence[float]] = (),
 ) -> Iterator[tuple[list[float], Floats]]:
     """Generation by generation, the candidates' scores and the centre of the distribution.
@@ -42,6 +42,7 @@ def search(
         rows: of the weights that are searched, the others stay 0: what tells scenarios apart has
             little use where there is one.
         seed: of the search and of its workloads.
+        threads: that judge; the weights do not depend on how many.
         known: scores of the first generations from an earlier run, which are not judged again: with
             them the search goes on exactly where that one was.
 
@@ -51,7 +52,7 @@ def search(
     rng = np.random.default_rng(seed)
     options = {"randn": lambda *shape: rng.standard_normal(shape), "seed": np.nan, "verbose": -9}
     strategy = cma.CMAEvolutionStrategy(START[:rows].ravel(), STEP, options)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         for generation in count():
             candidates = strategy.ask()
             if generation < len(known):

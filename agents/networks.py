@@ -200,7 +200,7 @@ class FlatNetwork(Scorer):
         }
 
 
-#: Scorers by the name of their rule (`policies.NETWORKS`), made for a number of slots.
+#: Scorers by the name of their rule (`policies.LEARNABLE`), made for a number of slots.
 NETWORKS: dict[str, Callable[[int], Scorer]] = {
     "pointer": lambda slots: PointerNetwork(),
     "attention": lambda slots: AttentionNetwork(),

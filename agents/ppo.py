@@ -71,11 +71,11 @@ class PPOOptions(Traffic):
     num_requests: int = 300
     slots: int = 32
     envs: int = 128
-    hold: int = 10
+    hold: int = 50
     network: str = "pointer"
     without: tuple[str, ...] = ()
-    teacher: str = "gittins"
-    imitation_steps: int = 1500
+    teacher: str = "oracle_srpt"
+    imitation_steps: int = 2000
     exploration: float = 0.3
     seed: int = 0
     rollout: int = 256

@@ -9,9 +9,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from agents.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from agents.index_search import START, search
@@ -29,14 +29,14 @@ from agents.traffic import Traffic
 from laps_env.checks import check_count, check_positive, is_finite
 from laps_env.evaluation.runner import code_version
 from laps_env.line_journal import LineJournal
-from policies import NETWORKS, RuleSpec
+from policies import LEARNABLE, RuleSpec
 from policies.laws import Floats
 from policies.layers import flatten
 from policies.learned_index import index_spec
 from policies.model_file import save_model
 
 #: What rules are chosen on: seed of the *tune* set, workloads of each scenario and load, requests.
-TUNE_SEED, TUNE_REPEATS, TUNE_REQUESTS = 1000, 2, 500
+TUNE_SEED, TUNE_REPEATS, TUNE_REQUESTS = 1000, 4, 1000
 #: Generations in a block of the index search.
 GENERATIONS = 5
 
@@ -102,6 +102,10 @@ class IndexOptions(Traffic):
         check_count("seed", self.seed, least=0)
         if not (is_finite(self.tail) and self.tail >= 0):
             raise ValueError(f"tail: expected a finite number >= 0, got {self.tail!r}")
+
+    def objective(self, tune: Sequence[float]) -> float:
+        """Of `Traffic`, and ``tail`` times the log ratio of the p99 latency."""
+        return tune[0] + self.tail * tune[1]
 
 
 Options = PPOOptions | IndexOptions
@@ -182,7 +186,8 @@ class Run:
         look = self._look(rule)
         known = [scores for entry in self.journal.entries for scores in entry["scores"]]
         rows = len(START) if len(options.scenario) > 1 else 1
-        generations = search(judge, rows, options.seed * 2**20, known)
+        threads = torch.get_num_threads()
+        generations = search(judge, rows, options.seed * 2**20, threads, known)
         for _ in islice(generations, len(known)):
             pass
         if not self.journal.entries:
@@ -207,7 +212,7 @@ class Run:
 
     def _ppo_blocks(self, trainer: PPOTrainer, report: Callable[[str], None]) -> Generator[Entry]:
         kind, shapes = trainer.options.network, trainer.policy.scorer.shapes
-        look = self._look(NETWORKS[kind]("candidate", trainer.policy.numpy_arrays()))
+        look = self._look(LEARNABLE[kind]("candidate", trainer.policy.numpy_arrays()))
         if has_checkpoint(self.folder):
             state = load_checkpoint(self.folder, trainer.policy)
             trainer.block, trainer.model.num_timesteps = state["block"], state["steps"]
@@ -237,7 +242,7 @@ class Run:
     def _look(self, rule: RuleSpec) -> Callable[[Floats], list[float]]:
         """Judges weights on the *tune* set: log ratios of mean and p99 latency."""
         judge = self._judge(rule, num_requests=TUNE_REQUESTS, repeats=TUNE_REPEATS)
-        pool = ThreadPoolExecutor(os.cpu_count())
+        pool = ThreadPoolExecutor(torch.get_num_threads())
         tasks = judge.tasks("tune", TUNE_SEED, pool)
 
         def look(weights: Floats) -> list[float]:
@@ -247,13 +252,10 @@ class Run:
         return look
 
     def _keep_if_best(self, kind: str, arrays: dict[str, Floats], tune: list[float]) -> None:
-        earlier = [self._score(entry["tune"]) for entry in self.journal.entries]
-        if self._score(tune) < min(earlier, default=np.inf):
+        objective = self.options.objective
+        earlier = [objective(entry["tune"]) for entry in self.journal.entries]
+        if objective(tune) < min(earlier, default=np.inf):
             self._save(kind, arrays, tune)
-
-    def _score(self, tune: list[float]) -> float:
-        """What the run minimises."""
-        return tune[0] + getattr(self.options, "tail", 0.0) * tune[1]
 
     def _save(self, kind: str, arrays: dict[str, Any], tune: list[float]) -> None:
         about = {

@@ -10,6 +10,7 @@ FOLDER/rows.journal  a line per model, scenario, load and predictor error
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
@@ -71,7 +72,7 @@ class Trial:
         with tempfile.TemporaryDirectory() as folder:
             for name in (WEIGHTS, CARD):
                 (Path(folder) / name).write_bytes(files[name])
-            return {**self._row(folder), "policy": self.name}
+            return {**self._row(folder), "policy": self.name, "model": digest(files)}
 
     def _row(self, policy: str) -> dict[str, Any]:
         evaluation = Evaluation(Grid(policies=(policy,), **self.grid))
@@ -258,6 +259,11 @@ def write_model(folder: Path, files: dict[str, bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         write_beside(folder / name, [files[name]])
+
+
+def digest(files: dict[str, bytes]) -> str:
+    """Of a trained model's weights, sha256."""
+    return hashlib.sha256(files[WEIGHTS]).hexdigest()
 
 
 def read_model(folder: Path) -> dict[str, bytes]:

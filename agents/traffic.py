@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
@@ -42,3 +43,7 @@ class Traffic:
     def sources(self) -> list[tuple[Scenario, PredictorError]]:
         """Each scenario with each error."""
         return list(product(map(get_scenario, self.scenario), self.predictor_errors))
+
+    def objective(self, tune: Sequence[float]) -> float:
+        """What a run minimises, from the log ratios of mean and p99 latency to LAPS-SD's."""
+        return tune[0]

@@ -40,7 +40,7 @@ from policies.flat import flat_spec
 from policies.laws import fit_laws
 from policies.learned import pointer_spec
 from policies.learned_index import index_spec
-from policies.model_file import is_model, load_model
+from policies.model_file import arrays_for, is_model, load_model
 from policies.policy import Parameter, Policy, RuleSpec
 
 __all__ = [
@@ -75,13 +75,18 @@ SPECS: dict[str, RuleSpec] = {
     )
 }
 
-#: Trained networks as rules, by the kind that their model's card names.
-NETWORKS = {"pointer": pointer_spec, "attention": attention_spec, "flat": flat_spec}
+#: Rules from trained weights, by the kind that the model's card names.
+LEARNABLE = {
+    "index": index_spec,
+    "pointer": pointer_spec,
+    "attention": attention_spec,
+    "flat": flat_spec,
+}
 
 _TUNED = "_tuned"
 
 #: Models that the package carries, trained as docs/learned.md says.
-LEARNED = ("learned_index",)
+LEARNED = ("learned_index", "learned")
 
 
 def list_policies() -> list[str]:
@@ -152,13 +157,10 @@ def load_rule(name: str, folder: str, scenario: str) -> RuleSpec:
         OSError: a file cannot be read.
     """
     card, weights = load_model(folder)
-    kind = card["kind"]
-    if kind in NETWORKS:
-        return NETWORKS[kind](name, weights)
-    if kind == "index":
-        own = weights.get(f"weights.{scenario}")
-        return index_spec(name, weights if own is None else {"weights": own})
-    raise ValueError(f"{folder}: kind: expected one of {[*NETWORKS, 'index']}, got {kind!r}")
+    kind, arrays = card["kind"], arrays_for(weights, scenario)
+    if kind not in LEARNABLE:
+        raise ValueError(f"{folder}: kind: expected one of {list(LEARNABLE)}, got {kind!r}")
+    return LEARNABLE[kind](name, arrays)
 
 
 def _fill_in(

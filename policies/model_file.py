@@ -2,6 +2,9 @@
 
 FOLDER/model.safetensors   the arrays of the rule, float32
 FOLDER/card.json           which rule, what it reads, how it was trained, what came out
+
+A model may have several sets of arrays: ``NAME.SCENARIO`` is for that scenario, ``NAME`` for all
+others.
 """
 
 from __future__ import annotations
@@ -73,6 +76,15 @@ def load_model(folder: str | Path) -> tuple[dict[str, Any], dict[str, Floats]]:
         if not np.isfinite(array).all():
             raise ValueError(f"{path}: {name}: expected finite weights")
     return card, weights
+
+
+def arrays_for(arrays: dict[str, Floats], scenario: str) -> dict[str, Floats]:
+    """Those of a scenario, where the model has some for it alone, else those for all."""
+    sets: dict[str, dict[str, Floats]] = {}
+    for key, array in arrays.items():
+        name, _, owner = key.partition(".")
+        sets.setdefault(owner, {})[name] = array
+    return sets.get(scenario, sets.get("", {}))
 
 
 def _checked_card(document: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from agents.sweep import (
     Tasks,
     Training,
     Trial,
+    digest,
     read_model,
     read_sweep,
     write_model,
@@ -74,10 +75,10 @@ def is_finished(training: Training, folder: Path) -> bool:
 
 def run(sweep: Sweep, folder: Path, rows: LineJournal, tasks: Tasks) -> int:
     """Do what the folder does not hold; how many tasks failed for good."""
-    known = [entry["key"] for entry in rows.entries]
+    known = {str(entry["key"]): entry["row"].get("model") for entry in rows.entries}
     finished = [training for training in sweep.trainings if is_finished(training, folder)]
     for trial in (t for training in sweep.trainings for t in sweep.trials(training)):
-        if trial.key in known and trial.name not in [training.name for training in finished]:
+        if str(trial.key) in known and trial.name not in [training.name for training in finished]:
             raise ValueError(f"{folder}: expected the model {trial.name}, of which it has results")
 
     def trained(training: Training, files: dict[str, bytes]) -> None:
@@ -86,18 +87,20 @@ def run(sweep: Sweep, folder: Path, rows: LineJournal, tasks: Tasks) -> int:
         evaluate(training)
 
     def evaluate(training: Training) -> None:
-        missing = [trial for trial in sweep.trials(training) if trial.key not in known]
-        if missing:
-            files = tasks.put(read_model(folder / training.name))
-        for trial in missing:
-            tasks.start(trial, files, done=partial(evaluated, trial))
+        files = read_model(folder / training.name)
+        shared = tasks.put(files)
+        for trial in sweep.trials(training):
+            if str(trial.key) not in known:
+                tasks.start(trial, shared, done=partial(evaluated, trial))
+            elif known[str(trial.key)] != digest(files):
+                raise ValueError(f"{folder}: expected results of {trial.name} as it is, got older")
 
     def evaluated(trial: Trial, row: dict[str, Any]) -> None:
         rows.add({"key": trial.key, "row": row})
         print(f"evaluated {trial.key}: {row['ratio_to_laps_sd']:.3f}", flush=True)
 
     for trial in sweep.rivals():
-        if trial.key not in known:
+        if str(trial.key) not in known:
             tasks.start(trial, done=partial(evaluated, trial))
     for training in sweep.trainings:
         if training in finished:

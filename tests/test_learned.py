@@ -93,7 +93,7 @@ def test_the_deployed_network_chooses_as_the_trained_one(network: str) -> None:
     trained = QueuePolicy(
         *spaces, lambda _: 1e-3, laws=laws, network=network, without=frozenset({"acceptance"})
     )
-    rule = policies.make(policies.NETWORKS[network]("p", trained.numpy_arrays()), SCENARIO)
+    rule = policies.make(policies.LEARNABLE[network]("p", trained.numpy_arrays()), SCENARIO)
     observation, info = envs.reset(seed=0, options={"workload": workload()})
     over, state, choices = False, None, 0
     while not over:
@@ -163,7 +163,7 @@ def test_a_saved_model_is_a_policy(folder: Path) -> None:
         ("request_features", ["a"], "request_features: expected"),
         ("server_features", None, "server_features: expected"),
         ("kind", None, "kind: expected a text, got None"),
-        ("kind", "tree", r"kind: expected one of \['pointer', .*, 'index'\], got 'tree'"),
+        ("kind", "tree", r"kind: expected one of \['index', .*\], got 'tree'"),
         ("kind", "flat", "network: expected arrays"),
         ("kind", "index", "index: expected weights of shape"),
     ],
@@ -191,6 +191,18 @@ def test_damaged_files_are_refused(folder: Path) -> None:
     (folder / CARD).write_text("{")
     with pytest.raises(ValueError, match=r"card\.json: expected JSON"):
         policies.make(str(folder), SCENARIO)
+
+
+def test_a_model_may_have_arrays_for_a_scenario_alone(tmp_path: Path) -> None:
+    sets = {".chat-serial": random_arrays(1), "": random_arrays(2)}
+    arrays = {name + owner: array for owner, own in sets.items() for name, array in own.items()}
+    save_model(tmp_path, "pointer", arrays, {})
+    for scenario, seed in (("chat-serial", 1), ("chat-batch8", 2)):
+        made = policies.make(str(tmp_path), scenario)
+        alone = {name: np.float32(array) for name, array in random_arrays(seed).items()}
+        np.testing.assert_array_equal(
+            made.params, policies.make(pointer_spec("p", alone), scenario).params
+        )
 
 
 def test_a_folder_without_a_card_is_no_policy(tmp_path: Path) -> None:

@@ -197,6 +197,13 @@ def test_a_sweep_on_two_machines_goes_on_where_it_was(
     assert sorted(r[same] for r in finished) == sorted(row["row"][same] for row in rows)
     assert {path: path.read_bytes() for path in models} == models
 
+    rows_before = journal.read_text()
+    journal.write_text(rows_before.replace('"model": "', '"model": "0'))  # of other weights
+    refused = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "expected results of index-0 as it is, got older" in refused.stderr
+    journal.write_text(rows_before)
+
     file.write_text(SWEEP.replace("repeats = 1", "repeats = 2"))
     refused = subprocess.run(command, check=False, capture_output=True, text=True)
     assert refused.returncode == 2

@@ -67,7 +67,7 @@ class Options:
         tuple[str, ...],
         Option(
             "names with commas, folders of trained models among them, or 'all' (default: each "
-            "rule once, tuned where it has parameters, learned_index, and laps_sd, "
+            "rule once, tuned where it has parameters, the learned ones, and laps_sd, "
             "laps_sd_tuned+smartspec)",
             _policies,
         ),
