@@ -35,8 +35,9 @@ from policies.layers import flatten
 from policies.learned_index import index_spec
 from policies.model_file import save_model
 
-#: What rules are chosen on: seed of the *tune* set, workloads of each scenario and load, requests.
-TUNE_SEED, TUNE_REPEATS, TUNE_REQUESTS = 1000, 4, 1000
+#: What rules are chosen on: seed of the *tune* set, workloads in all (but at least one for each
+#: scenario, error and load), requests.
+TUNE_SEED, TUNE_WORKLOADS, TUNE_REQUESTS = 1000, 24, 1000
 #: Generations in a block of the index search.
 GENERATIONS = 5
 
@@ -241,7 +242,9 @@ class Run:
 
     def _look(self, rule: RuleSpec) -> Callable[[Floats], list[float]]:
         """Judges weights on the *tune* set: log ratios of mean and p99 latency."""
-        judge = self._judge(rule, num_requests=TUNE_REQUESTS, repeats=TUNE_REPEATS)
+        cells = len(self.options.sources()) * len(self.options.loads)
+        repeats = max(1, TUNE_WORKLOADS // cells)
+        judge = self._judge(rule, num_requests=TUNE_REQUESTS, repeats=repeats)
         pool = ThreadPoolExecutor(torch.get_num_threads())
         tasks = judge.tasks("tune", TUNE_SEED, pool)
 

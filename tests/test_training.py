@@ -41,7 +41,7 @@ def blocks_of(folder: Path) -> list[dict[str, Any]]:
 def small_tune_set(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = pytest.importorskip("agents.runs")
     monkeypatch.setattr(runs, "TUNE_REQUESTS", 40)
-    monkeypatch.setattr(runs, "TUNE_REPEATS", 1)
+    monkeypatch.setattr(runs, "TUNE_WORKLOADS", 1)
 
 
 @pytest.mark.usefixtures("one_thread", "small_tune_set")
