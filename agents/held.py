@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from laps_env._jit import jit
 from laps_env.checks import check_count
+from laps_env.kernel.fleet import Fleet, begin_step, choose, end_step, episode_of, serve
 from laps_env.vector_env import SpecDecodeReplayVectorEnv
 
 Bools = npt.NDArray[np.bool_]
@@ -43,33 +45,60 @@ class HeldRounds(SpecDecodeReplayVectorEnv):
         self._picked[row] = 0
 
     def _move(self, actions: npt.NDArray[Any], skip: Bools) -> None:
-        fleet = self.simulation.fleet
+        simulation, fleet = self.simulation, self.simulation.fleet
         moved = np.flatnonzero(~skip)
         self._picks[self._picked[moved], moved] = actions[moved]
         self._picked[moved] += 1
-        before = self._population()
+        before = fleet.servers[["finished", "active", "truncated"]].copy()
         super()._move(actions, skip)
         ran = fleet.ran_round & ~skip
-        reward, dt, invalid = fleet.reward.copy(), fleet.dt.copy(), fleet.invalid.copy()
-        held = ran.copy()
-        for _ in range(self._rounds - 1):
-            held &= (self._population() == before).all(axis=0)
-            if not held.any():
-                break
-            for k in range(int(self._picked[held].max())):
-                taking = held & (k < self._picked)
-                super()._move(self._picks[k], ~taking)
-                reward[taking] += fleet.reward[taking]
-                dt[taking] += fleet.dt[taking]
-                # Contexts grow: where one no longer fits, the round has begun without it.
-                early = fleet.ran_round & (k + 1 < self._picked)
-                held &= ~(taking & (fleet.invalid | early))
-        fleet.reward[:], fleet.dt[:] = reward, dt
-        fleet.ran_round[:], fleet.invalid[:] = ran, invalid
+        scale = self.options.reward_scale
+        _hold(
+            simulation.constants, fleet, before, self._picks, self._picked, ran, self._rounds, scale
+        )
         self._picked[ran] = 0
 
-    def _population(self) -> npt.NDArray[np.int64]:
-        """Requests finished, requests in the table, whether the episode is cut off, [3, E]."""
-        servers = self.simulation.fleet.servers
-        counts = [servers[name] for name in ("finished", "active", "truncated")]
-        return np.stack(counts).astype(np.int64)
+
+@jit
+def _hold(
+    c: Any,
+    fleet: Fleet,
+    before: npt.NDArray[Any],
+    picks: npt.NDArray[np.int64],
+    picked: npt.NDArray[np.int64],
+    ran: Bools,
+    rounds: int,
+    scale: float,
+) -> None:
+    """Repeat the round that each of these servers ``ran``, until something happens.
+
+    Rewards and durations add up in the fleet; ``before`` says how many requests each server had
+    finished and had in its table before the round, and whether its episode was cut off.
+    """
+    for i in range(picked.size):
+        if not ran[i]:
+            continue
+        server, e, first = fleet.servers[i], episode_of(fleet, i), before[i]
+        reward, dt, invalid = fleet.reward[i], fleet.dt[i], fleet.invalid[i]
+        more = rounds - 1
+        while (
+            more > 0
+            and server.finished == first.finished
+            and server.active == first.active
+            and server.truncated == first.truncated
+        ):
+            more -= 1
+            for k in range(picked[i]):
+                began = server.now
+                begin_step(fleet, i)
+                if choose(c, fleet, i, e, picks[k, i]):
+                    serve(c, fleet, i, e)
+                end_step(fleet, i, began, scale)
+                reward += fleet.reward[i]
+                dt += fleet.dt[i]
+                # Contexts grow: where one no longer fits, the round has begun without it.
+                if fleet.invalid[i] or (fleet.ran_round[i] and k + 1 < picked[i]):
+                    more = 0
+                    break
+        fleet.reward[i], fleet.dt[i], fleet.invalid[i] = reward, dt, invalid
+        fleet.ran_round[i] = True
