@@ -40,6 +40,7 @@ MAIN_POLICIES = (
     "laps_sd",
     "bayes_srpt_tuned",
     "gittins_tuned",
+    "learned",
     "learned_index",
     "oracle_srpt",
 )
