@@ -10,6 +10,8 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
 from laps_env.infos import Info, first_row
+from laps_env.picture_view import PictureView
+from laps_env.simulation import Simulation
 from laps_env.vector_env import Observation, SpecDecodeReplayVectorEnv
 from laps_env.workloads import Workload
 
@@ -90,7 +92,8 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         reward_scale: request-seconds per unit of reward, > 0.
         set_tag: ``"train"`` (default), ``"tune"`` or ``"final"``: disjoint sets of workloads.
         interface: ``"pick"`` or ``"priority"``.
-        render_mode: None or ``"ansi"``.
+        render_mode: None, ``"ansi"`` (a text), ``"rgb_array"`` (a picture, uint8 [640, 960, 3]) or
+            ``"human"`` (a window); the last two need pygame (``pip install 'laps-env[render]'``).
 
     ``reset(options=...)`` takes ``workload`` (a `laps_env.workloads.Workload`) or
     ``workload_seed`` (an int), each for this episode alone; other keys raise ``ValueError``.
@@ -106,16 +109,18 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 (Gymnasium's own form)
-        "render_modes": ["ansi"],
+        "render_modes": ["ansi", "rgb_array", "human"],
         "render_fps": 4,
     }
 
     def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:
         if "num_envs" in options or "autoreset_mode" in options:
             raise TypeError("num_envs, autoreset_mode: expected with gym.make_vec only")
+        in_rows = None if render_mode == "human" else render_mode  # a window is not a row's
         self._rows = self._make_row(
-            autoreset_mode=AutoresetMode.DISABLED, render_mode=render_mode, **options
+            autoreset_mode=AutoresetMode.DISABLED, render_mode=in_rows, **options
         )
+        self._window: PictureView | None = None
         self.render_mode = render_mode
         self.observation_space = self._rows.single_observation_space
         self.action_space = self._rows.single_action_space
@@ -136,6 +141,7 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         if isinstance(options, dict) and "reset_mask" in options:
             raise ValueError("reset options: reset_mask is for the vector environment")
         observation, info = self._rows.reset(seed=seed, options=options)
+        self._show()
         return _first(observation), first_row(info)
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
@@ -146,6 +152,7 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
             gymnasium.error.ResetNeeded: before `reset` or after the episode's end.
         """
         observation, reward, terminated, truncated, info = self._rows.step(np.asarray(action)[None])
+        self._show()
         return (
             _first(observation),
             float(reward[0]),
@@ -163,13 +170,29 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         """Metrics of the episode so far."""
         return self._rows.summary(0)
 
+    @property
+    def simulation(self) -> Simulation:
+        """The server behind the observation, for tools that show what happens in it."""
+        return self._rows.simulation
+
     def reveal_workload(self) -> Workload:
         """The true lengths and acceptance: the explicit door for clairvoyant references."""
         return self._rows.reveal_workload(0)
 
-    def render(self) -> str | None:
-        """With ``render_mode="ansi"``, the request table as text."""
-        return self._rows.render_row(0) if self.render_mode == "ansi" else None
+    def render(self) -> str | npt.NDArray[np.uint8] | None:
+        """The request table as text, or a picture, uint8 [640, 960, 3]; see ``render_mode``."""
+        drawn = None if self.render_mode == "human" else self._rows.render()
+        return None if drawn is None else drawn[0]
+
+    def close(self) -> None:
+        """Close the window of ``render_mode="human"``."""
+        if self._window is not None:
+            self._window.close()
+
+    def _show(self) -> None:
+        if self.render_mode == "human":
+            self._window = self._window or PictureView(self.metadata["render_fps"])
+            self._window.show(self._rows.view())
 
 
 def _first(observation: Observation) -> Observation:

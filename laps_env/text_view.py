@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from laps_env.layout import (
     ACCEPTED,
@@ -19,16 +18,15 @@ from laps_env.layout import (
     RAN,
     WAITING_S,
 )
+from laps_env.view import View
 
 
-def render_table(
-    queue: npt.NDArray[np.float32], server: npt.NDArray[np.float32], now_s: float, finished: int
-) -> str:
-    """An observation (``queue`` [N, F], ``server`` [G]): a line for it, a line per request."""
-    rows = queue[queue[:, OCCUPIED] == 1]
+def render_table(view: View) -> str:
+    """A line for the server, a line per request."""
+    server, rows = view.server, view.queue[view.queue[:, OCCUPIED] == 1]
     rows = rows[np.argsort(rows[:, ARRIVAL_NUMBER])]
     lines = [
-        f"t = {now_s:.3f} s   finished {finished}   in slots {len(rows)}   "
+        f"t = {view.now_s:.3f} s   finished {view.finished}   in slots {len(rows)}   "
         f"backlog {server[BACKLOG]:.0f}   free cache {server[FREE_CACHE_TOKENS]:.0f} tokens",
         "  request  waiting s  generated / predicted  acceptance  state",
     ]

@@ -14,10 +14,12 @@ from laps_env.checks import check_count
 from laps_env.infos import Info, add_summaries, all_rows, only_rows
 from laps_env.kernel.fleet import step_picks, step_priorities
 from laps_env.options import EnvOptions
+from laps_env.picture_view import PictureView
 from laps_env.simulation import UNLIMITED, Simulation, limit_ns
 from laps_env.spaces import action_space, check_actions, observation_space
 from laps_env.summary import summarize, time_alone_ns
 from laps_env.text_view import render_table
+from laps_env.view import View
 from laps_env.workloads import Workload
 
 Observation = dict[str, npt.NDArray[np.float32]]
@@ -36,7 +38,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         autoreset_mode: ``NEXT_STEP`` (default), ``SAME_STEP`` or ``DISABLED``; with the last,
             ``reset(options={"reset_mask": bool [E]})`` resets the rows that have ended.
         max_episode_steps: truncate after so many steps.
-        render_mode: None or ``"ansi"``.
+        render_mode: None, ``"ansi"`` or ``"rgb_array"``.
         **options: as `SpecDecodeReplay` (`laps_env.options.EnvOptions`).
 
     Raises:
@@ -45,7 +47,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 (Gymnasium's own declaration)
-        "render_modes": ["ansi"],
+        "render_modes": ["ansi", "rgb_array"],
         "render_fps": 4,
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
@@ -62,10 +64,12 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         check_count("num_envs", num_envs)
         check_count("max_episode_steps", max_episode_steps, optional=True)
         if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode: expected None or 'ansi', got {render_mode!r}")
+            modes = ", ".join(map(repr, self.metadata["render_modes"]))
+            raise ValueError(f"render_mode: expected None, {modes}; got {render_mode!r}")
         self.options = EnvOptions(**options)
         self.num_envs = num_envs
         self.render_mode = render_mode
+        self._pictures: list[PictureView] = []
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         slots = self.options.slots
@@ -278,21 +282,31 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         metrics = summarize(self.simulation.requests(row), server, alone)
         return {**metrics, "return": float(self._returns[row])}
 
-    def render(self) -> tuple[str, ...] | None:
-        """With ``render_mode="ansi"``, every row's request table as text."""
+    def render(self) -> tuple[str, ...] | tuple[npt.NDArray[np.uint8], ...] | None:
+        """Every row: its request table as text (``"ansi"``), or its picture (``"rgb_array"``)."""
         if self.render_mode is None:
             return None
-        return tuple(self.render_row(row) for row in range(self.num_envs))
+        views = [self.view(row) for row in range(self.num_envs)]
+        if self.render_mode == "ansi":
+            return tuple(map(render_table, views))
+        if not self._pictures:
+            self._pictures = [PictureView(self.metadata["render_fps"]) for _ in views]
+        return tuple(p.frame(view) for p, view in zip(self._pictures, views, strict=True))
 
-    def render_row(self, row: int) -> str:
-        """One row's request table as text."""
-        fleet = self.simulation.fleet
+    def view(self, row: int = 0) -> View:
+        """What a person is shown of a row."""
+        fleet, options = self.simulation.fleet, self.options
         server = fleet.servers[row]
-        return render_table(
-            fleet.queue[row],
-            fleet.server_view[row],
-            int(server["now"]) * 1e-9,
-            int(server["finished"]),
+        return View(
+            queue=fleet.queue[row],
+            server=fleet.server_view[row],
+            requests=self.simulation.requests(row),
+            now_s=int(server["now"]) * 1e-9,
+            arrived=int(server["arrived"]),
+            finished=int(server["finished"]),
+            categories=self.reveal_workload(row).categories,
+            pool_tokens=options.server.pool_tokens,
+            title=f"{options.get_scenario().name}, load {options.load}",
         )
 
     @property

@@ -129,7 +129,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"scenario": ["chat-serial-8b"]}, r"scenario: expected one of .*; got \['chat-serial-8b'\]"),
     ({"set_tag": "exam"}, r"set tag: expected one of .*, got 'exam'"),
     ({"interface": "wish"}, r"interface: expected one of"),
-    ({"render_mode": "human"}, r"render_mode: expected None or 'ansi', got 'human'"),
+    ({"render_mode": "film"}, r"render_mode: expected None, 'ansi', 'rgb_array'; got 'film'"),
 ]
 
 
