@@ -212,6 +212,7 @@ def commit(server: Any, e: Episode, index: int, drafted: int, accepted: int, dur
     if slot.generated == request.output_tokens:
         request.completion_ns = server.now
         request.completion_order = server.order
+        request.drafted, request.accepted = slot.drafted, slot.accepted
         request.attained_ns = slot.attained_ns
         server.order += 1
         release(server, e, index)

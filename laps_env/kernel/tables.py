@@ -80,6 +80,8 @@ REQUEST = np.dtype(
         ("completion_order", np.int64),
         ("preemptions", np.int64),
         ("recomputed_tokens", np.int64),
+        ("drafted", np.int64),
+        ("accepted", np.int64),
         ("attained_ns", np.int64),
         ("longest_idle_ns", np.int64),
     ],

@@ -1,0 +1,101 @@
+"""Two timelines on the same workload as one self-contained HTML page, side by side."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import Any
+
+from laps_env.timeline.recorder import Timeline, waiting_spans
+
+#: Requests that a page shows; of more, the first ones.
+MOST_REQUESTS = 400
+
+
+def comparison_page(timelines: list[Timeline], title: str) -> str:
+    """The page: a panel per timeline, one clock for all; it loads nothing.
+
+    Args:
+        timelines: of the same requests.
+        title: what was served.
+
+    Raises:
+        ValueError: no timeline, or timelines of different requests.
+    """
+    if not timelines:
+        raise ValueError("timelines: expected at least one, got none")
+    first = timelines[0].requests
+    for other in timelines[1:]:
+        if not _same(first, other.requests):
+            raise ValueError(
+                f"timelines: expected the requests of {timelines[0].title}, got others in "
+                f"{other.title}"
+            )
+    document = {
+        "title": title,
+        "shown": min(first.size, MOST_REQUESTS),
+        "requests": first.size,
+        "panels": [_panel(timeline) for timeline in timelines],
+    }
+    page = (files("laps_env") / "timeline" / "page.html").read_text(encoding="utf-8")
+    # "<" cannot end the script that holds the data, whatever the texts are.
+    data = json.dumps(document, allow_nan=False).replace("<", "\\u003c")
+    return page.replace("/*DATA*/null", data, 1)
+
+
+def _same(one: Any, other: Any) -> bool:
+    given = ["arrival_ns", "prompt_tokens", "output_tokens", "category"]
+    return one.size == other.size and all((one[name] == other[name]).all() for name in given)
+
+
+def _panel(timeline: Timeline) -> dict[str, Any]:
+    """What the page needs of a timeline; times in seconds."""
+    requests = timeline.requests[:MOST_REQUESTS]
+    ends = requests["completion_ns"]
+    last = max([r.start_ns + r.duration_ns for r in timeline.rounds], default=1)
+    latency = [
+        (int(end) if end else last) - int(start)
+        for end, start in zip(ends, requests["arrival_ns"], strict=True)
+    ]
+    return {
+        "title": timeline.title,
+        "end": last / 1e9,
+        "mean_latency": sum(latency) / max(len(latency), 1) / 1e9,
+        "requests": [
+            {
+                "category": timeline.categories[int(request["category"])],
+                "arrival": int(request["arrival_ns"]) / 1e9,
+                "end": int(request["completion_ns"]) / 1e9 or None,
+                "prompt": int(request["prompt_tokens"]),
+                "output": int(request["output_tokens"]),
+                "predicted": round(float(request["predicted_tokens"])),
+                "preemptions": int(request["preemptions"]),
+                "served": served,
+                "waited": [[start / 1e9, end / 1e9, int(again)] for start, end, again in waited],
+            }
+            for request, served, waited in zip(
+                requests, _served_spans(timeline), waiting_spans(timeline), strict=False
+            )
+        ],
+        "queue": [[r.start_ns / 1e9, r.in_system, len(r.turns)] for r in timeline.rounds],
+    }
+
+
+def _served_spans(timeline: Timeline) -> list[list[list[float]]]:
+    """Rounds of each request, those without a pause as one.
+
+    Each is [start, end, tokens before, tokens after, drafted, accepted], the last two so far.
+    """
+    spans: list[list[list[float]]] = [[] for _ in timeline.requests]
+    totals = [[0, 0, 0] for _ in timeline.requests]
+    for played in timeline.rounds:
+        start, end = played.start_ns / 1e9, (played.start_ns + played.duration_ns) / 1e9
+        for turn in played.turns:
+            own, total = spans[turn.request], totals[turn.request]
+            if not own or own[-1][1] != start:
+                own.append([start, end, total[0], total[0], 0, 0])
+            total[0] += turn.committed
+            total[1] += turn.drafted
+            total[2] += turn.accepted
+            own[-1][1], own[-1][3:] = end, total
+    return spans

@@ -1,0 +1,172 @@
+"""`TimelineRecorder`: writes down an episode of any of the environments, round by round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from laps_env.kernel.tables import FREE
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a round did for one request.
+
+    Attributes:
+        request: arrival number.
+        drafted, accepted: tokens.
+        committed: tokens of the output.
+        computed: context tokens whose cache was computed, 0 where it was there.
+        moved: context tokens whose cache came back from the host.
+    """
+
+    request: int
+    drafted: int
+    accepted: int
+    committed: int
+    computed: int
+    moved: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round of the server.
+
+    Attributes:
+        start_ns, duration_ns: of the whole; what drafting and verification leave of it went into
+            prefill and moves of caches, which come first.
+        draft_ns, verify_ns: as a scheduler measures them.
+        in_system: requests that had arrived and were not finished when it began.
+        cached_tokens: in the key-value pool when it ended.
+        turns: of the requests in it.
+        evicted: requests whose cache left the device for it.
+    """
+
+    start_ns: int
+    duration_ns: int
+    draft_ns: int
+    verify_ns: int
+    in_system: int
+    cached_tokens: int
+    turns: tuple[Turn, ...]
+    evicted: tuple[int, ...]
+
+
+@dataclass
+class Timeline:
+    """An episode.
+
+    Attributes:
+        title: who decided.
+        categories: names.
+        pool_tokens: size of the key-value pool.
+        requests: `laps_env.kernel.tables.REQUEST` records [R], as they are when the episode ends.
+        rounds: in order.
+    """
+
+    title: str
+    categories: tuple[str, ...]
+    pool_tokens: int
+    requests: npt.NDArray[Any]
+    rounds: list[Round] = field(default_factory=list)
+
+
+class TimelineRecorder(gym.Wrapper[Any, Any, Any, Any]):
+    """Keeps the `Timeline` of the latest episode; the environment behaves as without it.
+
+    Args:
+        env: of this package, replayed or live.
+        title: who decides, for those who look at the timeline.
+
+    Attributes:
+        timeline: of the episode, complete once it has ended; None before the first reset.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], title: str) -> None:
+        super().__init__(env)
+        self._title = title
+        self.timeline: Timeline | None = None
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """Start an episode and its timeline."""
+        result = self.env.reset(**options)
+        env: Any = self.env.unwrapped
+        self.timeline = Timeline(
+            self._title,
+            env.reveal_workload().categories,
+            env.options.server.pool_tokens,
+            env.simulation.requests().copy(),
+        )
+        return result
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take the step; a round that it ran is written down."""
+        env: Any = self.env.unwrapped
+        fleet = env.simulation.fleet
+        slots, server = fleet.slots[0].copy(), fleet.servers[0].copy()
+        result = self.env.step(action)
+        info = result[-1]
+        if info["round"]:
+            assert self.timeline is not None  # a step needs a reset
+            requests = env.simulation.requests()
+            self.timeline.requests = requests.copy()
+            self.timeline.rounds.append(_round(slots, server, fleet, requests))
+        return result
+
+
+def _round(slots: Any, server: Any, fleet: Any, requests: Any) -> Round:
+    """The round between a copy of slots and server before it, and the fleet after it."""
+    now = fleet.servers[0]
+    after = {int(slot["request"]): slot for slot in fleet.slots[0] if slot["request"] != FREE}
+    turns, evicted = [], []
+    for slot in slots[slots["request"] != FREE]:
+        number = int(slot["request"])
+        left = after.get(number)
+        if left is not None and not left["ran"]:
+            if slot["resident"] and not left["resident"]:
+                evicted.append(number)
+            continue
+        request = requests[number]
+        totals = request if left is None else left
+        committed = request["output_tokens"] if left is None else left["generated"]
+        context = 0 if slot["resident"] else int(slot["context"])
+        turns.append(
+            Turn(
+                number,
+                int(totals["drafted"] - slot["drafted"]),
+                int(totals["accepted"] - slot["accepted"]),
+                int(committed - slot["generated"]),
+                computed=0 if slot["swapped"] else context,
+                moved=context if slot["swapped"] else 0,
+            )
+        )
+    steps = int(now["last_draft_length"])
+    return Round(
+        start_ns=int(server["now"]),
+        duration_ns=int(now["busy_ns"] - server["busy_ns"]),
+        draft_ns=round(now["draft_step_ns"] * steps),
+        verify_ns=round(now["verify_ns"]),
+        in_system=int(server["arrived"] - server["finished"]),
+        cached_tokens=int(now["held"]),
+        turns=tuple(turns),
+        evicted=tuple(evicted),
+    )
+
+
+def waiting_spans(timeline: Timeline) -> list[list[tuple[int, int, bool]]]:
+    """When each request had to wait: (start, end, whether it had been served before), in ns."""
+    spans: list[list[tuple[int, int, bool]]] = [[] for _ in timeline.requests]
+    since = timeline.requests["arrival_ns"].tolist()
+    served = np.zeros(len(since), np.bool_)
+    for played in timeline.rounds:
+        for turn in played.turns:
+            number = turn.request
+            if played.start_ns > since[number]:
+                spans[number].append((since[number], played.start_ns, bool(served[number])))
+            since[number] = played.start_ns + played.duration_ns
+            served[number] = True
+    return spans

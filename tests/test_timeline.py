@@ -1,0 +1,181 @@
+"""Timelines hold all of an episode, to the nanosecond, and the pages show it in a browser."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import policies
+from laps_env.evaluation.episodes import serve
+from laps_env.scenarios import get_scenario
+from laps_env.timeline import Timeline, chrome_trace, comparison_page, record_policy
+from laps_env.timeline.recorder import waiting_spans
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from timeline import main  # noqa: E402
+
+#: Batches, and a pool so small that caches are evicted.
+OPTIONS: dict[str, Any] = {
+    "scenario": "pressure-batch8",
+    "load": 3.0,
+    "num_requests": 60,
+    "set_tag": "final",
+}
+
+
+@pytest.fixture(scope="module")
+def timeline() -> Timeline:
+    return record_policy("laps_sd", 5, **OPTIONS)
+
+
+def test_what_is_recorded_is_what_the_evaluation_runs(timeline: Timeline) -> None:
+    scenario = get_scenario(OPTIONS["scenario"])
+    workload = scenario.workload(load=3.0, num_requests=60, set_tag="final", seed=5)
+    simulation = serve(policies.make("laps_sd", scenario), workload, scenario)
+    np.testing.assert_array_equal(timeline.requests, simulation.requests())
+    assert sum(r.duration_ns for r in timeline.rounds) == simulation.fleet.servers[0]["busy_ns"]
+    assert len(timeline.rounds) == simulation.fleet.servers[0]["rounds"]
+
+
+def test_all_tokens_and_all_time_are_accounted_for(timeline: Timeline) -> None:
+    requests, count = timeline.requests, len(timeline.requests)
+    totals = {name: np.zeros(count, np.int64) for name in ("committed", "drafted", "accepted")}
+    served, recomputed, first = np.zeros((3, count), np.int64)
+    for played in timeline.rounds:
+        assert played.draft_ns + played.verify_ns <= played.duration_ns + 2  # each is rounded
+        for turn in played.turns:
+            for name, total in totals.items():
+                total[turn.request] += getattr(turn, name)
+            served[turn.request] += played.duration_ns
+            recomputed[turn.request] += turn.computed if first[turn.request] else 0
+            first[turn.request] = 1
+    np.testing.assert_array_equal(totals["committed"], requests["output_tokens"])
+    np.testing.assert_array_equal(totals["drafted"], requests["drafted"])
+    np.testing.assert_array_equal(totals["accepted"], requests["accepted"])
+    np.testing.assert_array_equal(served, requests["attained_ns"])
+    np.testing.assert_array_equal(recomputed, requests["recomputed_tokens"])
+    assert any(played.evicted for played in timeline.rounds)
+    assert recomputed.sum() > 0
+    waited = [sum(end - start for start, end, _ in spans) for spans in waiting_spans(timeline)]
+    np.testing.assert_array_equal(
+        served + waited, requests["completion_ns"] - requests["arrival_ns"]
+    )
+
+
+def test_a_trace_has_each_moment_of_each_request_once(timeline: Timeline) -> None:
+    document = json.loads(json.dumps(chrome_trace(timeline)))
+    slices: dict[int, list[tuple[float, float, str]]] = {}
+    for event in document["traceEvents"]:
+        if event["ph"] == "X":
+            own = slices.setdefault(event["tid"], [])
+            own.append((event["ts"], event["ts"] + event["dur"], event["name"]))
+    assert {name for own in slices.values() for *_, name in own} >= {
+        "waiting",
+        "pre-empted",
+        "prefill",
+        "draft",
+        "verify",
+    }
+    for number, request in enumerate(timeline.requests):
+        own = sorted(slices[number])
+        assert own[0][0] == pytest.approx(request["arrival_ns"] / 1e3, abs=1e-3)
+        assert own[-1][1] == pytest.approx(request["completion_ns"] / 1e3, abs=1e-3)
+        for (_, end, _), (start, _, _) in pairwise(own):
+            assert start == pytest.approx(end, abs=0.01)
+    counters = {event["name"] for event in document["traceEvents"] if event["ph"] == "C"}
+    assert counters == {"in the system", "batch", "cached tokens", "accepted / drafted"}
+
+
+def test_texts_cannot_leave_the_data(timeline: Timeline) -> None:
+    evil = "</script><script>alert(1)</script>"
+    page = comparison_page([replace(timeline, title=evil, categories=(evil,) * 9)], evil)
+    assert page.count("</script>") == 1
+
+
+def test_timelines_of_different_requests_are_not_compared(timeline: Timeline) -> None:
+    with pytest.raises(ValueError, match="expected the requests of laps_sd, got others in fcfs"):
+        comparison_page([timeline, record_policy("fcfs", 6, **OPTIONS)], "two workloads")
+    with pytest.raises(ValueError, match="expected at least one"):
+        comparison_page([], "none")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scenario", "none"], "scenario: expected one of"),
+        (["--policies", "none"], "policy: expected one of"),
+        (["--policies", ","], "timelines: expected at least one"),
+        (["--requests", "0"], "num_requests: expected an integer >= 1"),
+        (["--load", "-1"], "load: expected a finite number > 0"),
+        (["--out", "nowhere/page.html"], "expected a file in an existing folder"),
+    ],
+)
+def test_bad_arguments_leave_nothing(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["--requests", "5", *arguments])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+# -- in a browser ---------------------------------------------------------------------------------
+
+
+def test_the_page_compares_in_a_browser(browser: Any, tmp_path: Path) -> None:
+    out = tmp_path / "timeline.html"
+    main(["--requests", "20", "--out", str(out)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "timeline-fcfs.trace.json",
+        "timeline-laps_sd.trace.json",
+        "timeline.html",
+    ]
+    page = browser.new_page(viewport={"width": 1200, "height": 800})
+    complaints: list[str] = []
+    page.on("console", lambda said: said.type == "error" and complaints.append(said.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "request", lambda request: request.url.startswith("file:") or complaints.append(request.url)
+    )
+    page.goto(out.as_uri())
+    assert [heading.inner_text() for heading in page.query_selector_all("h2")] == [
+        "fcfs",
+        "laps_sd",
+    ]
+    drawn = """canvas => {
+        const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+        const isBlue = i => pixels[i] === 66 && pixels[i + 2] === 190;
+        let blue = 0;
+        for (let i = 0; i < pixels.length; i += 4) blue += isBlue(i);
+        return blue;
+    }"""
+    charts = page.query_selector_all(".scroll canvas")
+    whole = [chart.evaluate(drawn) for chart in charts]
+    assert len(whole) == 2
+    assert min(whole) > 50
+    box = charts[1].bounding_box()
+    page.mouse.move(box["x"] + box["width"] - 3, box["y"] + 5)
+    tip = page.inner_text("#tip")
+    assert "request 0, chat" in tip
+    assert "finished" in tip
+    page.eval_on_selector(
+        "#time", "slider => { slider.value = 300; slider.dispatchEvent(new Event('input')); }"
+    )
+    early = [chart.evaluate(drawn) for chart in charts]
+    assert all(0 < e < w for e, w in zip(early, whole, strict=True))
+    assert not complaints
