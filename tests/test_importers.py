@@ -9,7 +9,8 @@ import pytest
 
 from laps_env.traces import AcceptanceTrace, TraceError, TraceInfo
 from laps_env.traces.importers import import_spec_bench, import_specdecode_bench, import_vllm
-from laps_env.workloads.arrival_traces import read_azure_arrivals, read_mooncake_arrivals
+from laps_env.traces.records import Sieve
+from laps_env.workloads.arrival_traces import read_arrivals
 
 INFO = TraceInfo("draft-model", "big", "small")
 
@@ -227,12 +228,21 @@ def test_specdecode_bench(write):
         import_specdecode_bench(write(row), INFO, **keys)
 
 
+@pytest.fixture
+def write_csv(write):
+    def write_csv(*lines):
+        path = write(*lines)
+        return path.rename(path.with_suffix(".csv"))
+
+    return write_csv
+
+
 HEAD = "TIMESTAMP,ContextTokens,GeneratedTokens"
 ROW = "2023-11-16 18:17:03.9799600,4808,10"
 
 
-def test_azure_times_are_exact(write):
-    trace = read_azure_arrivals(write(HEAD, ROW, "2023-11-16 18:17:04.0000001,7,8", ""))
+def test_azure_times_are_exact(write_csv):
+    trace = read_arrivals(write_csv(HEAD, ROW, "2023-11-16 18:17:04.0000001,7,8", ""))
     assert trace.arrival_ns.tolist() == [0, 20_040_100]
     assert (trace.prompt_tokens.tolist(), trace.output_tokens.tolist()) == ([4808, 7], [10, 8])
 
@@ -251,15 +261,71 @@ def test_azure_times_are_exact(write):
         ([HEAD, ROW, ROW[:-3]], "line 3, row: expected 3 values, got 2"),
     ],
 )
-def test_azure_errors_name_line_and_column(write, lines, message):
+def test_azure_errors_name_line_and_column(write_csv, lines, message):
     with pytest.raises(TraceError, match=message):
-        read_azure_arrivals(write(*lines))
+        read_arrivals(write_csv(*lines))
+
+
+def test_azure_of_2024_has_a_time_zone(write_csv):
+    times = ["2024-05-10 00:00:00.009930+00:00", "2024-05-10 00:00:01Z"]
+    trace = read_arrivals(write_csv(HEAD, *(f"{time},3,4" for time in times)))
+    assert trace.arrival_ns.tolist() == [0, 990_070_000]
+    with pytest.raises(TraceError, match="in UTC, got '2024-05-10 00:00:00-07:00'"):
+        read_arrivals(write_csv(HEAD, "2024-05-10 00:00:00-07:00,3,4"))
+
+
+BURST = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type"
+
+
+def test_burstgpt(write_csv):
+    rows = ["5,ChatGPT,472,18,490,Conversation log", "45.5,GPT-4,1087,230,1317,API log"]
+    trace = read_arrivals(write_csv(BURST, *rows))
+    assert trace.arrival_ns.tolist() == [0, 40_500_000_000]
+    assert (trace.prompt_tokens.tolist(), trace.output_tokens.tolist()) == ([472, 1087], [18, 230])
+    failed = "46,GPT-4,9,0,9,API log"
+    with pytest.raises(TraceError, match="line 4, Response tokens: expected an integer >= 1"):
+        read_arrivals(write_csv(BURST, *rows, failed))
+    sieve = Sieve(skip_failed=True)
+    assert read_arrivals(write_csv(BURST, *rows, failed), sieve).arrival_ns.size == 2
+    assert sieve.dropped == {"without output": 1}
+    with pytest.raises(TraceError, match=r"line 2, Timestamp: expected seconds in 0 \.\. 9e\+09"):
+        read_arrivals(write_csv(BURST, "soon,ChatGPT,1,1,2,API log"))
+
+
+def test_files_of_no_known_format_are_refused(write_csv, tmp_path):
+    with pytest.raises(TraceError, match=r"header: expected a column TIMESTAMP \(Azure\) or Times"):
+        read_arrivals(write_csv("a,b", "1,2"))
+    with pytest.raises(TraceError, match=r"expected a \.csv, \.jsonl or \.jsonl\.gz file"):
+        read_arrivals(tmp_path / "trace.txt")
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+def test_bad_lines_can_be_skipped_and_are_counted(write, write_csv, ending):
+    """A good line, then: not a line of the format, a bad number, a time before, a good line."""
+    if ending == ".csv":
+        times = "2023-11-16 18:17:0"
+        lines = [HEAD, times + "3,5,6", "1", times + "3,x,6", times + "1,5,6", times + "4,7,8"]
+        path, first = write_csv(*lines), 3
+    else:
+        good = [
+            {"timestamp": t, "input_length": n, "output_length": n + 1}
+            for t, n in ((3000, 5), (1000, 5), (4000, 7))
+        ]
+        path, first = write(good[0], "1", good[0] | {"input_length": "x"}, *good[1:]), 2
+    with pytest.raises(TraceError, match=f"line {first}"):
+        read_arrivals(path)
+    sieve = Sieve(skip_bad=True)
+    trace = read_arrivals(path, sieve)
+    assert trace.arrival_ns.tolist() == [0, 10**9]
+    assert trace.prompt_tokens.tolist() == [5, 7]
+    assert sieve.dropped == {"malformed": 3}
+    assert f"line {first}" in sieve.first["malformed"]
 
 
 def test_mooncake(write):
     row = {"timestamp": 27_482, "input_length": 6955, "output_length": 52, "hash_ids": [46]}
     later = row | {"timestamp": 27_482.5}
-    assert read_mooncake_arrivals(write(row, later)).arrival_ns.tolist() == [0, 500_000]
+    assert read_arrivals(write(row, later)).arrival_ns.tolist() == [0, 500_000]
     for change, message in (
         ({"timestamp": 3}, "line 2, timestamp: expected a time not before"),
         *(
@@ -267,10 +333,11 @@ def test_mooncake(write):
             for time in ("3", -1, float("nan"), float("inf"), 1e13, 1e300, 10**400)
         ),
         ({"input_length": 0}, "line 2, input_length: expected an integer >= 1"),
-        ({"output_length": None}, "line 2, output_length: expected an integer >= 1"),
+        ({"output_length": None}, "line 2, output_length: expected an integer >= 0"),
+        ({"output_length": 0}, "line 2, output_length: expected an integer >= 1"),
     ):
         with pytest.raises(TraceError, match=message):
-            read_mooncake_arrivals(write(row, row | change))
+            read_arrivals(write(row, row | change))
 
 
 ROUNDS = "acceptance/vicuna7b_vicuna68m_rounds.jsonl.gz"
@@ -308,7 +375,7 @@ def test_recorded_alpha_is_that_of_the_study(shared_data):
 @pytest.mark.parametrize(("name", "count"), [("conv", 19_366), ("code", 8_819)])
 def test_recorded_arrivals(shared_data, name, count):
     path = shared_data / f"arrivals/AzureLLMInferenceTrace_{name}.csv"
-    trace = read_azure_arrivals(path)
+    trace = read_arrivals(path)
     assert len(trace.arrival_ns) == len(trace.prompt_tokens) == len(trace.output_tokens) == count
     assert trace.arrival_ns[0] == 0
     assert (np.diff(trace.arrival_ns) > 0).all()

@@ -15,11 +15,7 @@ from laps_env.scenarios import Scenario
 from laps_env.traces import AcceptanceTrace, TraceInfo
 from laps_env.traces.importers import chain_fill, import_spec_bench
 from laps_env.workloads.acceptance import ChainProfile, bounded_tokens
-from laps_env.workloads.arrival_traces import (
-    ArrivalTrace,
-    read_azure_arrivals,
-    read_mooncake_arrivals,
-)
+from laps_env.workloads.arrival_traces import ArrivalTrace, read_arrivals
 from laps_env.workloads.arrivals import RecordedArrivals
 from laps_env.workloads.bodies import GeneratedBodies, RecordedBodies
 
@@ -38,7 +34,7 @@ class Recordings:
     Attributes:
         acceptance_trace: an ``.atrace`` file, or the reduced Spec-Bench form (``.jsonl``,
             ``.jsonl.gz``), which is read as the run of a plain draft model.
-        arrival_trace: Azure's ``.csv`` or Mooncake's ``.jsonl`` (``.jsonl.gz``).
+        arrival_trace: a file that `laps_env.workloads.arrival_traces.read_arrivals` reads.
         lengths: prompt and output lengths come from the ``acceptance`` (recorded or generated) or
             from the ``arrivals``' own columns, which a generated acceptance then follows.
         prompts: Spec-Bench's question file, from which prompt lengths are estimated where the
@@ -163,11 +159,7 @@ def _draw_prompt(bodies: GeneratedBodies, category: str, request: int) -> int:
 @cache
 def _read_arrivals(path: str, sha256: str) -> ArrivalTrace:
     """Read once for all scenarios; ``sha256`` is part of the cache's key alone."""
-    if path.endswith(".csv"):
-        return read_azure_arrivals(path)
-    if path.endswith((".jsonl", ".jsonl.gz")):
-        return read_mooncake_arrivals(path)
-    raise ValueError(f"arrival trace: expected a .csv, .jsonl or .jsonl.gz file, got {path}")
+    return read_arrivals(path)
 
 
 def _sha256(path: str) -> str:

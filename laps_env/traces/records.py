@@ -3,6 +3,7 @@
 import gzip
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,11 +76,47 @@ class Record:
         return np.array(value, np.int64)
 
 
-def read_records(path: Path) -> Iterator[Record]:
+class Sieve:
+    """Says what becomes of lines that are no request to serve, and counts them.
+
+    Args:
+        skip_bad: leave malformed lines out; by default the first is an error.
+        skip_failed: leave out requests without output, which are an error too by default.
+
+    Attributes:
+        dropped: lines by what was wrong with them.
+        first: the first message of each kind.
+    """
+
+    def __init__(self, *, skip_bad: bool = False, skip_failed: bool = False) -> None:
+        self._skip_bad, self._skip_failed = skip_bad, skip_failed
+        self.dropped: Counter[str] = Counter()
+        self.first: dict[str, str] = {}
+
+    def bad(self, error: TraceError) -> None:
+        """A malformed line."""
+        if not self._skip_bad:
+            raise error
+        self._count("malformed", error)
+
+    def failed(self, error: TraceError) -> None:
+        """A request without output."""
+        if not self._skip_failed:
+            raise error
+        self._count("without output", error)
+
+    def _count(self, kind: str, error: TraceError) -> None:
+        self.dropped[kind] += 1
+        self.first.setdefault(kind, str(error))
+
+
+def read_records(path: Path, sieve: Sieve | None = None) -> Iterator[Record]:
     """The JSON objects of a JSONL file, plain or gzip; blank lines are skipped.
 
-    Raises TraceError for a line that is no JSON object, a damaged gzip stream, an empty file.
+    Raises TraceError for a damaged gzip stream, for an empty file, and, unless the sieve says
+    otherwise, for a line that is no JSON object.
     """
+    sieve = sieve or Sieve()
     with path.open("rb") as raw:
         compressed = raw.read(2) == b"\x1f\x8b"
     line = 0
@@ -94,12 +131,24 @@ def read_records(path: Path) -> Iterator[Record]:
                     break
                 if not text.strip():
                     continue
-                value = json.loads(text)
-            except (EOFError, OSError, zlib.error, ValueError, RecursionError) as error:
+            except (EOFError, OSError, zlib.error) as error:
                 raise TraceError(f"{place}: expected a JSON object, got {error}") from None
-            if not isinstance(value, dict):
-                raise TraceError(f"{place}: expected a JSON object, got {type(value).__name__}")
             empty = False
-            yield Record(value, place)
+            try:
+                record = Record(_object(place, text), place)
+            except TraceError as error:
+                sieve.bad(error)
+            else:
+                yield record
     if empty:
         raise TraceError(f"{path}: expected at least one record, got an empty file")
+
+
+def _object(place: str, text: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise TraceError(f"{place}: expected a JSON object, got {error}") from None
+    if not isinstance(value, dict):
+        raise TraceError(f"{place}: expected a JSON object, got {type(value).__name__}")
+    return value

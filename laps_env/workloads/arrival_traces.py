@@ -1,23 +1,37 @@
-"""Recorded arrivals: Azure's LLM inference trace of 2023 and Mooncake's request traces."""
+"""Recorded arrivals: the request traces of Azure, BurstGPT and Mooncake.
+
+- Azure, 2023 and 2024: CSV with TIMESTAMP, ContextTokens, GeneratedTokens
+  (github.com/Azure/AzurePublicDataset, AzureLLMInferenceTrace_*.csv); times with up to nine
+  decimals are kept exactly, a time zone must be UTC.
+- BurstGPT: CSV with Timestamp (seconds), "Request tokens", "Response tokens"
+  (github.com/HPMLL/BurstGPT); a response of 0 tokens is a request that failed.
+- Mooncake: JSONL, plain or gzip, with timestamp (milliseconds), input_length, output_length
+  (github.com/kvcache-ai/Mooncake, FAST25-release/traces).
+"""
+
+from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from laps_env.traces.file import TraceError
-from laps_env.traces.records import read_records
+from laps_env.traces.records import Sieve, read_records
 
-_AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
-_AZURE_TIME = re.compile(r"20\d\d-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d{1,9})?", re.ASCII)
+#: Latest time of a trace in seconds; int64 nanoseconds hold little more.
+LATEST_S = 9e9
+
+_AZURE_TIME = re.compile(
+    r"(20\d\d-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,9})?)(?:Z|\+00:00)?", re.ASCII
+)
+_SECONDS = re.compile(r"\d{1,10}(\.\d{1,9})?", re.ASCII)
 _TOKENS = re.compile(r"\d{1,18}", re.ASCII)
-
-#: Latest `timestamp` of a Mooncake trace in milliseconds; int64 nanoseconds hold little more.
-LATEST_MS = 9e12
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,97 +47,150 @@ class ArrivalTrace:
     source: str
 
 
-def read_azure_arrivals(path: str | Path) -> ArrivalTrace:
-    """Read a CSV with the columns TIMESTAMP, ContextTokens and GeneratedTokens.
+class _Line(NamedTuple):
+    """A line that can be read: its place in the file, time, lengths."""
 
-    github.com/Azure/AzurePublicDataset (AzureLLMInferenceTrace_*.csv); the times have seven
-    decimals and are kept exactly. Raises TraceError naming the file, the line and the column for
-    times that run backwards, missing columns or values, and token counts below 1.
+    place: str
+    time_ns: int
+    prompt: int
+    output: int
+
+
+class _Columns(NamedTuple):
+    """What a format calls what is read."""
+
+    time: str
+    prompt: str
+    output: str
+
+
+_AZURE = _Columns("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+_BURSTGPT = _Columns("Timestamp", "Request tokens", "Response tokens")
+_MOONCAKE = _Columns("timestamp", "input_length", "output_length")
+
+
+def read_arrivals(path: str | Path, sieve: Sieve | None = None) -> ArrivalTrace:
+    """Read any of the formats, told apart by the file's ending and its columns.
+
+    Args:
+        path: ``.csv``, ``.jsonl`` or ``.jsonl.gz``.
+        sieve: by default every line must be a request.
+
+    Raises:
+        TraceError: naming the file, the line and the column: missing columns or values, times
+            that run backwards, token counts below 1, no request at all.
+        OSError: it cannot be read.
     """
-    path = Path(path)
-    times: list[str] = []
-    tokens: list[tuple[str, str]] = []
-    lines: list[int] = []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
+    path, sieve = Path(path), sieve or Sieve()
+    if path.suffix == ".csv":
+        names = _csv_columns(path)
+        lines = _csv_lines(path, names, sieve)
+    elif path.name.endswith((".jsonl", ".jsonl.gz")):
+        names, lines = _MOONCAKE, _json_lines(path, sieve)
+    else:
+        raise TraceError(f"{path}: expected a .csv, .jsonl or .jsonl.gz file")
+    kept: list[tuple[int, int, int]] = []
+    for line in lines:
+        if kept and line.time_ns < kept[-1][0]:
+            earlier = f"{kept[-1][0] - line.time_ns} ns before it"
+            sieve.bad(_error(line.place, names.time, "a time not before the line above", earlier))
+        elif line.output == 0:
+            sieve.failed(_error(line.place, names.output, "an integer >= 1", 0))
+        else:
+            kept.append((line.time_ns, line.prompt, line.output))
+    if not kept:
+        raise TraceError(f"{path}: expected at least one request, got none")
+    times, prompts, outputs = (np.array(part, np.int64) for part in zip(*kept, strict=True))
+    return ArrivalTrace(times - times[0], prompts, outputs, path.name)
+
+
+def _open_csv(path: Path) -> TextIO:
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _csv_columns(path: Path) -> _Columns:
+    """Those of the format that the header is of."""
+    place = f"{path}: line 1"
+    with _open_csv(path) as file:
         try:
-            header = next(reader, [])
-            for column in _AZURE_COLUMNS:
-                if column not in header:
-                    _fail(path, 1, column, f"a column in {list(_AZURE_COLUMNS)}", header)
-            when, prompt, output = (header.index(column) for column in _AZURE_COLUMNS)
-            for row in reader:
+            header = next(csv.reader(file, strict=True), [])
+        except (csv.Error, UnicodeDecodeError) as error:
+            _fail(place, "row", "comma-separated text", error)
+    names = _BURSTGPT if _BURSTGPT.time in header else _AZURE
+    if names.time not in header:
+        expected = f"a column {_AZURE.time} (Azure) or {_BURSTGPT.time} (BurstGPT)"
+        _fail(place, "header", expected, header)
+    for name in names:
+        if name not in header:
+            _fail(place, name, f"a column in {list(names)}", header)
+    return names
+
+
+def _csv_lines(path: Path, names: _Columns, sieve: Sieve) -> Iterator[_Line]:
+    parse_time = _azure_ns if names is _AZURE else _burstgpt_ns
+    with _open_csv(path) as file:
+        rows = csv.reader(file, strict=True)
+        header = next(rows)
+        when, prompt, output = (header.index(name) for name in names)
+        while True:
+            place = f"{path}: line {rows.line_num + 1}"
+            try:
+                row = next(rows, None)
+                if row is None:
+                    return
                 if not row:
                     continue
                 if len(row) != len(header):
-                    _fail(path, reader.line_num, "row", f"{len(header)} values", len(row))
-                if not _AZURE_TIME.fullmatch(row[when]):
-                    expected = "YYYY-MM-DD hh:mm:ss.fffffff"
-                    _fail(path, reader.line_num, _AZURE_COLUMNS[0], expected, repr(row[when]))
-                for column, i in zip(_AZURE_COLUMNS[1:], (prompt, output), strict=True):
-                    if not _TOKENS.fullmatch(row[i]):
-                        _fail(path, reader.line_num, column, "an integer >= 1", repr(row[i]))
-                times.append(row[when])
-                tokens.append((row[prompt], row[output]))
-                lines.append(reader.line_num)
-        except (csv.Error, UnicodeDecodeError) as error:
-            _fail(path, reader.line_num + 1, "row", "comma-separated text", error)
-    if not times:
-        raise TraceError(f"{path}: expected at least one request, got none")
-    counts = np.array(tokens).astype(np.int64)
-    for column, count in zip(_AZURE_COLUMNS[1:], counts.T, strict=True):
-        if (wrong := count < 1).any():
-            i = int(np.argmax(wrong))
-            _fail(path, lines[i], column, "an integer >= 1", count[i])
-    arrivals = _parse_times(path, lines, times)
-    backwards = np.flatnonzero(np.diff(arrivals) < 0)
-    if backwards.size:
-        i = int(backwards[0]) + 1
-        expected = f"a time not before {times[i - 1]}"
-        _fail(path, lines[i], _AZURE_COLUMNS[0], expected, times[i])
-    return _trace(path, arrivals, counts)
+                    _fail(place, "row", f"{len(header)} values", len(row))
+                lengths = _tokens(place, names.prompt, row[prompt], 1)
+                answer = _tokens(place, names.output, row[output], 0)
+                line = _Line(place, parse_time(place, row[when]), lengths, answer)
+            except (csv.Error, UnicodeDecodeError) as error:
+                sieve.bad(_error(place, "row", "comma-separated text", error))
+            except TraceError as error:
+                sieve.bad(error)
+            else:
+                yield line
 
 
-def read_mooncake_arrivals(path: str | Path) -> ArrivalTrace:
-    """Read JSONL with `timestamp` (milliseconds), `input_length` and `output_length`, or gzip.
-
-    github.com/kvcache-ai/Mooncake (FAST25-release/traces). Raises TraceError as the Azure reader.
-    """
-    path = Path(path)
-    names = ("timestamp", "input_length", "output_length")
-    times: list[int] = []
-    tokens: list[tuple[int, int]] = []
-    for record in read_records(path):
-        time = round(record.number(names[0], LATEST_MS) * 1e6)
-        if times and time < times[-1]:
-            earlier = f"{times[-1] - time} ns before it"
-            record.fail(names[0], "a time not before the line above", earlier)
-        times.append(time)
-        tokens.append((record.integer(names[1], 1), record.integer(names[2], 1)))
-    return _trace(path, np.array(times, np.int64), np.array(tokens, np.int64))
+def _json_lines(path: Path, sieve: Sieve) -> Iterator[_Line]:
+    for record in read_records(path, sieve):
+        try:
+            time_ns = round(record.number(_MOONCAKE.time, LATEST_S * 1e3) * 1e6)
+            prompt = record.integer(_MOONCAKE.prompt, 1)
+            line = _Line(record.place, time_ns, prompt, record.integer(_MOONCAKE.output, 0))
+        except TraceError as error:
+            sieve.bad(error)
+        else:
+            yield line
 
 
-def _parse_times(path: Path, lines: list[int], times: list[str]) -> NDArray[np.int64]:
-    """[R] nanoseconds; the calendar is checked here, the shape of the text by the caller."""
+def _tokens(place: str, name: str, text: str, least: int) -> int:
+    if not _TOKENS.fullmatch(text) or int(text) < least:
+        _fail(place, name, "an integer >= 1", repr(text))
+    return int(text)
+
+
+def _azure_ns(place: str, text: str) -> int:
+    found = _AZURE_TIME.fullmatch(text)
+    if found is None:
+        _fail(place, _AZURE.time, "YYYY-MM-DD hh:mm:ss.fffffff, in UTC", repr(text))
     try:
-        return np.array(times, dtype="datetime64[ns]").astype(np.int64)
+        return int(np.datetime64(found[1], "ns").astype(np.int64))
     except ValueError:
-        for line, text in zip(lines, times, strict=True):
-            try:
-                np.datetime64(text, "ns")
-            except ValueError:
-                _fail(path, line, _AZURE_COLUMNS[0], "a time of the calendar", repr(text))
-        raise
+        _fail(place, _AZURE.time, "a time of the calendar", repr(text))
 
 
-def _trace(path: Path, times: NDArray[np.int64], tokens: NDArray[np.int64]) -> ArrivalTrace:
-    return ArrivalTrace(
-        arrival_ns=times - times[0],
-        prompt_tokens=np.ascontiguousarray(tokens[:, 0]),
-        output_tokens=np.ascontiguousarray(tokens[:, 1]),
-        source=path.name,
-    )
+def _burstgpt_ns(place: str, text: str) -> int:
+    if not _SECONDS.fullmatch(text) or float(text) > LATEST_S:
+        _fail(place, _BURSTGPT.time, f"seconds in 0 .. {LATEST_S:g}", repr(text))
+    whole, _, rest = text.partition(".")
+    return int(whole) * 10**9 + int(rest.ljust(9, "0") or 0)
 
 
-def _fail(path: Path, line: int, name: str, expected: str, actual: object) -> NoReturn:
-    raise TraceError(f"{path}: line {line}, {name}: expected {expected}, got {actual}")
+def _error(place: str, name: str, expected: str, actual: object) -> TraceError:
+    return TraceError(f"{place}, {name}: expected {expected}, got {actual}")
+
+
+def _fail(place: str, name: str, expected: str, actual: object) -> NoReturn:
+    raise _error(place, name, expected, actual)

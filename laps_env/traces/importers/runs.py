@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from laps_env.traces import AcceptanceTrace, TraceInfo, acceptance_counts
+from laps_env.traces import AcceptanceTrace, TraceError, TraceInfo, acceptance_counts
 from laps_env.traces.schema import MAX_RUN
 
 Fill = Callable[[np.random.Generator, str, float, int], NDArray[np.bool_]]
@@ -65,6 +65,8 @@ def build_trace(
 
     The header gets the file's name, the seed and the share of filled positions.
     """
+    if not requests:
+        raise TraceError(f"{path}: expected at least one request, got none")
     categories = tuple(sorted({request.category for request in requests}))
     code = {name: i for i, name in enumerate(categories)}
     committed = np.concatenate([request.committed for request in requests])

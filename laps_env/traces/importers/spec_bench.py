@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laps_env.checks import check_count
-from laps_env.traces import AcceptanceTrace, TraceInfo
+from laps_env.traces import AcceptanceTrace, TraceError, TraceInfo
 from laps_env.traces.importers.runs import Fill, RecordedRequest, bernoulli_fill, build_trace
-from laps_env.traces.records import Record, read_records
+from laps_env.traces.records import Record, Sieve, read_records
 from laps_env.traces.schema import MAX_RUN
 
 CHARACTERS_PER_TOKEN = 4  # assumed, for English; used only to estimate prompt lengths
@@ -41,6 +41,7 @@ def import_spec_bench(
     questions: str | Path | None = None,
     fill: Fill = bernoulli_fill,
     seed: int = 0,
+    sieve: Sieve | None = None,
 ) -> AcceptanceTrace:
     """Read an answer file or its reduced form, plain or gzip.
 
@@ -51,6 +52,7 @@ def import_spec_bench(
         least 1).
     questions: the question file (`question_id`, `turns`), to *estimate* prompt lengths by
         characters / 4 plus the earlier turns. Without it prompt_tokens is 0, not recorded.
+    sieve: what becomes of bad lines; the first is an error by default.
 
     Raises TraceError naming the file, the line, the turn and the field; ValueError for another
     draft_length.
@@ -60,9 +62,13 @@ def import_spec_bench(
     path = Path(path)
     prompts = _Prompts(None if questions is None else Path(questions))
     requests: list[RecordedRequest] = []
-    for record in read_records(path):
+    sieve = sieve or Sieve()
+    for record in read_records(path, sieve):
         read = _answer if "choices" in record.values else _reduced
-        requests += read(record, draft_length, prompts)
+        try:
+            requests += read(record, draft_length, prompts)
+        except TraceError as error:
+            sieve.bad(error)
     if questions is not None:
         note = f"estimated: characters / {CHARACTERS_PER_TOKEN} plus the earlier answers"
         info = replace(info, provenance={**info.provenance, "prompt_tokens": note})

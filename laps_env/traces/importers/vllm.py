@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from laps_env.traces import AcceptanceTrace, TraceInfo
+from laps_env.traces import AcceptanceTrace, TraceError, TraceInfo
 from laps_env.traces.importers.runs import Fill, RecordedRequest, bernoulli_fill, build_trace
-from laps_env.traces.records import Record, read_records
+from laps_env.traces.records import Record, Sieve, read_records
 from laps_env.traces.schema import MAX_RUN
 
 MAX_ACCEPTED = 254  # one less than the tokens a trace can hold per round
@@ -33,16 +33,24 @@ def import_vllm(
     category: str = "unknown",
     fill: Fill = bernoulli_fill,
     seed: int = 0,
+    sieve: Sieve | None = None,
 ) -> AcceptanceTrace:
     """Read responses, one JSON object per line, plain or gzip.
 
     plain_draft: the drafter is a model of its own under greedy decoding (see `runs`).
     category: the name of requests that do not bring their own.
+    sieve: what becomes of bad lines; the first is an error by default.
 
     Raises TraceError naming the file, the line and the field.
     """
     path = Path(path)
-    requests = [_request(record, category, i) for i, record in enumerate(read_records(path))]
+    sieve = sieve or Sieve()
+    requests: list[RecordedRequest] = []
+    for number, record in enumerate(read_records(path, sieve)):
+        try:
+            requests.append(_request(record, category, number))
+        except TraceError as error:
+            sieve.bad(error)
     return build_trace(requests, info, plain_draft=plain_draft, fill=fill, seed=seed, path=path)
 
 
