@@ -41,6 +41,7 @@ from policies.laws import fit_laws
 from policies.learned import pointer_spec
 from policies.learned_index import index_spec
 from policies.model_file import arrays_for, is_model, load_model
+from policies.own_file import is_own_file, load_own
 from policies.policy import Parameter, Policy, RuleSpec
 
 __all__ = [
@@ -110,7 +111,7 @@ def make(
 
     Args:
         name: from `list_policies`, optionally followed by ``+smartspec``; the folder of a trained
-            model (`policies.model_file`); or a rule of your own.
+            model (`policies.model_file`); or a rule of your own, or its file (``rule.py:spec``).
         scenario: whose training split fits the laws that a rule needs, and whose tuned parameters
             ``_tuned`` takes (a scenario without an entry takes those tuned over all).
         predictor_error: the error that the training split's predictions have.
@@ -126,6 +127,8 @@ def make(
     base, plus, draft_rule = str(name).partition("+")
     rule_name = base.removesuffix(_TUNED)
     if base not in list_policies() or (plus and draft_rule != SMARTSPEC):
+        if is_own_file(name):
+            return _fill_in(name, load_own(name), scenario, predictor_error, settings)
         if isinstance(name, str) and is_model(name):
             spec = load_rule(name, name, scenario.name)
             return _fill_in(name, spec, scenario, predictor_error, settings)

@@ -32,6 +32,8 @@ from laps_env.evaluation.recordings import Recordings
 from laps_env.evaluation.rows import statistics_of
 from laps_env.scenarios import Scenario, get_scenario
 from laps_env.summary import time_alone_ns
+from laps_env.workloads import Workload
+from policies.own_file import digest_of
 
 FORMAT = "laps-env-results"
 VERSION = 1
@@ -117,7 +119,12 @@ class Evaluation:
         shared_digest = run_key(shared)
         keys = {
             name: run_key(
-                {"workload": shared_digest, "policy": name, "params": policy.params.tobytes().hex()}
+                {
+                    "workload": shared_digest,
+                    "policy": name,
+                    "source": digest_of(name),
+                    "params": policy.params.tobytes().hex(),
+                }
             )
             for name, policy in setting.policies.items()
         }
@@ -212,6 +219,7 @@ class Evaluation:
             "scenario": scenario.name,
             "load": load,
             "policy": policy,
+            "policy_sha256": digest_of(policy),
             "parameters": setting.policies[policy].settings,
             **self.grid.conditions(),
             "predictor_error": scenario.error_in_force(self.grid.predictor_error),
@@ -238,8 +246,13 @@ def rerun(row: dict[str, Any], episode: int) -> Metrics:
         episode: index into the row's ``seeds`` and ``episode_mean_latency_s``.
 
     Raises:
-        ValueError: a recording is not the file that the row was made from.
+        ValueError: a recording or a rule's own file is not the one that the row was made from.
     """
+    return evaluate_episode(*parts_of(row, episode), slots=row["slots"])
+
+
+def parts_of(row: dict[str, Any], episode: int) -> tuple[policies.Policy, Workload, Scenario]:
+    """Policy, workload and scenario of one workload of a results row; as `rerun`."""
     recordings = Recordings(**row["recordings"])
     for name, digest in recordings.digests().items():
         if digest != row["sha256"].get(name):
@@ -247,6 +260,11 @@ def rerun(row: dict[str, Any], episode: int) -> Metrics:
                 f"{row['recordings'][name]}: expected sha256 {row['sha256'].get(name)}, "
                 f"got {digest}"
             )
+    if digest_of(row["policy"]) != row["policy_sha256"]:
+        raise ValueError(
+            f"{row['policy']}: expected sha256 {row['policy_sha256']}, got "
+            f"{digest_of(row['policy'])}"
+        )
     scenario, _ = recordings.apply(get_scenario(row["scenario"]))
     scenario = replace(scenario, saturation_rps=row["saturation_rps"])
     error = row["predictor_error"]
@@ -258,4 +276,4 @@ def rerun(row: dict[str, Any], episode: int) -> Metrics:
         seed=row["seeds"][episode],
         predictor_error=error,
     )
-    return evaluate_episode(policy, workload, scenario, slots=row["slots"])
+    return policy, workload, scenario

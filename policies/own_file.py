@@ -1,0 +1,74 @@
+"""Rules of one's own, by their file: ``my_rule.py:spec``. The file is run, as any import is."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from policies.policy import RuleSpec
+
+_NAME = re.compile(r"(?P<path>.+\.py):(?P<attribute>[A-Za-z_]\w*)")
+
+
+def is_own_file(name: str) -> bool:
+    """Whether this names a rule by its file."""
+    return _NAME.fullmatch(name) is not None
+
+
+def digest_of(name: str) -> str | None:
+    """SHA-256 of the file that a name is of; None for other names.
+
+    Raises:
+        ValueError: no such file.
+    """
+    found = _NAME.fullmatch(name)
+    return (
+        None if found is None else hashlib.sha256(_source(found["path"]).read_bytes()).hexdigest()
+    )
+
+
+def load_own(name: str) -> RuleSpec:
+    """The rule that a file defines.
+
+    Raises:
+        ValueError: no such file, or it does not define a `RuleSpec` of this name.
+    """
+    found = _NAME.fullmatch(name)
+    assert found is not None  # is_own_file was asked
+    module = _import(_source(found["path"]))
+    spec = getattr(module, found["attribute"], None)
+    if not isinstance(spec, RuleSpec):
+        raise ValueError(f"{name}: expected a RuleSpec of that name in the file, got {spec!r}")
+    return spec
+
+
+def _import(path: Path) -> ModuleType:
+    """The file as a module of its own name, by which numba's cache on disk knows it too."""
+    known = sys.modules.get(path.stem)
+    if known is not None and "_digest" not in vars(known):
+        raise ValueError(f"{path}: expected a file that is named like no other module")
+    digest = (str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+    if known is not None and vars(known)["_digest"] == digest:
+        return known
+    wanted = importlib.util.spec_from_file_location(path.stem, path)
+    assert wanted is not None  # its ending is .py
+    assert wanted.loader is not None
+    module = importlib.util.module_from_spec(wanted)
+    sys.modules[path.stem] = module
+    try:
+        wanted.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
+    vars(module)["_digest"] = digest
+    return module
+
+
+def _source(path: str) -> Path:
+    if not Path(path).is_file():
+        raise ValueError(f"policy: expected a file with a rule, got {path}, which is none")
+    return Path(path).resolve()

@@ -1,0 +1,114 @@
+"""Results files are run again: what holds, what does not, what cannot be checked."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_evaluation import GRID, run
+
+import policies
+from laps_env.__main__ import main
+
+
+def test_a_results_file_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results, path = run(GRID), tmp_path / "results.json"
+    path.write_text(json.dumps(results))
+    main(["evaluate", "--check", str(path), "--sample", "7"])
+    assert "7 of 7 workloads that were run again hold, bit for bit" in capsys.readouterr().out
+
+    for row in results["rows"]:
+        row["episode_mean_latency_s"][0] *= 1 - 1e-15  # a claim that nobody would see
+    path.write_text(json.dumps(results))
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", "--check", str(path), "--sample", "1000"])
+    assert stopped.value.code == 1
+    told = capsys.readouterr().out
+    rows, runs = len(results["rows"]), len(results["rows"]) * GRID.episodes
+    assert f"{runs - rows} of {runs} workloads" in told
+    assert told.count("expected mean latency") == rows
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.update(format="other"), "format: expected 'laps-env-results', got 'other'"),
+        (lambda r: r.update(version=2), "version: expected 1, got 2"),
+        (lambda r: r.update(code="0.0"), "code: expected results of"),
+        (lambda r: r.update(rows=[]), "rows: expected at least one"),
+        (lambda r: r["rows"][0].pop("slots"), r"row 0: expected .* \['slots'\] missing"),
+        (lambda r: r["rows"][0].update(seeds=3), "row 0: expected lists of seeds and of latencies"),
+        (lambda r: r["rows"][0]["seeds"].pop(), "row 0: expected a latency for each of"),
+        (lambda r: [row.update(policy="mine") for row in r["rows"]], "mine.*expected one of"),
+        (lambda r: [row.update(parameters=3) for row in r["rows"]], "seed"),
+    ],
+)
+def test_a_file_that_cannot_be_checked_is_refused(
+    change: Any, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, path = json.loads(json.dumps(run(GRID))), tmp_path / "results.json"
+    change(results)
+    path.write_text(json.dumps(results))
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", "--check", str(path)])
+    assert stopped.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+OWN = """
+from laps_env.layout import ARRIVAL_NUMBER
+from policies import RuleSpec, rule
+
+
+@rule
+def last_first(row, server, params, memory):
+    return -row[ARRIVAL_NUMBER]
+
+
+spec, number = RuleSpec("last_first", "last come first served", last_first), 3
+"""
+
+
+def test_a_rule_of_ones_own_is_played_from_its_file_and_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(OWN)
+    grid = (
+        "--scenario chat-batch8 --loads 0.9 --episodes 2 --requests 40 --policies fcfs,mine.py:spec"
+    )
+    main(["evaluate", *grid.split()])
+    first, mine = json.loads(Path("results.json").read_text())["rows"]
+    assert (first["policy_sha256"], mine["policy"]) == (None, "mine.py:spec")
+    assert first["mean_latency_s"] != mine["mean_latency_s"]
+    main(["evaluate", "--check", "results.json"])
+    assert "4 of 4 workloads" in capsys.readouterr().out
+
+    Path("mine.py").write_text(OWN.replace("-row", "row"))
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", "--check", "results.json"])
+    assert stopped.value.code == 2
+    assert "mine.py:spec: expected sha256" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none.py:spec", "policy: expected a file with a rule, got none.py"),
+        ("mine.py:rule_of_mine", "expected a RuleSpec of that name in the file, got None"),
+        ("mine.py:number", "expected a RuleSpec of that name in the file, got 3"),
+        ("mine.py", "policy: expected one of"),
+        ("json.py:spec", "expected a file that is named like no other module"),
+    ],
+)
+def test_a_file_without_the_rule_is_refused(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in ("mine.py", "json.py"):
+        Path(file).write_text(OWN)
+    with pytest.raises(ValueError, match=message):
+        policies.make(name)
