@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 from laps_env.checks import check_positive
+from laps_env.evaluation.check import check_results
 from laps_env.evaluation.grid import FINAL_SEEDS, Grid
 from laps_env.evaluation.journal import Journal
 from laps_env.evaluation.picture import check_picture, draw_picture
@@ -19,6 +20,7 @@ from laps_env.evaluation.recordings import Recordings
 from laps_env.evaluation.report import tables
 from laps_env.evaluation.runner import Evaluation
 from laps_env.files import check_output, write_beside
+from laps_env.report import steps_of, write_report
 from laps_env.scenarios import AS_RECORDED, list_scenarios
 from laps_env.workloads.prediction import RECORDED
 from policies import LEARNED, SPECS, list_policies
@@ -66,7 +68,8 @@ class Options:
     policies: Annotated[
         tuple[str, ...],
         Option(
-            "names with commas, folders of trained models among them, or 'all' (default: each "
+            "names with commas, also folders of trained models and rules of one's own "
+            "(rule.py:spec), or 'all' (default: each "
             "rule once, tuned where it has parameters, the learned ones, and laps_sd, "
             "laps_sd_tuned+smartspec)",
             _policies,
@@ -121,6 +124,10 @@ class Options:
     ] = None
     plot: Annotated[
         Path | None, Option("picture .png, .pdf or .svg (default: beside the results file)", Path)
+    ] = None
+    report: Annotated[
+        Path | None,
+        Option("folder of the HTML report (default: report beside results.json)", Path),
     ] = None
     jobs: Annotated[int | None, Option("threads (default: one per processor)", int)] = None
 
@@ -178,6 +185,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="a small grid in seconds; prints a table, no files"
     )
+    parser.add_argument(
+        "--check",
+        type=Path,
+        metavar="RESULTS",
+        help="run a sample of a results file again instead, and say whether it holds",
+    )
+    parser.add_argument("--sample", type=int, default=20, help="of --check (default: 20 workloads)")
 
 
 def options_from(given: dict[str, Any], quick: bool) -> Options:
@@ -187,6 +201,7 @@ def options_from(given: dict[str, Any], quick: bool) -> Options:
     if given.get("env") == "live":
         return Options(**{**LIVE, **given})
     given.setdefault("json", Path("results.json"))
+    given.setdefault("report", given["json"].with_name("report"))
     if "plot" not in given:
         try:
             given["plot"] = given["json"].with_suffix(".png")
@@ -233,7 +248,11 @@ def evaluate(options: Options) -> None:
         journal.remove()
     if options.plot is not None:
         draw_picture(results, options.plot)
-    written = {"results": options.json, "picture": options.plot}
+    index = None
+    if options.report is not None:
+        with _progress(steps_of(results), 0, "step of the report") as advance:
+            index = write_report(results, options.report, advance)
+    written = {"results": options.json, "picture": options.plot, "report": index}
     named = [f"{what}: {path}" for what, path in written.items() if path is not None]
     if named:
         print("\n" + ", ".join(named))
@@ -282,6 +301,22 @@ def evaluate_live(options: Options) -> None:
         print(f"\nresults with all texts: {options.json}")
 
 
+def check(path: Path, sample: int) -> bool:
+    """Say of a sample of a results file whether it holds.
+
+    Raises:
+        OSError, ValueError: no results file that this code can run again.
+    """
+    checks = []
+    for done in check_results(path, sample):
+        checks.append(done)
+        if not done.holds:
+            print(f"{done.row}: expected mean latency {done.claimed!r} s, got {done.found!r} s")
+    held = sum(done.holds for done in checks)
+    print(f"{path}: {held} of {len(checks)} workloads that were run again hold, bit for bit")
+    return held == len(checks)
+
+
 def _run(evaluation: Evaluation, jobs: int | None, resumable: bool) -> None:
     total, resumed = evaluation.total_runs, evaluation.finished_runs
     if resumed:
@@ -297,7 +332,7 @@ def _run(evaluation: Evaluation, jobs: int | None, resumable: bool) -> None:
 
 
 @contextmanager
-def _progress(total: int, resumed: int) -> Iterator[Callable[[int], Any]]:
+def _progress(total: int, resumed: int, unit: str = "run") -> Iterator[Callable[[int], Any]]:
     """Something to call with the number of runs done since: tqdm's bar, or a plain counter."""
     try:
         from tqdm import tqdm
@@ -307,12 +342,12 @@ def _progress(total: int, resumed: int) -> Iterator[Callable[[int], Any]]:
         def count(runs: int) -> None:
             nonlocal done
             done += runs
-            print(f"\r{done} of {total} runs", end="", file=sys.stderr, flush=True)
+            print(f"\r{done} of {total} {unit}s", end="", file=sys.stderr, flush=True)
 
         yield count
         print(file=sys.stderr)
     else:
-        with tqdm(total=total, initial=resumed, unit="run", mininterval=0.5) as bar:
+        with tqdm(total=total, initial=resumed, unit=unit, mininterval=0.5) as bar:
             yield bar.update
 
 
@@ -320,6 +355,10 @@ def run_command(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
     """The command with its errors as messages: status 2, and what was expected on stderr."""
     given = {f.name: getattr(arguments, f.name) for f in fields(Options) if f.name in arguments}
     try:
+        if arguments.check is not None:
+            if not check(arguments.check, arguments.sample):
+                parser.exit(1)
+            return
         evaluate(options_from(given, arguments.quick))
     except (OSError, ValueError, MemoryError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")

@@ -31,6 +31,17 @@ def tables(results: dict[str, Any]) -> str:
     return "\n\n".join([*parts, *_families_table(results), _legend(results)])
 
 
+def markdown_tables(results: dict[str, Any]) -> str:
+    """The same as Markdown, under a line that says which code and workloads they are of."""
+    parts = [f"Code {results['code']}, {results['created']}."]
+    for (scenario, load), rows in groupby(
+        results["rows"], key=lambda row: (row["scenario"], row["load"])
+    ):
+        ordered = sorted(rows, key=lambda row: row["mean_latency_s"])
+        parts += [f"## {scenario}, load {load}", markdown_table(_HEADINGS, map(_cells, ordered))]
+    return "\n\n".join([*parts, _legend(results)]) + "\n"
+
+
 def markdown_table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     """A table for a page."""
     names = list(headings)

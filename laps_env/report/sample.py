@@ -1,0 +1,54 @@
+"""Latencies request by request, which results files do not hold: one workload of each row again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+import numpy as np
+
+from laps_env.evaluation.episodes import serve
+from laps_env.evaluation.runner import parts_of
+
+#: Points of a distribution that are kept.
+QUANTILES = np.linspace(0, 100, 51)
+
+Sample = dict[str, Any]
+"""``quantiles`` [51] of the latency in seconds, ``categories``: mean latency by name."""
+
+
+def sample_latencies(
+    rows: list[dict[str, Any]], on_progress: Callable[[int], None] = lambda rows: None
+) -> list[Sample]:
+    """Of each row's first workload.
+
+    Args:
+        rows: of a results file, written by the same code.
+        on_progress: called with 1 after each.
+
+    Raises:
+        ValueError: a row that cannot be run again.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pending = {pool.submit(_sample, row): k for k, row in enumerate(rows)}
+        found: dict[int, Sample] = {}
+        for done in as_completed(pending):
+            found[pending[done]] = done.result()
+            on_progress(1)
+    return [found[k] for k in range(len(rows))]
+
+
+def _sample(row: dict[str, Any]) -> Sample:
+    policy, workload, scenario = parts_of(row, 0)
+    requests = serve(policy, workload, scenario, slots=row["slots"]).requests()
+    latency = (requests["completion_ns"] - requests["arrival_ns"]) * 1e-9
+    return {
+        "quantiles": np.percentile(latency, QUANTILES).tolist(),
+        "categories": {
+            name: float(latency[requests["category"] == k].mean())
+            for k, name in enumerate(workload.categories)
+            if (requests["category"] == k).any()
+        },
+    }

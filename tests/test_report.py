@@ -1,0 +1,86 @@
+"""The report of an evaluation: written whole, and shown by a browser."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_evaluation import GRID, run
+
+from laps_env.__main__ import main
+from laps_env.report import report_page, sample_latencies, steps_of, write_report
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(json.dumps(run(GRID)))
+    return found
+
+
+def test_a_sample_is_of_the_workload_that_the_row_names(results: dict[str, Any]) -> None:
+    row = results["rows"][0] | {"seeds": results["rows"][0]["seeds"][:1]}
+    (sample,) = sample_latencies([row])
+    assert len(sample["quantiles"]) == 51
+    assert sample["quantiles"] == sorted(sample["quantiles"])
+    (alone,) = sample["categories"].values()  # this scenario has one category
+    assert alone == pytest.approx(row["episode_mean_latency_s"][0])
+
+
+def test_an_evaluation_ends_in_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    grid = "--scenario chat-batch8 --loads 0.8 --episodes 2 --requests 30 --policies fcfs,las"
+    main(["evaluate", *grid.split()])
+    assert "report: report/index.html" in capsys.readouterr().out
+    written = {str(path.relative_to("report")) for path in Path("report").rglob("*.*")}
+    assert written == {"index.html", "results.md", "timelines/chat-batch8.html"}
+    assert "## chat-batch8, load 0.8" in Path("report/results.md").read_text()
+    main(["evaluate", *grid.split(), "--json", "other.json", "--report", "elsewhere"])
+    assert Path("elsewhere/index.html").exists()
+
+
+def test_progress_is_told_step_by_step(results: dict[str, Any], tmp_path: Path) -> None:
+    steps: list[int] = []
+    write_report(results, tmp_path, steps.append)
+    assert sum(steps) == steps_of(results) == len(results["rows"]) + 2
+
+
+def test_texts_cannot_leave_the_data(results: dict[str, Any]) -> None:
+    evil = "</script><script>alert(1)</script>"
+    rows = [row | {"policy": evil} for row in results["rows"]]
+    page = report_page({**results, "rows": rows}, sample_latencies(results["rows"]), {evil: evil})
+    assert page.count("</script>") == 1
+
+
+def test_the_report_in_a_browser(browser: Any, results: dict[str, Any], tmp_path: Path) -> None:
+    rows = [row | {"gap_closed": k / 8} for k, row in enumerate(results["rows"])]  # else too small
+    index = write_report({**results, "rows": rows}, tmp_path)
+    page = browser.new_page(viewport={"width": 1200, "height": 1400})
+    complaints: list[str] = []
+    page.on("console", lambda said: said.type == "error" and complaints.append(said.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda asked: asked.url.startswith("file:") or complaints.append(asked.url))
+    page.goto(index.as_uri())
+
+    def policies() -> list[str]:
+        cells = page.query_selector_all("#table td:first-child")
+        return [cell.inner_text().strip() for cell in cells]
+
+    for scenario in GRID.scenarios:
+        page.select_option("#scenario", scenario)
+        rows = [row for row in results["rows"] if row["scenario"] == scenario]
+        ordered = sorted(rows, key=lambda row: row["ratio_to_laps_sd"])
+        assert policies() == [row["policy"] for row in ordered]
+    charts = {"distribution": "path", "loads": "circle", "tails": "circle", "gaps": "rect"}
+    for chart, mark in charts.items():
+        assert len(page.query_selector_all(f"#{chart} {mark}")) >= 2, chart
+    before = len(page.query_selector_all("#tails circle"))
+    page.click("#table input:checked")
+    assert len(page.query_selector_all("#tails circle")) == before - 1
+    page.click("text=timelines, side by side")
+    page.wait_for_selector("h2")
+    assert [h.inner_text() for h in page.query_selector_all("h2")] == ["fcfs", "laps_sd_tuned"]
+    assert not complaints
