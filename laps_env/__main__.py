@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from laps_env import ENV_IDS
 from laps_env.evaluation.command import add_options, run_command
 from laps_env.scenarios import get_scenario, list_scenarios
-from policies import SPECS, list_policies
+from policies import LEARNED, SPECS, list_policies
 
 
 def list_everything() -> None:
@@ -22,6 +22,8 @@ def list_everything() -> None:
     for name, spec in SPECS.items():
         names = f"{name}[_tuned]" if f"{name}_tuned" in known else name
         print(f"  {names:26} {spec.title}")
+    for name in LEARNED:
+        print(f"  {name:26} learned, see docs/learned.md")
     print("\nenvironments:")
     for env_id in ENV_IDS:
         print(f"  {env_id}")

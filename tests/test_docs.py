@@ -6,18 +6,25 @@ import contextlib
 import importlib.util
 import io
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-#: A python block and, directly below it, what it prints.
-BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:```text\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
+#: A block that is run, with the file that it is where the page names one, and, directly below it,
+#: what it prints.
+BLOCK = re.compile(
+    r"(?:^<!-- file: (\S+) -->\n)?^```(python|sh)\n(.*?)^```\n(?:```text\n(.*?)^```\n)?",
+    re.DOTALL | re.MULTILINE,
+)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
@@ -25,9 +32,16 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-def examples(page: Path) -> Iterator[tuple[str, str | None]]:
+class Example(NamedTuple):
+    file: str | None
+    language: str
+    code: str
+    shown: str | None
+
+
+def examples(page: Path) -> Iterator[Example]:
     for match in BLOCK.finditer(page.read_text(encoding="utf-8")):
-        yield match[1], match[2]
+        yield Example(*match.groups())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -37,13 +51,36 @@ def test_examples_print_what_the_page_shows(
     """In order, in one namespace, in an empty directory; each block in a file, as rules need."""
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "example"}
-    for i, (code, shown) in enumerate(examples(page)):
-        file = tmp_path / f"block_{i}.py"
-        file.write_text(code, encoding="utf-8")
+    for i, example in enumerate(examples(page)):
+        if example.language == "sh":
+            run_commands(example.code)
+            continue
+        file = tmp_path / (example.file or f"block_{i}.py")
+        file.write_text(example.code, encoding="utf-8")
+        if example.file:  # the commands below it use it
+            continue
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(code, str(file), "exec"), namespace)
-        assert printed.getvalue() == (shown or ""), f"{name_of(page)}, block {i}:\n{code}"
+            exec(compile(example.code, str(file), "exec"), namespace)
+        shown = example.shown or ""
+        assert printed.getvalue() == shown, f"{name_of(page)}, block {i}:\n{example.code}"
+
+
+def run_commands(code: str) -> None:
+    """Each line, with this interpreter and this checkout's scripts; what installs is left out."""
+    for line in code.splitlines():
+        command, *arguments = shlex.split(line)
+        if command != "python":
+            assert command in ("pip", "make"), f"expected a command that the test knows, got {line}"
+            continue
+        inside = [str(ROOT / a) if a.startswith("scripts/") else a for a in arguments]
+        done = subprocess.run([sys.executable, *inside], capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+
+
+def test_all_pages_are_on_the_site() -> None:
+    listed = set(re.findall(r"\S+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
+    assert listed == {page.name for page in (ROOT / "docs").glob("*.md")}
 
 
 def test_pages_have_examples() -> None:
@@ -58,7 +95,7 @@ def test_links_lead_to_files(page: Path) -> None:
     missing = [
         link
         for link in LINK.findall(page.read_text(encoding="utf-8"))
-        if not (page.parent / link).is_file()
+        if not (page.parent / link.partition("#")[0]).is_file()
     ]
     assert not missing
 
