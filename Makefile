@@ -8,14 +8,14 @@ RUN := $(VENV)/bin/python
 # The tested versions; a machine with a GPU may want others (see constraints.txt).
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help venv evaluate test bench lint train tune reproduce demo-models wheel clean
+.PHONY: help venv evaluate test bench lint docs train tune reproduce demo-models wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.evaluate  ## make .venv: the package, pictures and progress bars
 
-evaluate: $(VENV)/.evaluate  ## compare the policies: table, results.json and a picture
+evaluate: $(VENV)/.evaluate  ## compare the policies: table, results.json, picture, report/index.html
 	$(RUN) scripts/evaluate.py $(ARGS)
 
 test: $(VENV)/.dev  ## run the tests
@@ -28,6 +28,9 @@ lint: $(VENV)/.dev  ## check style and types
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
+
+docs: $(VENV)/.docs  ## build the documentation site into site/
+	$(VENV)/bin/zensical build --strict
 
 train: $(VENV)/.agents  ## train a scheduler: ARGS="--minutes 15 --out runs/demo"
 	$(RUN) scripts/train.py $(ARGS)
@@ -61,6 +64,10 @@ $(VENV)/.evaluate: $(VENV)/.python pyproject.toml constraints.txt
 $(VENV)/.agents: $(VENV)/.evaluate
 	$(INSTALL) torch
 	$(INSTALL) --editable '.[agents,evaluate]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.evaluate
+	$(INSTALL) --editable '.[docs,evaluate]'
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.evaluate
