@@ -127,7 +127,7 @@ def make(
     base, plus, draft_rule = str(name).partition("+")
     rule_name = base.removesuffix(_TUNED)
     if base not in list_policies() or (plus and draft_rule != SMARTSPEC):
-        if is_own_file(name):
+        if isinstance(name, str) and is_own_file(name):
             return _fill_in(name, load_own(name), scenario, predictor_error, settings)
         if isinstance(name, str) and is_model(name):
             spec = load_rule(name, name, scenario.name)

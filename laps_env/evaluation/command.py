@@ -127,7 +127,7 @@ class Options:
     ] = None
     report: Annotated[
         Path | None,
-        Option("folder of the HTML report (default: report beside results.json)", Path),
+        Option("folder of the HTML report (default: report, where --json is not given)", Path),
     ] = None
     jobs: Annotated[int | None, Option("threads (default: one per processor)", int)] = None
 
@@ -200,8 +200,9 @@ def options_from(given: dict[str, Any], quick: bool) -> Options:
         return Options(**{**QUICK, **given})
     if given.get("env") == "live":
         return Options(**{**LIVE, **given})
-    given.setdefault("json", Path("results.json"))
-    given.setdefault("report", given["json"].with_name("report"))
+    if "json" not in given:
+        given["json"] = Path("results.json")
+        given.setdefault("report", Path("report"))
     if "plot" not in given:
         try:
             given["plot"] = given["json"].with_suffix(".png")

@@ -88,7 +88,7 @@ def read_arrivals(path: str | Path, sieve: Sieve | None = None) -> ArrivalTrace:
     elif path.name.endswith((".jsonl", ".jsonl.gz")):
         names, lines = _MOONCAKE, _json_lines(path, sieve)
     else:
-        raise TraceError(f"{path}: expected a .csv, .jsonl or .jsonl.gz file")
+        raise TraceError(f"arrival trace: expected a .csv, .jsonl or .jsonl.gz file, got {path}")
     kept: list[tuple[int, int, int]] = []
     for line in lines:
         if kept and line.time_ns < kept[-1][0]:
