@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 import laps_env
 import policies
 from laps_env.layout import ACCEPTED, ARRIVAL_NUMBER, DRAFTED, OCCUPIED, RAN, ROUNDS
+from laps_env.timeline import TimelineRecorder
 
 OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "laps_sd.png"
 SCENARIO, SEED, REQUESTS = "chat-serial-8b", 5, 9
@@ -24,26 +25,28 @@ UNCERTAIN, STABLE, WAITING = "#d98a3d", "#4278be", "#e3e6ea"
 
 def play() -> tuple[Any, list[tuple[int, float, float, bool]], list[list[tuple[int, float, bool]]]]:
     """The requests, the rounds (whose, from, to, stable) and the rates (rounds, A, stable)."""
-    env: Any = gym.make(
-        laps_env.REPLAY_IDS[0], scenario=SCENARIO, load=0.95, num_requests=REQUESTS
-    ).unwrapped
+    env = TimelineRecorder(
+        gym.make(laps_env.REPLAY_IDS[0], scenario=SCENARIO, load=0.95, num_requests=REQUESTS),
+        "laps_sd",
+    )
     policy = policies.make("laps_sd", SCENARIO)
     observation, _ = env.reset(seed=SEED)
-    now, state, over = 0.0, None, False
+    state, over = None, False
     rounds, rates = [], [[] for _ in range(REQUESTS)]
     while not over:
         action, state = policy.predict(observation, state)
         number = int(observation["queue"][action, ARRIVAL_NUMBER])
         stable = bool(state[0, action, 1])
-        began = int(env.simulation.fleet.servers[0]["now"]) * 1e-9
-        before = int(env.simulation.fleet.servers[0]["busy_ns"])
         observation, _, over, _, _ = env.step(action)
-        now = began + (int(env.simulation.fleet.servers[0]["busy_ns"]) - before) * 1e-9
-        rounds.append((number, began, now, stable))
+        assert env.timeline is not None  # it was reset
+        played = env.timeline.rounds[-1]  # one request at a time: every action is a round
+        end = played.start_ns + played.duration_ns
+        rounds.append((number, played.start_ns * 1e-9, end * 1e-9, stable))
         for row in observation["queue"]:
             if row[OCCUPIED] and row[RAN] and row[DRAFTED]:
                 rates[number].append((int(row[ROUNDS]), row[ACCEPTED] / row[DRAFTED], stable))
-    return env.simulation.requests(), rounds, rates
+    assert env.timeline is not None
+    return env.timeline.requests, rounds, rates
 
 
 def draw() -> Figure:

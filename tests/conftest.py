@@ -40,3 +40,17 @@ def browser() -> Iterator[Any]:
         started = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield started
         started.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page of it, which in the end must have logged no error and asked for nothing but files."""
+    opened = browser.new_page(viewport={"width": 1200, "height": 1400})
+    complaints: list[str] = []
+    opened.on("console", lambda said: said.type == "error" and complaints.append(said.text))
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on(
+        "request", lambda asked: asked.url.startswith("file:") or complaints.append(asked.url)
+    )
+    yield opened
+    assert not complaints
