@@ -26,9 +26,7 @@ def digest_of(name: str) -> str | None:
         ValueError: no such file.
     """
     found = _NAME.fullmatch(name)
-    return (
-        None if found is None else hashlib.sha256(_source(found["path"]).read_bytes()).hexdigest()
-    )
+    return None if found is None else _sha256(_source(found["path"]))
 
 
 def load_own(name: str) -> RuleSpec:
@@ -51,7 +49,7 @@ def _import(path: Path) -> ModuleType:
     known = sys.modules.get(path.stem)
     if known is not None and "_digest" not in vars(known):
         raise ValueError(f"{path}: expected a file that is named like no other module")
-    digest = (str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+    digest = (str(path), _sha256(path))
     if known is not None and vars(known)["_digest"] == digest:
         return known
     wanted = importlib.util.spec_from_file_location(path.stem, path)
@@ -66,6 +64,10 @@ def _import(path: Path) -> ModuleType:
         raise
     vars(module)["_digest"] = digest
     return module
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _source(path: str) -> Path:

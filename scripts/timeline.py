@@ -1,20 +1,31 @@
 """What happens to each request: a page that compares policies on one workload, and Chrome traces.
 
     python scripts/timeline.py --policies fcfs,laps_sd --seed 0 --out timeline.html
+    python scripts/timeline.py --results results.json --policies laps_sd_tuned,learned --seed 3
 
 The page opens in any browser and loads nothing; the traces beside it, one a policy, open in
-https://ui.perfetto.dev. The workload is that of this seed in the *final* set, as in an evaluation.
+https://ui.perfetto.dev. The workload is that of this seed in the *final* set, as in an evaluation;
+with a results file it is the one that was evaluated, with its recordings, parameters and slots.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
+from typing import Any
 
+from laps_env.evaluation.check import read_results
 from laps_env.evaluation.grid import FINAL_SEEDS
-from laps_env.files import check_output, write_beside
-from laps_env.timeline import chrome_trace, comparison_page, record_policy
+from laps_env.evaluation.options import parse_load
+from laps_env.timeline import (
+    Timeline,
+    check_timelines,
+    record_policy,
+    record_row,
+    write_timelines,
+)
+
+REQUESTS = 100
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -22,40 +33,59 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--scenario", default="chat-serial")
     parser.add_argument("--policies", default="fcfs,laps_sd", help="names with commas")
-    parser.add_argument("--load", type=float, default=0.9, help="share of saturation")
-    parser.add_argument("--requests", type=int, default=100)
+    parser.add_argument("--load", type=parse_load, default=0.9, help="share of saturation")
+    parser.add_argument("--requests", type=int, help=f"without --results (default: {REQUESTS})")
     parser.add_argument("--seed", type=int, default=FINAL_SEEDS.start)
+    parser.add_argument("--results", type=Path, help="a results file that has the episode")
     parser.add_argument("--out", type=Path, default=Path("timeline.html"), help="the page")
     given = parser.parse_args(argv)
+    names = [name.strip() for name in given.policies.split(",") if name.strip()]
     try:
-        written = write_timelines(
-            [name.strip() for name in given.policies.split(",") if name.strip()],
-            given.out,
-            scenario=given.scenario,
-            load=given.load,
-            num_requests=given.requests,
-            seed=given.seed,
-        )
+        check_timelines(given.out, names)
+        timelines = record(given, names) if given.results is None else find(given, names)
+        requests = len(timelines[0].requests) if timelines else 0
+        title = f"{given.scenario}, load {given.load}, {requests} requests, seed {given.seed}"
+        written = write_timelines(timelines, given.out, title)
     except (OSError, ValueError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     print("\n".join(map(str, written)))
 
 
-def write_timelines(
-    names: list[str], page: Path, *, seed: int, scenario: str, load: float, num_requests: int
-) -> list[Path]:
-    """Record, write the traces and the page; their paths."""
-    traces = [page.with_name(f"{page.stem}-{name.replace('/', '-')}.trace.json") for name in names]
-    for path in (page, *traces):
-        check_output(path)
-    options = {"scenario": scenario, "load": load, "num_requests": num_requests}
-    timelines = [record_policy(name, seed, set_tag="final", **options) for name in names]
-    title = f"{scenario}, load {load}, {num_requests} requests, seed {seed}"
-    text = comparison_page(timelines, title)
-    for path, timeline in zip(traces, timelines, strict=True):
-        write_beside(path, [json.dumps(chrome_trace(timeline)).encode()])
-    write_beside(page, [text.encode()])
-    return [page, *traces]
+def record(given: argparse.Namespace, names: list[str]) -> list[Timeline]:
+    """The timelines of policies on a scenario of the package."""
+    options: dict[str, Any] = {
+        "scenario": given.scenario,
+        "load": given.load,
+        "num_requests": REQUESTS if given.requests is None else given.requests,
+        "set_tag": "final",
+    }
+    return [record_policy(name, given.seed, **options) for name in names]
+
+
+def find(given: argparse.Namespace, names: list[str]) -> list[Timeline]:
+    """The timelines of an episode of a results file.
+
+    Raises:
+        ValueError: the file has no such episode, or it cannot be run again.
+    """
+    if given.requests is not None:
+        raise ValueError(f"requests: expected none beside a results file, got {given.requests}")
+    rows = read_results(given.results)["rows"]
+    for name, value in (("scenario", given.scenario), ("load", given.load)):
+        _check_known(given.results, name, value, [row[name] for row in rows])
+        rows = [row for row in rows if row[name] == value]
+    by_policy = {row["policy"]: row for row in rows}
+    for name in names:
+        _check_known(given.results, "policy", name, list(by_policy))
+        _check_known(given.results, "seed", given.seed, by_policy[name]["seeds"])
+    chosen = [by_policy[name] for name in names]
+    return [record_row(row, row["seeds"].index(given.seed)) for row in chosen]
+
+
+def _check_known(path: Path, name: str, value: Any, known: list[Any]) -> None:
+    if value not in known:
+        choices = ", ".join(map(str, dict.fromkeys(known)))
+        raise ValueError(f"{path}: {name}: expected one of {choices}; got {value}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,35 @@ def test_an_evaluation_ends_in_a_report(
     assert Path("elsewhere/index.html").exists()
 
 
+def test_a_report_of_a_thousand_episodes_opens_and_says_that_it_samples(
+    page: Any, results: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = [row | {"load": 0.001 * k} for k in range(1, 126) for row in results["rows"]]
+    assert len(rows) * GRID.episodes >= 1000
+    samples = sample_latencies(results["rows"]) * 125
+    index = tmp_path / "index.html"
+    index.write_text(report_page({**results, "rows": rows}, samples, {}))
+    assert index.stat().st_size < 4e6
+    page.goto(index.as_uri())
+    assert "of the first workload of each alone" in page.inner_text("#about")
+    assert len(page.query_selector_all("#load option")) == 125
+    assert len(page.query_selector_all("#loads circle")) >= 125
+
+
+def test_timelines_are_of_the_highest_load_and_the_fastest_rule(
+    results: dict[str, Any], tmp_path: Path
+) -> None:
+    scenario = GRID.scenarios[0]
+    rows = [row for row in results["rows"] if row["scenario"] == scenario]
+    ordered = sorted(rows, key=lambda row: row["mean_latency_s"])
+    fastest = next(row["policy"] for row in ordered if row["policy"] != "laps_sd_tuned")
+    loads = [row | {"load": load} for load in (0.8, 10.0, 9.0) for row in rows]
+    write_report({**results, "rows": loads}, tmp_path)
+    text = (tmp_path / "timelines" / f"{scenario}.html").read_text()
+    assert f"{scenario}, load 10.0, 60 requests" in text
+    assert re.findall(r'{"title": "([^"]*)", "end"', text) == ["laps_sd_tuned", fastest]
+
+
 def test_progress_is_told_step_by_step(results: dict[str, Any], tmp_path: Path) -> None:
     steps: list[int] = []
     write_report(results, tmp_path, steps.append)
@@ -75,6 +105,7 @@ def test_the_report_in_a_browser(page: Any, results: dict[str, Any], tmp_path: P
     before = len(page.query_selector_all("#tails circle"))
     page.click("#table input:checked")
     assert len(page.query_selector_all("#tails circle")) == before - 1
+    fastest = next(row["policy"] for row in ordered if row["policy"] != "laps_sd_tuned")
     page.click("text=timelines, side by side")
     page.wait_for_selector("h2")
-    assert [h.inner_text() for h in page.query_selector_all("h2")] == ["fcfs", "laps_sd_tuned"]
+    assert [h.inner_text() for h in page.query_selector_all("h2")] == ["laps_sd_tuned", fastest]

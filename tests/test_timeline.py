@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ import pytest
 
 import policies
 from laps_env.evaluation.episodes import serve
+from laps_env.evaluation.grid import Grid
+from laps_env.evaluation.recordings import Recordings
+from laps_env.evaluation.runner import Evaluation
 from laps_env.scenarios import get_scenario
-from laps_env.timeline import Timeline, chrome_trace, comparison_page, record_policy
+from laps_env.timeline import Timeline, chrome_trace, comparison_page, record_policy, record_row
 from laps_env.timeline.recorder import waiting_spans
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -37,10 +41,15 @@ def timeline() -> Timeline:
     return record_policy("laps_sd", 5, **OPTIONS)
 
 
-def test_what_is_recorded_is_what_the_evaluation_runs(timeline: Timeline) -> None:
+@pytest.mark.parametrize("policy", ["laps_sd", "laps_sd_tuned+smartspec", "oracle_srpt", "learned"])
+def test_what_is_recorded_is_what_the_evaluation_runs(policy: str) -> None:
     scenario = get_scenario(OPTIONS["scenario"])
     workload = scenario.workload(load=3.0, num_requests=60, set_tag="final", seed=5)
-    simulation = serve(policies.make("laps_sd", scenario), workload, scenario)
+    rule = policies.make(policy, scenario)
+    if rule.spec.clairvoyant:
+        rule = rule.knowing(workload, scenario.server)
+    simulation = serve(rule, workload, scenario)
+    timeline = record_policy(policy, 5, **OPTIONS)
     np.testing.assert_array_equal(timeline.requests, simulation.requests())
     assert sum(r.duration_ns for r in timeline.rounds) == simulation.fleet.servers[0]["busy_ns"]
     assert len(timeline.rounds) == simulation.fleet.servers[0]["rounds"]
@@ -69,6 +78,35 @@ def test_all_tokens_and_all_time_are_accounted_for(timeline: Timeline) -> None:
     np.testing.assert_array_equal(
         served + waited, requests["completion_ns"] - requests["arrival_ns"]
     )
+
+
+def test_any_evaluated_episode_has_its_timeline(tmp_path: Path) -> None:
+    recorded = tmp_path / "azure.csv"
+    times = "".join(f"2024-05-10 00:00:{s:06.3f}+00:00,90,{40 + s % 7:.0f}\n" for s in range(60))
+    recorded.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + times)
+    grid = Grid(
+        policies=("sjf", "laps_sd_tuned"),
+        scenarios=("chat-batch8",),
+        loads=("recorded", 0.7),
+        episodes=2,
+        num_requests=20,
+        slots=16,
+        predictor_error=0.3,
+        recordings=Recordings(arrival_trace=str(recorded)),
+    )
+    evaluation = Evaluation(grid)
+    evaluation.run()
+    results, path = evaluation.results(), tmp_path / "results.json"
+    for row, episode in product(results["rows"], range(2)):
+        requests = record_row(row, episode).requests
+        latency = (requests["completion_ns"] - requests["arrival_ns"]) * 1e-9
+        assert latency.mean() == pytest.approx(row["episode_mean_latency_s"][episode], rel=1e-12)
+
+    path.write_text(json.dumps(results))
+    page = tmp_path / "page.html"
+    chosen = f"--results {path} --scenario chat-batch8 --load recorded --seed 1 --out {page}"
+    main([*chosen.split(), "--policies", "sjf,laps_sd_tuned"])
+    assert "chat-batch8, load recorded, 20 requests, seed 1" in page.read_text()
 
 
 def test_a_trace_has_each_moment_of_each_request_once(timeline: Timeline) -> None:
@@ -117,6 +155,8 @@ def test_timelines_of_different_requests_are_not_compared(timeline: Timeline) ->
         (["--requests", "0"], "num_requests: expected an integer >= 1"),
         (["--load", "-1"], "load: expected a finite number > 0"),
         (["--out", "nowhere/page.html"], "expected a file in an existing folder"),
+        (["--load", "much"], "expected a number > 0 or 'recorded', got 'much'"),
+        (["--results", "none.json"], "requests: expected none beside a results file, got 5"),
     ],
 )
 def test_bad_arguments_leave_nothing(
@@ -171,3 +211,21 @@ def test_the_page_compares_in_a_browser(page: Any, tmp_path: Path) -> None:
     )
     early = [chart.evaluate(drawn) for chart in charts]
     assert all(0 < e < w for e, w in zip(early, whole, strict=True))
+
+    def drag(start: float, stop: float) -> None:
+        page.mouse.move(box["x"] + box["width"] * start, box["y"] + 5)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * stop, box["y"] + 5)
+        page.mouse.up()
+
+    drag(0.0, 0.25)  # the first quarter fills the charts
+    span = re.search(r"\((.*) to (.*)\)", page.inner_text("#now"))
+    assert span is not None
+    end = json.loads(page.evaluate("JSON.stringify(end)"))
+    assert [float(t) for t in span.groups()] == pytest.approx([0.0, end / 4], abs=0.2)
+    page.mouse.move(box["x"] + box["width"] - 3, box["y"] + 5)
+    told = re.search(r"at (.*) s:", page.inner_text("#tip"))
+    assert told is not None
+    assert float(told[1]) == pytest.approx(end / 4, rel=0.05)
+    page.mouse.dblclick(box["x"] + 9, box["y"] + 5)
+    assert f"(0.0 to {end:.1f})" in page.inner_text("#now")

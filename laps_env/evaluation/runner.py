@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
@@ -96,7 +97,7 @@ class Evaluation:
         self._stop = Event()
 
     def _prepare(self, name: str) -> Setting:
-        scenario, source = self.grid.recordings.apply(get_scenario(name))
+        scenario, source = _recorded(self.grid.recordings, tuple(self._digests.values()), name)
         error = self.grid.predictor_error
         made = {
             policy: policies.make(policy, scenario, predictor_error=error)
@@ -238,6 +239,14 @@ class Evaluation:
         return metrics
 
 
+@cache
+def _recorded(
+    recordings: Recordings, digests: tuple[str, ...], name: str
+) -> tuple[Scenario, dict[str, Any]]:
+    """A named scenario on recordings, once for all rows; the digests are part of the key alone."""
+    return recordings.apply(get_scenario(name))
+
+
 def rerun(row: dict[str, Any], episode: int) -> Metrics:
     """Run one workload of a results row again; ``mean_latency_s`` equals the row's bit for bit.
 
@@ -254,7 +263,8 @@ def rerun(row: dict[str, Any], episode: int) -> Metrics:
 def parts_of(row: dict[str, Any], episode: int) -> tuple[policies.Policy, Workload, Scenario]:
     """Policy, workload and scenario of one workload of a results row; as `rerun`."""
     recordings = Recordings(**row["recordings"])
-    for name, digest in recordings.digests().items():
+    digests = recordings.digests()
+    for name, digest in digests.items():
         if digest != row["sha256"].get(name):
             raise ValueError(
                 f"{row['recordings'][name]}: expected sha256 {row['sha256'].get(name)}, "
@@ -265,7 +275,7 @@ def parts_of(row: dict[str, Any], episode: int) -> tuple[policies.Policy, Worklo
             f"{row['policy']}: expected sha256 {row['policy_sha256']}, got "
             f"{digest_of(row['policy'])}"
         )
-    scenario, _ = recordings.apply(get_scenario(row["scenario"]))
+    scenario, _ = _recorded(recordings, tuple(digests.values()), row["scenario"])
     scenario = replace(scenario, saturation_rps=row["saturation_rps"])
     error = row["predictor_error"]
     policy = policies.make(row["policy"], scenario, predictor_error=error, **row["parameters"])

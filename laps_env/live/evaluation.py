@@ -17,10 +17,14 @@ from laps_env.evaluation.runner import CODE
 from laps_env.live.env import SpecDecodeLive
 from laps_env.live.loading import Pair
 from laps_env.scenarios import get_scenario
+from laps_env.timeline import Timeline, TimelineRecorder
 from policies import Policy
 
 Play = dict[str, Any]
 """The summary of an episode, ``texts`` apart."""
+
+Place = tuple[str, float, int]
+"""Scenario, load and seed of a workload."""
 
 
 def play(policy: Policy, env: gym.Env[Any, Any], seed: int) -> Play:
@@ -72,11 +76,17 @@ class LiveGrid:
         """The policies, and what their rows are measured against."""
         return tuple(dict.fromkeys([*self.policies, REFERENCE]))
 
-    def run(self, report: Callable[[str], None] = lambda done: None) -> dict[str, Any]:
+    def run(
+        self,
+        report: Callable[[str], None] = lambda done: None,
+        keep: Callable[[Place, Timeline], None] | None = None,
+    ) -> dict[str, Any]:
         """Play everything, policies one after the other on each workload; a results file's content.
 
         Args:
             report: told of each finished run.
+            keep: given the timeline of each run, and scenario, load and seed of its workload;
+                without it none is recorded, which takes time of the scheduler's.
         """
         rows, texts = [], []
         seeds = range(self.first_seed, self.first_seed + self.episodes)
@@ -86,10 +96,16 @@ class LiveGrid:
             lengths = {rule.draft_length for rule in made.values()}
             servers = {length: self._server(name, load, length) for length in lengths}
             for seed, (policy, rule) in product(seeds, made.items()):
-                summary = play(rule, servers[rule.draft_length], seed)
+                server = servers[rule.draft_length]
+                played = server if keep is None else TimelineRecorder(server, policy)
+                summary = play(rule, played, seed)
                 texts.append({"policy": policy, "seed": seed, "texts": summary.pop("texts")})
                 plays[policy].append(summary)
                 report(f"{name}, load {load}, {policy}, seed {seed}")
+                if keep is not None:
+                    assert isinstance(played, TimelineRecorder)  # as made above
+                    assert played.timeline is not None  # and played
+                    keep((name, load, seed), played.timeline)
             env = next(iter(servers.values()))  # all of the same models
             rows += [self._row(env, name, load, seeds, policy, plays) for policy in self.policies]
         return {

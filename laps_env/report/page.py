@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
 
+from laps_env.html import filled_page
 from laps_env.report.sample import Sample
 
 #: What the page shows of a row, under the row's own names.
@@ -14,10 +13,8 @@ _SHOWN = (
     "scenario",
     "load",
     "policy",
-    "batch_size",
     "episodes",
     "mean_latency_s",
-    "mean_latency_ci95",
     "ratio_to_laps_sd",
     "ratio_ci95",
     "p50_latency_s",
@@ -25,7 +22,6 @@ _SHOWN = (
     "p99_latency_s",
     "mean_ttft_s",
     "max_slowdown",
-    "max_idle_s",
     "gap_closed",
 )
 
@@ -53,7 +49,4 @@ def report_page(
         ],
         "timelines": dict(timelines),
     }
-    page = (files("laps_env") / "report" / "page.html").read_text(encoding="utf-8")
-    # "<" cannot end the script that holds the data, whatever the texts are.
-    data = json.dumps(document, allow_nan=False).replace("<", "\\u003c")
-    return page.replace("/*DATA*/null", data, 1)
+    return filled_page("report", document)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from laps_env.evaluation.episodes import serve
 from laps_env.evaluation.runner import parts_of
@@ -43,12 +44,22 @@ def sample_latencies(
 def _sample(row: dict[str, Any]) -> Sample:
     policy, workload, scenario = parts_of(row, 0)
     requests = serve(policy, workload, scenario, slots=row["slots"]).requests()
+    return sample_of(requests, workload.categories)
+
+
+def sample_of(requests: npt.NDArray[Any], categories: tuple[str, ...]) -> Sample:
+    """Of an episode that has ended.
+
+    Args:
+        requests: `laps_env.kernel.tables.REQUEST` records [R].
+        categories: their names.
+    """
     latency = (requests["completion_ns"] - requests["arrival_ns"]) * 1e-9
     return {
         "quantiles": np.percentile(latency, QUANTILES).tolist(),
         "categories": {
             name: float(latency[requests["category"] == k].mean())
-            for k, name in enumerate(workload.categories)
+            for k, name in enumerate(categories)
             if (requests["category"] == k).any()
         },
     }

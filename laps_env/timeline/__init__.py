@@ -2,15 +2,19 @@
 
 from laps_env.timeline.chrome import chrome_trace
 from laps_env.timeline.page import comparison_page
-from laps_env.timeline.play import record_policy
+from laps_env.timeline.play import record_policy, record_row
 from laps_env.timeline.recorder import Round, Timeline, TimelineRecorder, Turn
+from laps_env.timeline.write import check_timelines, write_timelines
 
 __all__ = [
     "Round",
     "Timeline",
     "TimelineRecorder",
     "Turn",
+    "check_timelines",
     "chrome_trace",
     "comparison_page",
     "record_policy",
+    "record_row",
+    "write_timelines",
 ]

@@ -8,31 +8,70 @@ import gymnasium as gym
 
 import laps_env
 import policies
+from laps_env.evaluation.runner import parts_of
+from laps_env.scenarios import Scenario, get_scenario
 from laps_env.timeline.recorder import Timeline, TimelineRecorder
+from laps_env.workloads.prediction import PredictorError
+from policies import Policy
+
+#: Entries of a results row that are options of the environment.
+_CONDITIONS = ("load", "num_requests", "predictor_error", "set_tag", "slots")
 
 
-def record_policy(name: str, seed: int, **options: Any) -> Timeline:
+def record_policy(
+    policy: str | Policy,
+    seed: int,
+    *,
+    scenario: str | Scenario,
+    predictor_error: PredictorError = None,
+    **options: Any,
+) -> Timeline:
     """The timeline of a policy on the workload of a seed.
 
     Args:
-        name: of `policies.make`.
+        policy: one, or a name for `policies.make`.
         seed: of the workload.
-        **options: of the environment (`laps_env.env.SpecDecodeReplay`).
+        scenario: one, or its name.
+        predictor_error: what the policy knows and the workload has, as in an evaluation.
+        **options: others of `laps_env.env.SpecDecodeReplay`.
 
     Raises:
         ValueError: an unknown policy or an option out of range.
     """
-    env = TimelineRecorder(gym.make(laps_env.REPLAY_IDS[0], **options), name)
-    inner: Any = env.unwrapped
-    observation, _ = env.reset(options={"workload_seed": seed})
-    error = inner.options.predictor_error
-    policy = policies.make(name, inner.options.get_scenario(), predictor_error=error)
+    scenario = get_scenario(scenario)
+    if isinstance(policy, str):
+        policy = policies.make(policy, scenario, predictor_error=predictor_error)
+    env = gym.make(
+        laps_env.REPLAY_IDS[0],
+        scenario=scenario,
+        predictor_error=predictor_error,
+        draft_length=policy.draft_length,
+        **options,
+    )
+    recorder = TimelineRecorder(env, policy.name)
+    observation, _ = recorder.reset(options={"workload_seed": seed})
     if policy.spec.clairvoyant:
-        policy = policy.knowing(inner.reveal_workload(), inner.options.server)
+        inner: Any = env.unwrapped
+        policy = policy.knowing(inner.reveal_workload(), scenario.server)
     state, over = None, False
     while not over:
         action, state = policy.predict(observation, state)
-        observation, _, terminated, truncated, _ = env.step(action)
+        observation, _, terminated, truncated, _ = recorder.step(action)
         over = terminated or truncated
-    assert env.timeline is not None  # it was reset
-    return env.timeline
+    assert recorder.timeline is not None  # it was reset
+    return recorder.timeline
+
+
+def record_row(row: dict[str, Any], episode: int) -> Timeline:
+    """The timeline of one workload of a results row, bit for bit what was evaluated.
+
+    Args:
+        row: from the ``rows`` of a results file, written by the same code.
+        episode: index into the row's ``seeds``.
+
+    Raises:
+        ValueError: a recording or a rule's own file is not the one that the row was made from.
+    """
+    policy, _, scenario = parts_of(row, episode)
+    options = {name: row[name] for name in _CONDITIONS}
+    return record_policy(policy, row["seeds"][episode], scenario=scenario, **options)

@@ -1,0 +1,48 @@
+"""A comparison page, with a Chrome trace of each of its timelines beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from laps_env.files import check_output, write_beside
+from laps_env.timeline.chrome import chrome_trace
+from laps_env.timeline.page import comparison_page
+from laps_env.timeline.recorder import Timeline
+
+
+def trace_path(page: Path, policy: str) -> Path:
+    """Where the Chrome trace of a policy lies, beside the page."""
+    plain = re.sub(r"[^\w.+-]", "-", policy)
+    return page.with_name(f"{page.stem}-{plain}.trace.json")
+
+
+def check_timelines(page: Path, policies: list[str]) -> None:
+    """Whether page and traces can be written, before anything is recorded.
+
+    Raises:
+        ValueError: one of them cannot.
+    """
+    for path in (page, *(trace_path(page, name) for name in policies)):
+        check_output(path)
+
+
+def write_timelines(timelines: list[Timeline], page: Path, title: str) -> list[Path]:
+    """Write the page and the traces; their paths.
+
+    Args:
+        timelines: of the same requests, each with its policy's name as title.
+        page: an HTML file.
+        title: what was served.
+
+    Raises:
+        ValueError: no timeline, or timelines of different requests.
+        OSError: a file cannot be written.
+    """
+    text = comparison_page(timelines, title)
+    traces = [trace_path(page, timeline.title) for timeline in timelines]
+    for path, timeline in zip(traces, timelines, strict=True):
+        write_beside(path, [json.dumps(chrome_trace(timeline)).encode()])
+    write_beside(page, [text.encode()])
+    return [page, *traces]
