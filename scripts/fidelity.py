@@ -204,7 +204,10 @@ def report(result: Result) -> str:
 
 {fill(measured_where(result.about), 100)} Written by
 
-    {result.command}
+<!-- not run: the demo's models -->
+```sh
+{result.command}
+```
 
 ## Targets
 

@@ -79,8 +79,11 @@ length and context, and fits the ten constants of the cost model ([physics.md](p
 non-negative least squares on relative errors. The error of each term is that on cells of the grid
 which the fit has not seen.
 
-    make demo-models
-    .venv/bin/python scripts/calibrate.py --out calibration.json --plot calibration.png
+<!-- not run: the demo's models -->
+```sh
+make demo-models
+.venv/bin/python scripts/calibrate.py --out calibration.json --plot calibration.png
+```
 
 What the numbers mean and where they stop:
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import json
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -17,12 +19,12 @@ from typing import Any, NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-#: A block that is run, with the file that it is where the page names one, and, directly below it,
-#: what it prints.
+#: A block with the file that it is, or the reason why it is not run, where the page names one, and,
+#: directly below it, what it prints.
 BLOCK = re.compile(
-    r"(?:^<!-- file: (\S+) -->\n)?^```(python|sh)\n(.*?)^```\n(?:```text\n(.*?)^```\n)?",
+    r"(?:^<!-- (file|not run): ([^\n]+) -->\n)?^```(\w+)\n(.*?)^```\n(?:```text\n(.*?)^```\n)?",
     re.DOTALL | re.MULTILINE,
 )
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
@@ -33,10 +35,19 @@ def name_of(page: Path) -> str:
 
 
 class Example(NamedTuple):
-    file: str | None
+    mark: str | None
+    about: str | None
     language: str
     code: str
     shown: str | None
+
+    @property
+    def file(self) -> str | None:
+        return self.about if self.mark == "file" else None
+
+    @property
+    def runs(self) -> bool:
+        return self.mark is None and self.language in ("python", "sh")
 
 
 def examples(page: Path) -> Iterator[Example]:
@@ -52,30 +63,77 @@ def test_examples_print_what_the_page_shows(
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "example"}
     for i, example in enumerate(examples(page)):
-        if example.language == "sh":
-            run_commands(example.code)
-            continue
         file = tmp_path / (example.file or f"block_{i}.py")
         file.write_text(example.code, encoding="utf-8")
-        if example.file:  # the commands below it use it
+        if not example.runs:  # a file is there for the commands below it
             continue
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(compile(example.code, str(file), "exec"), namespace)
-        shown = example.shown or ""
-        assert printed.getvalue() == shown, f"{name_of(page)}, block {i}:\n{example.code}"
+        if example.language == "sh":
+            printed = run_commands(example.code)
+            shown = printed if example.shown is None else example.shown
+        else:
+            caught = io.StringIO()
+            with contextlib.redirect_stdout(caught):
+                exec(compile(example.code, str(file), "exec"), namespace)
+            printed, shown = caught.getvalue(), example.shown or ""
+        assert printed == shown, f"{name_of(page)}, block {i}:\n{example.code}"
 
 
-def run_commands(code: str) -> None:
-    """Each line, with this interpreter and this checkout's scripts; what installs is left out."""
-    for line in code.splitlines():
-        command, *arguments = shlex.split(line)
-        if command != "python":
-            assert command in ("pip", "make"), f"expected a command that the test knows, got {line}"
+def commands(code: str) -> Iterator[list[str]]:
+    """The words of each command; what installs is left out, and targets are looked up."""
+    targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert targets is not None
+    for line in code.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if not words or "pip" in Path(words[0]).name or words[1:3] == ["-m", "venv"]:
             continue
-        inside = [str(ROOT / a) if a.startswith("scripts/") else a for a in arguments]
-        done = subprocess.run([sys.executable, *inside], capture_output=True, text=True)
-        assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+        if words[0] == "make":
+            assert words[1] in targets[1].split(), line
+            continue
+        assert Path(words[0]).name == "python", f"expected a known command: {line}"
+        yield [str(ROOT / a) if a.startswith("scripts/") else a for a in words[1:]]
+
+
+def run_commands(code: str) -> str:
+    """Each, with this interpreter and this checkout's scripts; what they print."""
+    printed = ""
+    for words in commands(code):
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+        assert done.returncode == 0, f"{words}\n{done.stderr[-2000:]}"
+        printed += done.stdout
+    return printed
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_what_is_not_run_could_be(page: Path) -> None:
+    """Python compiles, commands have the options, JSON is JSON."""
+    for example in examples(page):
+        if example.language == "json":
+            json.loads(example.code)
+        if example.mark != "not run":
+            continue
+        if example.language == "python":
+            compile(example.code, name_of(page), "exec")
+        for words in commands(example.code) if example.language == "sh" else ():
+            text = help_of(tuple(word for word in words if not word.startswith("-"))[:1])
+            missing = [w for w in words if w.startswith("--") and w not in text]
+            assert not missing, (name_of(page), words)
+
+
+@cache
+def help_of(script: tuple[str, ...]) -> str:
+    done = subprocess.run([sys.executable, *script, "--help"], capture_output=True, text=True)
+    if "No module named 'tree'" in done.stderr:  # RLlib has an environment of its own
+        return Path(script[0]).read_text(encoding="utf-8")
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_all_code_is_in_blocks_that_the_tests_know(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
+    assert not re.findall(r"\n\n(    \S.*)", text)
+    known = {"python", "sh", "json", "text", "csv", "jsonl"}
+    assert {example.language for example in examples(page)} <= known
 
 
 def test_all_pages_are_on_the_site() -> None:
