@@ -7,10 +7,12 @@ draft-length rule of `laps_env.kernel.draft_length`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from functools import cache
 from importlib.resources import as_file, files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,8 +42,8 @@ from policies.flat import flat_spec
 from policies.laws import fit_laws
 from policies.learned import pointer_spec
 from policies.learned_index import index_spec
-from policies.model_file import arrays_for, is_model, load_model
-from policies.own_file import is_own_file, load_own
+from policies.model_file import WEIGHTS, arrays_for, is_model, load_model
+from policies.own_file import file_of, is_own_file, load_own
 from policies.policy import Parameter, Policy, RuleSpec
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "Parameter",
     "Policy",
     "RuleSpec",
+    "digest_of",
     "inlined",
     "list_policies",
     "make",
@@ -145,6 +148,27 @@ def make(
         spec = SPECS[rule_name]
     policy = _fill_in(name, spec, scenario, predictor_error, settings)
     return replace(policy, draft_length=draft_rule or None)
+
+
+def digest_of(name: str) -> str | None:
+    """SHA-256 of what a policy has been read from, a rule's own file or trained weights.
+
+    Returns:
+        None for the rules of the package, which the digest of its code covers.
+
+    Raises:
+        ValueError: no such file.
+    """
+    base = name.partition("+")[0]
+    if is_own_file(name):
+        content = file_of(name).read_bytes()
+    elif base in LEARNED:
+        content = (files("policies") / "data" / base / WEIGHTS).read_bytes()
+    elif base not in list_policies() and is_model(name):
+        content = (Path(name) / WEIGHTS).read_bytes()
+    else:
+        return None
+    return hashlib.sha256(content).hexdigest()
 
 
 def load_rule(name: str, folder: str, scenario: str) -> RuleSpec:

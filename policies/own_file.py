@@ -19,14 +19,18 @@ def is_own_file(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def digest_of(name: str) -> str | None:
-    """SHA-256 of the file that a name is of; None for other names.
+def file_of(name: str) -> Path:
+    """The file with the rule.
 
     Raises:
         ValueError: no such file.
     """
     found = _NAME.fullmatch(name)
-    return None if found is None else _sha256(_source(found["path"]))
+    assert found is not None  # is_own_file was asked
+    path = Path(found["path"])
+    if not path.is_file():
+        raise ValueError(f"policy: expected a file with a rule, got {path}, which is none")
+    return path.resolve()
 
 
 def load_own(name: str) -> RuleSpec:
@@ -35,10 +39,8 @@ def load_own(name: str) -> RuleSpec:
     Raises:
         ValueError: no such file, or it does not define a `RuleSpec` of this name.
     """
-    found = _NAME.fullmatch(name)
-    assert found is not None  # is_own_file was asked
-    module = _import(_source(found["path"]))
-    spec = getattr(module, found["attribute"], None)
+    module = _import(file_of(name))
+    spec = getattr(module, name.rpartition(":")[2], None)
     if not isinstance(spec, RuleSpec):
         raise ValueError(f"{name}: expected a RuleSpec of that name in the file, got {spec!r}")
     return spec
@@ -49,7 +51,7 @@ def _import(path: Path) -> ModuleType:
     known = sys.modules.get(path.stem)
     if known is not None and "_digest" not in vars(known):
         raise ValueError(f"{path}: expected a file that is named like no other module")
-    digest = (str(path), _sha256(path))
+    digest = (str(path), hashlib.sha256(path.read_bytes()).hexdigest())
     if known is not None and vars(known)["_digest"] == digest:
         return known
     wanted = importlib.util.spec_from_file_location(path.stem, path)
@@ -64,13 +66,3 @@ def _import(path: Path) -> ModuleType:
         raise
     vars(module)["_digest"] = digest
     return module
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _source(path: str) -> Path:
-    if not Path(path).is_file():
-        raise ValueError(f"policy: expected a file with a rule, got {path}, which is none")
-    return Path(path).resolve()

@@ -22,6 +22,7 @@ import numpy as np
 
 import policies
 from laps_env.env import SpecDecodeReplay
+from laps_env.evaluation.board import board_table, standings
 from laps_env.evaluation.report import families, markdown_table
 from laps_env.files import write_beside
 from laps_env.layout import QUEUE_COLUMNS, SERVER_COLUMNS, Column
@@ -368,6 +369,9 @@ def main() -> None:
         try:
             results = json.loads(arguments.results.read_text(encoding="utf-8"))
             pages[readme] = with_part(text, "results", results_tables(results))
+            board = ROOT / "docs" / "board.md"
+            table = f"Code {results['code']}.\n\n{board_table(standings([results]))}"
+            pages[board] = with_part(board.read_text(encoding="utf-8"), "board", table)
         except (OSError, ValueError, LookupError, TypeError) as reason:
             parser.error(f"--results: expected the results.json of an evaluation, got {reason!r}")
     for path, text in pages.items():

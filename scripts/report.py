@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from laps_env.evaluation.check import read_results
+from laps_env.evaluation.results_file import read_results
 from laps_env.report import steps_of, write_report
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,17 @@ def test_a_results_file_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture
         (lambda r: r["rows"][0].update(seeds=3), "row 0: expected lists of seeds and of latencies"),
         (lambda r: r["rows"][0]["seeds"].pop(), "row 0: expected a latency for each of"),
         (lambda r: [row.update(policy="mine") for row in r["rows"]], "mine.*expected one of"),
-        (lambda r: [row.update(parameters=3) for row in r["rows"]], "seed"),
+        (lambda r: r.pop("created"), "created: expected a text, got None"),
+        (lambda r: r["rows"].insert(0, 3), "row 0: expected an object, got int"),
+        (lambda r: r["rows"][0].update(parameters=3), "row 0: parameters: expected an object"),
+        (lambda r: r["rows"][0].update(policy=["x"]), "row 0: policy: expected a text"),
+        (lambda r: r["rows"][0].update(source={}), "row 0: source: expected where acceptance"),
+        (lambda r: r["rows"][0].update(recordings={"x": 1}), "row 0: recordings: .*unexpected"),
+        (lambda r: r["rows"][0].update(load="high"), "row 0: load: expected a finite number > 0"),
+        (lambda r: r["rows"][0].update(gap_closed=math.nan), "row 0: gap_closed: expected"),
+        (lambda r: r["rows"][0].update(ratio_ci95=[1.0]), "row 0: ratio_ci95: expected two"),
+        (lambda r: r["rows"][0].update(max_slowdown=-1), "row 0: max_slowdown: expected a finite"),
+        (lambda r: [row.update(seeds=["a"] * 3) for row in r["rows"]], "seed a: .*expected"),
     ],
 )
 def test_a_file_that_cannot_be_checked_is_refused(

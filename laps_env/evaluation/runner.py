@@ -34,7 +34,6 @@ from laps_env.evaluation.rows import statistics_of
 from laps_env.scenarios import Scenario, get_scenario
 from laps_env.summary import time_alone_ns
 from laps_env.workloads import Workload
-from policies.own_file import digest_of
 
 FORMAT = "laps-env-results"
 VERSION = 1
@@ -89,6 +88,7 @@ class Evaluation:
         self.grid = grid
         self._journal = Journal() if journal is None else journal
         self._digests = grid.recordings.digests()
+        self._sources = {name: policies.digest_of(name) for name in grid.policies_to_run}
         self._settings = [self._prepare(name) for name in grid.scenarios]
         self._units = [
             self._unit(setting, load, seed)
@@ -123,7 +123,7 @@ class Evaluation:
                 {
                     "workload": shared_digest,
                     "policy": name,
-                    "source": digest_of(name),
+                    "source": self._sources[name],
                     "params": policy.params.tobytes().hex(),
                 }
             )
@@ -220,7 +220,7 @@ class Evaluation:
             "scenario": scenario.name,
             "load": load,
             "policy": policy,
-            "policy_sha256": digest_of(policy),
+            "policy_sha256": self._sources[policy],
             "parameters": setting.policies[policy].settings,
             **self.grid.conditions(),
             "predictor_error": scenario.error_in_force(self.grid.predictor_error),
@@ -270,11 +270,9 @@ def parts_of(row: dict[str, Any], episode: int) -> tuple[policies.Policy, Worklo
                 f"{row['recordings'][name]}: expected sha256 {row['sha256'].get(name)}, "
                 f"got {digest}"
             )
-    if digest_of(row["policy"]) != row["policy_sha256"]:
-        raise ValueError(
-            f"{row['policy']}: expected sha256 {row['policy_sha256']}, got "
-            f"{digest_of(row['policy'])}"
-        )
+    source = policies.digest_of(row["policy"])
+    if source != row["policy_sha256"]:
+        raise ValueError(f"{row['policy']}: expected sha256 {row['policy_sha256']}, got {source}")
     scenario, _ = _recorded(recordings, tuple(digests.values()), row["scenario"])
     scenario = replace(scenario, saturation_rps=row["saturation_rps"])
     error = row["predictor_error"]

@@ -1,0 +1,120 @@
+"""Reading results files, also those of others: data that is checked before anything uses it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from laps_env.checks import check_positive, is_finite
+from laps_env.evaluation.recordings import Recordings
+from laps_env.evaluation.runner import CODE, FORMAT, VERSION
+from laps_env.files import read_json
+from laps_env.scenarios import AS_RECORDED
+
+#: Each workload's mean latency in seconds, in full precision.
+LATENCIES = "episode_mean_latency_s"
+
+#: What a row must say to be run again, and shown, by kind.
+_TEXTS = ("scenario", "policy", "set_tag")
+_OBJECTS = ("parameters", "recordings", "source", "sha256")
+_POSITIVE = (
+    "num_requests",
+    "slots",
+    "saturation_rps",
+    "episodes",
+    "mean_latency_s",
+    "ratio_to_laps_sd",
+    "p50_latency_s",
+    "p95_latency_s",
+    "p99_latency_s",
+    "mean_ttft_s",
+    "max_slowdown",
+)
+_NEEDED = (
+    *_TEXTS,
+    *_OBJECTS,
+    *_POSITIVE,
+    "load",
+    "policy_sha256",
+    "predictor_error",
+    "seeds",
+    "ratio_ci95",
+    "gap_closed",
+    LATENCIES,
+)
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """A results file whose rows this code can run again.
+
+    Raises:
+        ValueError: it is none, of another version, or of other code.
+        OSError: it cannot be read.
+    """
+    return read_json(path, _checked)
+
+
+def _checked(document: Any) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise ValueError(f"expected an object, got {type(document).__name__}")
+    for name, value in (("format", FORMAT), ("version", VERSION)):
+        if document.get(name) != value:
+            raise ValueError(f"{name}: expected {value!r}, got {document.get(name)!r}")
+    if document.get("code") != CODE:
+        raise ValueError(
+            f"code: expected results of {CODE}, got those of {document.get('code')!r}, which may "
+            "differ: use the code that made them"
+        )
+    for name in ("created", "reference", "oracle"):
+        if not isinstance(document.get(name), str):
+            raise ValueError(f"{name}: expected a text, got {document.get(name)!r}")
+    rows = document.get("rows")
+    if not isinstance(rows, list) or not rows:
+        raise ValueError("rows: expected at least one, got none")
+    for k, row in enumerate(rows):
+        try:
+            _check_row(row)
+        except ValueError as reason:
+            raise ValueError(f"row {k}: {reason}") from None
+    return document
+
+
+def _check_row(row: Any) -> None:
+    if not isinstance(row, dict):
+        raise ValueError(f"expected an object, got {type(row).__name__}")
+    missing = [name for name in _NEEDED if name not in row]
+    if missing:
+        raise ValueError(f"expected {', '.join(_NEEDED)}; {missing} missing")
+    for names, kind, text in ((_TEXTS, str, "a text"), (_OBJECTS, dict, "an object")):
+        for name in names:
+            if not isinstance(row[name], kind):
+                raise ValueError(f"{name}: expected {text}, got {row[name]!r}")
+    if not isinstance(row["source"].get("acceptance"), str):
+        raise ValueError(f"source: expected where acceptance comes from, got {row['source']}")
+    try:
+        Recordings(**row["recordings"])
+    except TypeError as error:
+        raise ValueError(f"recordings: {error}") from None
+    for name in _POSITIVE:
+        check_positive(name, row[name])
+    if row["load"] != AS_RECORDED:
+        check_positive("load", row["load"])
+    if row["gap_closed"] is not None and not is_finite(row["gap_closed"]):
+        raise ValueError(f"gap_closed: expected a number or null, got {row['gap_closed']!r}")
+    _check_lists(row)
+
+
+def _check_lists(row: dict[str, Any]) -> None:
+    """Seeds with a latency each; an interval."""
+    seeds, latencies, bounds = row["seeds"], row[LATENCIES], row["ratio_ci95"]
+    if not all(isinstance(values, list) and values for values in (seeds, latencies)):
+        raise ValueError(f"expected lists of seeds and of latencies, got {seeds}, {latencies}")
+    if len(seeds) != len(latencies):
+        raise ValueError(f"expected a latency for each of {len(seeds)} seeds, got {len(latencies)}")
+    for latency in latencies:
+        check_positive(LATENCIES, latency)
+    if bounds is not None:
+        if not isinstance(bounds, list) or len(bounds) != 2:
+            raise ValueError(f"ratio_ci95: expected two numbers or null, got {bounds!r}")
+        for bound in bounds:
+            check_positive("ratio_ci95", bound)

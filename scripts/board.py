@@ -1,0 +1,29 @@
+"""Rank the policies of results files that were measured on the same workloads.
+
+    python scripts/board.py results.json mine.json
+
+Before a file of somebody else's is believed: python scripts/evaluate.py --check mine.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from laps_env.evaluation.board import board_table, standings
+from laps_env.evaluation.results_file import read_results
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("results", type=Path, nargs="+", help="of this version of the code")
+    given = parser.parse_args(argv)
+    try:
+        print(board_table(standings(map(read_results, given.results))))
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+
+
+if __name__ == "__main__":
+    main()
