@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 
 from laps_env import ENV_IDS
-from laps_env.evaluation.command import run_command
-from laps_env.evaluation.options import add_options
+from laps_env.command.evaluate import run_command
+from laps_env.command.options import add_options
 from laps_env.scenarios import get_scenario, list_scenarios
 from policies import LEARNED, SPECS, list_policies
 

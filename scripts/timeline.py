@@ -14,8 +14,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from laps_env.command.options import parse_load
 from laps_env.evaluation.grid import FINAL_SEEDS
-from laps_env.evaluation.options import parse_load
 from laps_env.evaluation.results_file import read_results
 from laps_env.timeline import (
     Timeline,

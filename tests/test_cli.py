@@ -75,7 +75,7 @@ def test_quick_prints_a_table_and_writes_nothing(
         (["--loads", "inf"], ["load: expected a finite number > 0, got inf"]),
         (["--loads", "0"], ["load: expected a finite number > 0, got 0"]),
         (["--loads", "0.7,-1"], ["load: expected a finite number > 0, got -1"]),
-        (["--loads", "high"], ["expected numbers > 0 or 'recorded'", "got 'high'"]),
+        (["--loads", "high"], ["expected a number > 0 or 'recorded'", "got 'high'"]),
         (["--loads", "recorded"], ["expected an arrival trace, got none"]),
         (["--episodes", "0"], ["episodes: expected an integer >= 1, got 0"]),
         (["--episodes", "many"], ["--episodes", "'many'"]),
@@ -97,7 +97,7 @@ def test_quick_prints_a_table_and_writes_nothing(
         (["--plot", "out.gif"], ["expected a file ending in .png", "got out.gif"]),
         (["--json", "nowhere/out.json"], ["expected a file in an existing folder"]),
         (["--json", "pipe"], ["expected a file in an existing folder", "got pipe"]),
-        (["--json", "out.png"], ["json, plot: expected two files, got out.png for both"]),
+        (["--json", "out.png"], ["json, parquet, plot: expected a file for each, got out.png, out.png"]),
     ],
     ids=" ".join,
 )

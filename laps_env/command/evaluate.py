@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from laps_env.checks import check_positive
+from laps_env.command.options import Options, options_from
 from laps_env.evaluation.check import check_results
 from laps_env.evaluation.journal import Journal
-from laps_env.evaluation.options import Options, options_from
 from laps_env.evaluation.parquet import check_parquet, write_parquet
 from laps_env.evaluation.picture import check_picture, draw_picture
 from laps_env.evaluation.report import tables
