@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,13 +16,12 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 LIMIT = 12
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "scripts")
 
 
 @pytest.fixture
-def bench_live(monkeypatch: pytest.MonkeyPatch) -> Any:
+def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    return pytest.importorskip("bench_live")
 
 
 def prompts(count: int) -> list[list[int]]:
@@ -31,9 +29,11 @@ def prompts(count: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("drafter", ["model", "head", "lookup"])
-def test_all_contenders_write_the_same_texts(bench_live: Any, drafter: str) -> None:
+def test_all_contenders_write_the_same_texts(drafter: str) -> None:
+    from live_throughput import contenders, equal
+
     pair = tiny_pair(drafter)
-    found, _ = bench_live.contenders(pair, LIMIT, 9, (0, 2))
+    found, _ = contenders(pair, LIMIT, 9, (0, 2))
     names = {contender.name.partition(",")[2].split(",")[0].strip() for contender in found}
     assert names == {"plain", "no draft", "ngram", pair.drafter_kind}
     for given in (prompts(1), prompts(11)):
@@ -41,36 +41,40 @@ def test_all_contenders_write_the_same_texts(bench_live: Any, drafter: str) -> N
         assert all(own == texts[0] for own in texts)
         assert all(1 <= len(t) <= LIMIT for t in texts[0])
         assert all(len(t) == LIMIT or t[-1] == STOP for t in texts[0])
-        assert bench_live.equal(texts[1], texts[0]) == len(given)
-    assert bench_live.equal([[1], [2, 3]], [[1], [2]]) == 1
+        assert equal(texts[1], texts[0]) == len(given)
+    assert equal([[1], [2, 3]], [[1], [2]]) == 1
 
 
-def test_weights_are_counted_once(bench_live: Any) -> None:
+def test_weights_are_counted_once() -> None:
+    from live_floor import pass_bytes
+
     model = tiny_model()
     table = model.get_input_embeddings().weight.nbytes
     rest = sum(p.nbytes for p in model.model.layers.parameters()) + model.model.norm.weight.nbytes
-    assert bench_live.pass_bytes(None, model) == 0
-    assert bench_live.pass_bytes(model, model) == rest + table
+    assert pass_bytes(None, model) == 0
+    assert pass_bytes(model, model) == rest + table
     model.config.tie_word_embeddings = True
     model.tie_weights()
-    assert bench_live.pass_bytes(model, model) == rest + table
+    assert pass_bytes(model, model) == rest + table
     head = tiny_head(model)
     own = sum(p.numel() for p in head.parameters())
     tokens, width = head.config.frequent_tokens, head.config.width
-    assert bench_live.pass_bytes(head, model) == 4 * (own + tokens * width)
+    assert pass_bytes(head, model) == 4 * (own + tokens * width)
     model.to(torch.bfloat16)
-    assert bench_live.pass_bytes(model, model) == (rest + table) // 2
-    assert bench_live.pass_bytes(head, model) == 2 * (own + tokens * width)
+    assert pass_bytes(model, model) == (rest + table) // 2
+    assert pass_bytes(head, model) == 2 * (own + tokens * width)
 
 
 def test_the_script_writes_its_figures(
-    bench_live: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    import bench_live
+    import live_floor
+
     monkeypatch.setattr(bench_live, "load_pair", lambda *args, **options: tiny_pair())
-    monkeypatch.setattr(bench_live, "READ_BYTES", 4000)
+    monkeypatch.setattr(live_floor, "READ_BYTES", 4000)
     out = tmp_path / "bench-live.json"
     few = ["--num-prompts", "3", "--draft-lengths", "0,2", "--limit", "8", "--repeats", "1"]
     bench_live.main([*few, "--out", str(out)])
@@ -83,8 +87,10 @@ def test_the_script_writes_its_figures(
 
 
 def test_wrong_options_are_refused_before_anything_is_loaded(
-    bench_live: Any, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    import bench_live
+
     for options in (["--repeats", "0"], ["--draft-lengths", "0"], ["--scenario", "none"]):
         with pytest.raises(SystemExit):
             bench_live.main(options)

@@ -97,7 +97,10 @@ def test_quick_prints_a_table_and_writes_nothing(
         (["--plot", "out.gif"], ["expected a file ending in .png", "got out.gif"]),
         (["--json", "nowhere/out.json"], ["expected a file in an existing folder"]),
         (["--json", "pipe"], ["expected a file in an existing folder", "got pipe"]),
-        (["--json", "out.png"], ["json, parquet, plot: expected a file for each, got out.png, out.png"]),
+        (
+            ["--json", "out.png"],
+            ["json, parquet, plot: expected a file for each", "got out.png, out.png"],
+        ),
     ],
     ids=" ".join,
 )
