@@ -22,6 +22,17 @@ def check_output(path: Path) -> None:
         raise ValueError(f"expected a file in an existing folder that is writable, got {path}")
 
 
+def check_output_folder(path: Path) -> None:
+    """Whether there can be a folder with files, before hours are spent on their content.
+
+    Raises:
+        ValueError: something there that is no folder, or one that is read-only.
+    """
+    existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ValueError(f"expected a folder that is writable, or can be made, got {path}")
+
+
 def read_json(path: Path, parse: Callable[[Any], Parsed]) -> Parsed:
     """What ``parse`` makes of a JSON file; its ValueErrors then name the file too.
 

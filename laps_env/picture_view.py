@@ -76,6 +76,7 @@ class PictureView:
         self._surface = pygame.Surface((WIDTH, HEIGHT))
         self._window: Any = None
         self._lengths: deque[int] = deque(maxlen=_HISTORY)
+        self._drawn_at = 0.0
 
     def frame(self, view: View) -> npt.NDArray[np.uint8]:
         """The picture, uint8 [640, 960, 3]."""
@@ -103,6 +104,9 @@ class PictureView:
             self._window = None
 
     def _draw(self, view: View) -> None:
+        if view.now_s < self._drawn_at:  # another episode
+            self._lengths.clear()
+        self._drawn_at = view.now_s
         self._lengths.append(view.arrived - view.finished)
         self._surface.fill(_PAPER)
         self._draw_head(view)

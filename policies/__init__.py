@@ -42,7 +42,7 @@ from policies.flat import flat_spec
 from policies.laws import fit_laws
 from policies.learned import pointer_spec
 from policies.learned_index import index_spec
-from policies.model_file import WEIGHTS, arrays_for, is_model, load_model
+from policies.model_file import CARD, WEIGHTS, arrays_for, is_model, load_model
 from policies.own_file import file_of, is_own_file, load_own
 from policies.policy import Parameter, Policy, RuleSpec
 
@@ -151,24 +151,21 @@ def make(
 
 
 def digest_of(name: str) -> str | None:
-    """SHA-256 of what a policy has been read from, a rule's own file or trained weights.
+    """SHA-256 of what a policy is read from: a rule's own file, or a trained model's files.
 
     Returns:
-        None for the rules of the package, which the digest of its code covers.
+        None for the package's own, which the digest of its code and data covers.
 
     Raises:
         ValueError: no such file.
     """
-    base = name.partition("+")[0]
     if is_own_file(name):
-        content = file_of(name).read_bytes()
-    elif base in LEARNED:
-        content = (files("policies") / "data" / base / WEIGHTS).read_bytes()
-    elif base not in list_policies() and is_model(name):
-        content = (Path(name) / WEIGHTS).read_bytes()
+        paths = [file_of(name)]
+    elif name.partition("+")[0] not in list_policies() and is_model(name):
+        paths = [Path(name) / CARD, Path(name) / WEIGHTS]
     else:
         return None
-    return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
 def load_rule(name: str, folder: str, scenario: str) -> RuleSpec:

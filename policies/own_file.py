@@ -7,9 +7,13 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 
 from policies.policy import RuleSpec
+
+#: Threads make policies at the same time; a module is run once.
+_IMPORTING = Lock()
 
 _NAME = re.compile(r"(?P<path>.+\.py):(?P<attribute>[A-Za-z_]\w*)")
 
@@ -48,9 +52,14 @@ def load_own(name: str) -> RuleSpec:
 
 def _import(path: Path) -> ModuleType:
     """The file as a module of its own name, by which numba's cache on disk knows it too."""
-    known = sys.modules.get(path.stem)
-    if known is not None and "_digest" not in vars(known):
+    with _IMPORTING:
+        return _import_alone(path)
+
+
+def _import_alone(path: Path) -> ModuleType:
+    if _is_taken(path):
         raise ValueError(f"{path}: expected a file that is named like no other module")
+    known = sys.modules.get(path.stem)
     digest = (str(path), hashlib.sha256(path.read_bytes()).hexdigest())
     if known is not None and vars(known)["_digest"] == digest:
         return known
@@ -66,3 +75,12 @@ def _import(path: Path) -> ModuleType:
         raise
     vars(module)["_digest"] = digest
     return module
+
+
+def _is_taken(path: Path) -> bool:
+    """Whether another module has the name of this file."""
+    known = sys.modules.get(path.stem)
+    if known is not None:
+        return "_digest" not in vars(known)
+    found = importlib.util.find_spec(path.stem) if path.stem.isidentifier() else None
+    return found is not None and found.origin != str(path)

@@ -27,9 +27,9 @@ from transformers import GenerationConfig
 
 import policies
 from laps_env.checks import check_count
+from laps_env.evaluation.play import play
 from laps_env.files import check_output, write_beside
 from laps_env.live.env import SpecDecodeLive
-from laps_env.live.evaluation import play
 from laps_env.live.loading import DEMO_DRAFT, DEMO_TARGET, PROMPT_LOOKUP, Pair, load_pair
 from laps_env.live.prompts import DEMO_PROMPTS, encode, read_questions
 from laps_env.scenarios import get_scenario
@@ -56,7 +56,8 @@ def scheduling(
             batch_size=batch,
         )
         rule = policies.make("laps_sd", get_scenario(scenario))
-        plays = [play(rule, env, seed=0) for _ in range(repeats + 1)][1:]  # the first compiles
+        plays = [play(rule, env, seed=0)["summary"] for _ in range(repeats + 1)]
+        plays = plays[1:]  # the first compiles
         env.close()
         outside = [p["scheduling_s"] for p in plays]
         within = [p["utilization"] * p["makespan_s"] for p in plays]

@@ -22,8 +22,8 @@ import torch
 from calibrate import describe, grid_rows
 
 from laps_env.checks import check_count
-from laps_env.evaluation.report import markdown_table
 from laps_env.evaluation.runner import CODE
+from laps_env.evaluation.tables import markdown_table
 from laps_env.files import check_output, write_beside
 from laps_env.kernel.costs import Work
 from laps_env.line_journal import LineJournal

@@ -18,9 +18,9 @@ from make_docs import ROOT, with_part
 from matplotlib.figure import Figure
 
 from laps_env.evaluation.grid import ORACLE, REFERENCE
-from laps_env.evaluation.report import markdown_table
 from laps_env.evaluation.statistics import gap_closed, nested_ratio_with_interval
 from laps_env.evaluation.statistics import ratio_with_interval as plain_ratio
+from laps_env.evaluation.tables import markdown_table
 from laps_env.files import write_beside
 
 PAGE = ROOT / "docs" / "learned.md"

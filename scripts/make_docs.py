@@ -23,7 +23,7 @@ import numpy as np
 import policies
 from laps_env.env import SpecDecodeReplay
 from laps_env.evaluation.board import board_table, standings
-from laps_env.evaluation.report import families, markdown_table
+from laps_env.evaluation.tables import families, markdown_table
 from laps_env.files import write_beside
 from laps_env.layout import QUEUE_COLUMNS, SERVER_COLUMNS, Column
 from laps_env.physics import CostModel

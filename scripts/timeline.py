@@ -17,13 +17,8 @@ from typing import Any
 from laps_env.command.options import parse_load
 from laps_env.evaluation.grid import FINAL_SEEDS
 from laps_env.evaluation.results_file import read_results
-from laps_env.timeline import (
-    Timeline,
-    check_timelines,
-    record_policy,
-    record_row,
-    write_timelines,
-)
+from laps_env.timeline import Timeline, check_timelines, write_timelines
+from laps_env.timeline.play import record_policy, record_row
 
 REQUESTS = 100
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 from board import main
 
 
-def row(policy: str, load: float, ratio: float, p99: float, **other: Any) -> dict[str, Any]:
+def row(policy: str, load: float, mean: float, p99: float, **other: Any) -> dict[str, Any]:
     conditions = {"seeds": [0, 1], "num_requests": 9, "set_tag": "final", "slots": 64}
     return {
         "scenario": "chat-serial",
@@ -30,17 +30,19 @@ def row(policy: str, load: float, ratio: float, p99: float, **other: Any) -> dic
         "recordings": {},
         "source": {"acceptance": "by hand"},
         "gap_closed": None,
-        "mean_latency_s": ratio,
+        "mean_latency_s": 0.01,
         "p50_latency_s": 1.0,
         "p95_latency_s": 1.0,
         "mean_ttft_s": 1.0,
         "max_slowdown": 1.0,
+        "max_idle_s": 0.0,
         "episodes": 2,
         "sha256": {},
-        "ratio_to_laps_sd": ratio,
-        "ratio_ci95": [ratio - 0.1, ratio + 0.1],
-        "p99_latency_s": p99,
-        "episode_mean_latency_s": [ratio, ratio],
+        "ratio_to_laps_sd": 0.01,  # what a file says of itself does not count
+        "ratio_ci95": [0.01, 0.02],
+        "p99_latency_s": 0.01,
+        "episode_mean_latency_s": [mean, mean],
+        "episode_p99_latency_s": [p99, p99],
         **conditions,
         **other,
     }
@@ -58,44 +60,57 @@ def document(*rows: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-BASE = document(row("laps_sd_tuned", 0.7, 1.0, 2.0), row("laps_sd_tuned", 0.9, 1.0, 4.0))
-MINE = document(row("mine", 0.9, 2.0, 1.0), row("mine", 0.7, 0.5, 4.0))
+BASE = document(row("laps_sd_tuned", 0.7, 10.0, 2.0), row("laps_sd_tuned", 0.9, 30.0, 4.0))
+MINE = document(row("mine", 0.9, 60.0, 1.0), row("mine", 0.7, 5.0, 4.0))
 
 
 def test_standings_are_the_hand_worked_ones() -> None:
-    better = document(row("other", 0.7, 0.64, 2.0), row("other", 0.9, 1.0, 4.0))
+    better = document(row("other", 0.7, 6.4, 2.0), row("other", 0.9, 30.0, 4.0))
     first, *tied = standings([BASE, MINE, better])
-    assert (first.policy, first.mean, first.tail) == ("other", pytest.approx(0.8), 1.0)
+    assert (first.policy, first.mean, first.tail) == (
+        "other",
+        pytest.approx(0.8),
+        pytest.approx(1.0),
+    )
     assert (first.below, first.even, first.above) == (1, 1, 0)
     mine = next(s for s in tied if s.policy == "mine")
     assert mine.mean == pytest.approx(1.0)  # of 1/2 and 2
     assert mine.tail == pytest.approx(0.5**0.5)  # of 2 and 1/4, place by place
     assert (mine.below, mine.even, mine.above) == (1, 0, 1)
     assert mine.worst == (2.0, "chat-serial, load 0.9")
-    assert standings([MINE])[0].tail is None
     table = board_table([first, *tied])
     assert "| 1 | `other` | 0.800 | 1.000 | 1 / 1 / 0 | 1.00 (chat-serial, load 0.9) |" in table
 
 
+HALF = document(row("mine", 0.9, 60.0, 1.0))
+OTHER_SEEDS = document(HALF["rows"][0], row("mine", 0.7, 5.0, 4.0, seeds=[5, 6]))
+OTHER_RULE = document(row("mine", 0.9, 60.0, 1.0, policy_sha256="x"), MINE["rows"][1])
+OTHER_LENGTHS = document(
+    HALF["rows"][0],
+    row("mine", 0.7, 5.0, 4.0, recordings={"lengths": "arrivals", "arrival_trace": "x"}),
+)
+
+
 @pytest.mark.parametrize(
-    ("other", "message"),
+    ("base", "other", "message"),
     [
-        (document(row("mine", 0.9, 2.0, 1.0)), "mine: expected the workloads of laps_sd_tuned"),
-        (
-            document(row("mine", 0.9, 2.0, 1.0), row("mine", 0.7, 0.5, 4.0, seeds=[5, 6])),
-            "1 rows more, 1 rows less",
-        ),
-        (
-            document(*MINE["rows"], row("mine", 0.7, 0.4, 4.0)),
-            "mine: expected one rule of that name, got two: other latencies in chat-serial, load",
-        ),
+        (BASE, HALF, "mine: expected the workloads of laps_sd_tuned, got others: 0 rows more, 1"),
+        (BASE, OTHER_SEEDS, "1 rows more, 1 rows less"),
+        (BASE, OTHER_LENGTHS, "1 rows more, 1 rows less"),
+        (MINE, document(row("mine", 0.7, 4.0, 4.0)), "mine: expected one rule of that name, got"),
+        (BASE, OTHER_RULE, "mine: expected one rule of that name, got two, one in chat-serial"),
+        (MINE, MINE, "expected rows of laps_sd_tuned, got only mine"),
     ],
 )
 def test_files_that_do_not_belong_together_are_refused(
-    other: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    base: dict[str, Any],
+    other: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     paths = [tmp_path / "base.json", tmp_path / "other.json"]
-    for path, content in zip(paths, (BASE, other), strict=True):
+    for path, content in zip(paths, (base, other), strict=True):
         path.write_text(json.dumps(content))
     with pytest.raises(SystemExit) as stopped:
         main([str(path) for path in paths])

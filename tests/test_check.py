@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ def test_a_results_file_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture
     main(["evaluate", "--check", str(path), "--sample", "7"])
     assert "7 of 7 workloads that were run again hold, bit for bit" in capsys.readouterr().out
 
-    for row in results["rows"]:
-        row["episode_mean_latency_s"][0] *= 1 - 1e-15  # a claim that nobody would see
+    for k, row in enumerate(results["rows"]):  # claims that nobody would see
+        row[("episode_mean_latency_s", "episode_p99_latency_s")[k % 2]][0] *= 1 - 1e-15
     path.write_text(json.dumps(results))
     with pytest.raises(SystemExit) as stopped:
         main(["evaluate", "--check", str(path), "--sample", "1000"])
@@ -30,7 +31,7 @@ def test_a_results_file_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture
     told = capsys.readouterr().out
     rows, runs = len(results["rows"]), len(results["rows"]) * GRID.episodes
     assert f"{runs - rows} of {runs} workloads" in told
-    assert told.count("expected mean latency") == rows
+    assert told.count("expected mean and p99 latency") == rows
 
 
 @pytest.mark.parametrize(
@@ -41,8 +42,11 @@ def test_a_results_file_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture
         (lambda r: r.update(code="0.0"), "code: expected results of"),
         (lambda r: r.update(rows=[]), "rows: expected at least one"),
         (lambda r: r["rows"][0].pop("slots"), r"row 0: expected .* \['slots'\] missing"),
-        (lambda r: r["rows"][0].update(seeds=3), "row 0: expected lists of seeds and of latencies"),
-        (lambda r: r["rows"][0]["seeds"].pop(), "row 0: expected a latency for each of"),
+        (lambda r: r["rows"][0].update(seeds=3), "row 0: seeds: expected a list, got 3"),
+        (
+            lambda r: r["rows"][0]["seeds"].pop(),
+            "row 0: episode_mean_latency_s: expected one for each of 2",
+        ),
         (lambda r: [row.update(policy="mine") for row in r["rows"]], "mine.*expected one of"),
         (lambda r: r.pop("created"), "created: expected a text, got None"),
         (lambda r: r["rows"].insert(0, 3), "row 0: expected an object, got int"),
@@ -53,6 +57,7 @@ def test_a_results_file_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture
         (lambda r: r["rows"][0].update(load="high"), "row 0: load: expected a finite number > 0"),
         (lambda r: r["rows"][0].update(gap_closed=math.nan), "row 0: gap_closed: expected"),
         (lambda r: r["rows"][0].update(ratio_ci95=[1.0]), "row 0: ratio_ci95: expected two"),
+        (lambda r: r["rows"][0].pop("max_idle_s"), r"row 0: expected .* \['max_idle_s'\] missing"),
         (lambda r: r["rows"][0].update(max_slowdown=-1), "row 0: max_slowdown: expected a finite"),
         (lambda r: [row.update(seeds=["a"] * 3) for row in r["rows"]], "seed a: .*expected"),
     ],
@@ -105,6 +110,14 @@ def test_a_rule_of_ones_own_is_played_from_its_file_and_checked(
     assert "mine.py:spec: expected sha256" in capsys.readouterr().err
 
 
+def test_threads_may_make_a_rule_of_ones_own_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "made_by_many.py"
+    file.write_text(OWN + "import time\ntime.sleep(0.2)\n")
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(policies.make, [f"{file}:spec"] * 8))
+    assert len({id(policy.spec) for policy in made}) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -113,13 +126,14 @@ def test_a_rule_of_ones_own_is_played_from_its_file_and_checked(
         ("mine.py:number", "expected a RuleSpec of that name in the file, got 3"),
         ("mine.py", "policy: expected one of"),
         ("json.py:spec", "expected a file that is named like no other module"),
+        ("antigravity.py:spec", "expected a file that is named like no other module"),
     ],
 )
 def test_a_file_without_the_rule_is_refused(
     name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for file in ("mine.py", "json.py"):
+    for file in ("mine.py", "json.py", "antigravity.py"):
         Path(file).write_text(OWN)
     with pytest.raises(ValueError, match=message):
         policies.make(name)

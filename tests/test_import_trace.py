@@ -46,6 +46,22 @@ def test_arrivals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert read_arrivals(out).arrival_ns.tolist() == [0, 40_123_456_789]
 
 
+def test_a_bad_line_takes_no_good_ones_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"{k},a,{k + 1},9,1,x".encode() for k in range(2000)]
+    lines[700] = b'700,"a,1,9,1,x'  # a quote that nothing closes
+    lines[900] = b"900,\xff\xfe,1,9,1,x"
+    source, out = tmp_path / "burst.csv", tmp_path / "out.jsonl"
+    source.write_bytes(BURST.encode() + b"\n".join(lines))
+    main(["arrivals", str(source), str(out), "--skip-bad"])
+    told = capsys.readouterr().out
+    assert "left out: 2 malformed, the first: " in told
+    assert "burst.csv: line 702, row: expected comma-separated text" in told
+    expected = [k + 1 for k in range(2000) if k not in (700, 900)]
+    assert read_arrivals(out).prompt_tokens.tolist() == expected
+
+
 def test_acceptance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = tmp_path / "responses.jsonl", tmp_path / "runs.atrace"
     broken = json.dumps({**RESPONSE, "usage": {"prompt_tokens": 9}})

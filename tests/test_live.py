@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -19,11 +18,11 @@ from tiny_models import STOP, tiny_pair  # noqa: E402
 
 import laps_env  # noqa: E402
 import policies  # noqa: E402
-from laps_env.evaluation.report import tables  # noqa: E402
+from laps_env.evaluation.tables import tables  # noqa: E402
 from laps_env.live.evaluation import LiveGrid  # noqa: E402
 from laps_env.live.prompts import DEMO_PROMPTS, PARTS, partition, read_questions  # noqa: E402
 from laps_env.live.side_by_side import record_questions, replay_workload  # noqa: E402
-from laps_env.report import write_live_report  # noqa: E402
+from laps_env.report import LiveReport  # noqa: E402
 from laps_env.timeline import Timeline  # noqa: E402
 from laps_env.traces import TraceError  # noqa: E402
 from laps_env.workloads import Workload  # noqa: E402
@@ -177,8 +176,14 @@ def test_policies_side_by_side_on_the_live_server(tmp_path: Path) -> None:
         server={"max_new_tokens": 8, "slots": 4},
     )
     done: list[str] = []
-    timelines: dict[Any, list[Timeline]] = defaultdict(list)
-    results = grid.run(done.append, lambda place, timeline: timelines[place].append(timeline))
+    report = LiveReport(tmp_path / "report")
+    played: dict[Any, list[Timeline]] = {}
+
+    def keep(place: Any, timelines: list[Timeline]) -> None:
+        played[place] = timelines
+        report.add(place, timelines)
+
+    results = grid.run(done.append, keep)
     assert len(done) == 2 * 4  # with the reference
     assert [row["policy"] for row in results["rows"]] == list(grid.policies)
     assert all(row["source"]["draft"] == "head" for row in results["rows"])
@@ -190,15 +195,15 @@ def test_policies_side_by_side_on_the_live_server(tmp_path: Path) -> None:
     assert len(first) == 5
     assert "live demo, load 0.9: 2 workloads of 5 requests" in tables(results)
     for row, episode in product(results["rows"], range(2)):
-        (timeline,) = [t for t in timelines["demo", 0.9, episode] if t.title == row["policy"]]
+        (timeline,) = [t for t in played["demo", 0.9, episode] if t.title == row["policy"]]
         latency = timeline.requests["completion_ns"] - timeline.requests["arrival_ns"]
         claimed = row["episode_mean_latency_s"][episode]
         assert latency.mean() * 1e-9 == pytest.approx(claimed, rel=1e-12)
         drafting = [r for r in timeline.rounds if any(turn.drafted for turn in r.turns)]
         assert drafting
         assert all(0 < r.draft_ns < r.duration_ns for r in drafting)
-    index = write_live_report(results, timelines, tmp_path / "report")
-    assert '"live demo": "timelines/demo-0.9-seed0.html"' in index.read_text()
+    text = report.write(results).read_text()
+    assert '"timelines, load 0.9, seed 1": "timelines/demo-0.9-seed1.html"' in text
     assert len(list((tmp_path / "report" / "timelines").iterdir())) == 2 * (1 + 4)
     with pytest.raises(ValueError, match="that a live server can follow, got 'oracle_srpt'"):
         replace(grid, policies=("fcfs", "oracle_srpt"))

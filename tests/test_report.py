@@ -81,12 +81,14 @@ def test_progress_is_told_step_by_step(results: dict[str, Any], tmp_path: Path) 
 def test_texts_cannot_leave_the_data(results: dict[str, Any]) -> None:
     evil = "</script><script>alert(1)</script>"
     rows = [row | {"policy": evil} for row in results["rows"]]
-    page = report_page({**results, "rows": rows}, sample_latencies(results["rows"]), {evil: evil})
+    links = {evil: {evil: evil}}
+    page = report_page({**results, "rows": rows}, sample_latencies(results["rows"]), links)
     assert page.count("</script>") == 1
 
 
 def test_the_report_in_a_browser(page: Any, results: dict[str, Any], tmp_path: Path) -> None:
-    rows = [row | {"gap_closed": k / 8} for k, row in enumerate(results["rows"])]  # else too small
+    gaps = [None, 2.4, -1.9, 0.5] * 2  # else too small
+    rows = [row | {"gap_closed": gap} for gap, row in zip(gaps, results["rows"], strict=True)]
     index = write_report({**results, "rows": rows}, tmp_path)
     page.goto(index.as_uri())
 
@@ -102,10 +104,16 @@ def test_the_report_in_a_browser(page: Any, results: dict[str, Any], tmp_path: P
     charts = {"distribution": "path", "loads": "circle", "tails": "circle", "gaps": "rect"}
     for chart, mark in charts.items():
         assert len(page.query_selector_all(f"#{chart} {mark}")) >= 2, chart
+    inside = (
+        "all => all.every(e => { const b = e.getBBox(); return b.x >= 0 && b.x + b.width <= 520; })"
+    )
+    assert page.eval_on_selector_all("#gaps text, #gaps rect", inside)
+    page.click("text=gap closed >> nth=0")
+    assert policies()[-1] == GRID.policies[0]  # whose gap is not known
     before = len(page.query_selector_all("#tails circle"))
     page.click("#table input:checked")
     assert len(page.query_selector_all("#tails circle")) == before - 1
     fastest = next(row["policy"] for row in ordered if row["policy"] != "laps_sd_tuned")
-    page.click("text=timelines, side by side")
+    page.click("text=timelines, load 0.9")
     page.wait_for_selector("h2")
     assert [h.inner_text() for h in page.query_selector_all("h2")] == ["laps_sd_tuned", fastest]

@@ -6,21 +6,25 @@ import json
 import re
 import sys
 from dataclasses import replace
+from importlib.resources import files
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
 import policies
 from laps_env.evaluation.episodes import serve
 from laps_env.evaluation.grid import Grid
+from laps_env.evaluation.play import play
 from laps_env.evaluation.recordings import Recordings
 from laps_env.evaluation.runner import Evaluation
 from laps_env.scenarios import get_scenario
-from laps_env.timeline import Timeline, chrome_trace, comparison_page, record_policy, record_row
-from laps_env.timeline.recorder import waiting_spans
+from laps_env.timeline import Timeline, TimelineRecorder, chrome_trace, comparison_page
+from laps_env.timeline.play import record_policy, record_row
+from laps_env.timeline.recorder import loads, waiting_spans
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
@@ -41,6 +45,20 @@ def timeline() -> Timeline:
     return record_policy("laps_sd", 5, **OPTIONS)
 
 
+@pytest.fixture(scope="module")
+def lookup() -> Timeline:
+    """Drafts of prompt lookup, which cannot always propose, on a server that is often idle."""
+    path = str(files("laps_env") / "data" / "traces" / "smollm2-135m-lookup-test.atrace")
+    scenario, _ = Recordings(acceptance_trace=path).apply(get_scenario("chat-batch8-8b"))
+    return record_policy("laps_sd", 5, scenario=scenario, load=0.2, num_requests=30)
+
+
+@pytest.fixture(params=["timeline", "lookup"])
+def either(request: pytest.FixtureRequest) -> Timeline:
+    found: Timeline = request.getfixturevalue(request.param)
+    return found
+
+
 @pytest.mark.parametrize("policy", ["laps_sd", "laps_sd_tuned+smartspec", "oracle_srpt", "learned"])
 def test_what_is_recorded_is_what_the_evaluation_runs(policy: str) -> None:
     scenario = get_scenario(OPTIONS["scenario"])
@@ -55,12 +73,14 @@ def test_what_is_recorded_is_what_the_evaluation_runs(policy: str) -> None:
     assert len(timeline.rounds) == simulation.fleet.servers[0]["rounds"]
 
 
-def test_all_tokens_and_all_time_are_accounted_for(timeline: Timeline) -> None:
-    requests, count = timeline.requests, len(timeline.requests)
+def test_all_tokens_and_all_time_are_accounted_for(either: Timeline) -> None:
+    timeline, count = either, len(either.requests)
+    requests = timeline.requests
     totals = {name: np.zeros(count, np.int64) for name in ("committed", "drafted", "accepted")}
     served, recomputed, first = np.zeros((3, count), np.int64)
     for played in timeline.rounds:
         assert played.draft_ns + played.verify_ns <= played.duration_ns + 2  # each is rounded
+        assert (played.draft_ns > 0) == any(turn.drafted for turn in played.turns)
         for turn in played.turns:
             for name, total in totals.items():
                 total[turn.request] += getattr(turn, name)
@@ -72,12 +92,48 @@ def test_all_tokens_and_all_time_are_accounted_for(timeline: Timeline) -> None:
     np.testing.assert_array_equal(totals["accepted"], requests["accepted"])
     np.testing.assert_array_equal(served, requests["attained_ns"])
     np.testing.assert_array_equal(recomputed, requests["recomputed_tokens"])
-    assert any(played.evicted for played in timeline.rounds)
-    assert recomputed.sum() > 0
     waited = [sum(end - start for start, end, _ in spans) for spans in waiting_spans(timeline)]
     np.testing.assert_array_equal(
         served + waited, requests["completion_ns"] - requests["arrival_ns"]
     )
+
+
+def test_a_small_pool_evicts_and_computes_again(timeline: Timeline) -> None:
+    assert any(played.evicted for played in timeline.rounds)
+    assert timeline.requests["recomputed_tokens"].sum() > 0
+
+
+def test_the_load_falls_to_nothing_when_the_server_is_idle(lookup: Timeline) -> None:
+    steps = loads(lookup)
+    idle = sum(b[0] - a[0] for a, b in pairwise(steps) if a[1:] == (0, 0))
+    busy = sum(played.duration_ns for played in lookup.rounds)
+    assert idle == lookup.end_ns - lookup.rounds[0].start_ns - busy
+    assert idle > busy / 2
+    assert all(a[1:] != b[1:] for a, b in pairwise(steps))
+
+
+def test_what_is_unfinished_when_an_episode_is_cut_waits_until_then() -> None:
+    options = {**OPTIONS, "time_limit_s": 20.0}
+    env = TimelineRecorder(gym.make("laps_env/SpecDecodeReplay-v0", **options), "laps_sd")
+    info = play(policies.make("laps_sd", OPTIONS["scenario"]), env, seed=5)
+    timeline = env.timeline
+    assert timeline is not None
+    requests, end = timeline.requests, timeline.end_ns
+    waited = np.array([sum(b - a for a, b, _ in spans) for spans in waiting_spans(timeline)])
+    there = (requests["completion_ns"] == 0) & (requests["arrival_ns"] < end)
+    assert there.sum() > 3
+    assert not there.all()
+    served = np.zeros(len(requests), np.int64)
+    for played in timeline.rounds:
+        for turn in played.turns:
+            served[turn.request] += played.duration_ns
+    np.testing.assert_array_equal((served + waited)[there], (end - requests["arrival_ns"])[there])
+    text = comparison_page([timeline], "cut")
+    told = re.search(r'"mean_latency": ([0-9.]+)', text)
+    assert told is not None
+    mean = info["summary"]["mean_latency_s"]  # until the time limit, which cut a round
+    assert float(told[1]) == pytest.approx(mean, rel=0.05)
+    assert loads(timeline)[-1] == (end, there.sum(), 0)
 
 
 def test_any_evaluated_episode_has_its_timeline(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -18,11 +17,10 @@ from laps_env.evaluation.check import check_results
 from laps_env.evaluation.journal import Journal
 from laps_env.evaluation.parquet import check_parquet, write_parquet
 from laps_env.evaluation.picture import check_picture, draw_picture
-from laps_env.evaluation.report import tables
 from laps_env.evaluation.runner import Evaluation
-from laps_env.files import check_output, write_beside
-from laps_env.report import steps_of, write_live_report, write_report
-from laps_env.timeline import Timeline
+from laps_env.evaluation.tables import tables
+from laps_env.files import check_output, check_output_folder, write_beside
+from laps_env.report import LiveReport, steps_of, write_report
 
 
 def evaluate(options: Options) -> None:
@@ -34,6 +32,8 @@ def evaluate(options: Options) -> None:
     if options.env not in ("replay", "live"):
         raise ValueError(f"env: expected replay or live, got {options.env!r}")
     if options.env == "live":
+        if options.plot is not None:
+            raise ValueError(f"plot: expected none with env live, got {options.plot}")
         evaluate_live(options)
         return
     _check_outputs(options)
@@ -96,10 +96,10 @@ def evaluate_live(options: Options) -> None:
             "slots": options.slots,
         },
     )
-    timelines: dict[tuple[str, float, int], list[Timeline]] = defaultdict(list)
+    report = None if options.report is None else LiveReport(options.report)
     results = grid.run(
         report=lambda done: print(f"finished: {done}", file=sys.stderr),
-        keep=None if options.report is None else lambda at, done: timelines[at].append(done),
+        keep=None if report is None else report.add,
     )
     print(tables(results))
     answer = results["texts"][0]["texts"][0]
@@ -109,9 +109,7 @@ def evaluate_live(options: Options) -> None:
         write_beside(options.json, [text.encode()])
     if options.parquet is not None:
         write_parquet(results, options.parquet)
-    index = None
-    if options.report is not None:
-        index = write_live_report(results, timelines, options.report)
+    index = None if report is None else report.write(results)
     _name_files(
         **{"results with all texts": options.json, "table": options.parquet, "report": index}
     )
@@ -127,7 +125,7 @@ def check(path: Path, sample: int) -> bool:
     for done in check_results(path, sample):
         checks.append(done)
         if not done.holds:
-            print(f"{done.row}: expected mean latency {done.claimed!r} s, got {done.found!r} s")
+            print(f"{done.row}: expected mean and p99 latency {done.claimed} s, got {done.found} s")
     held = sum(done.holds for done in checks)
     print(f"{path}: {held} of {len(checks)} workloads that were run again hold, bit for bit")
     return held == len(checks)
@@ -138,6 +136,8 @@ def _check_outputs(options: Options) -> None:
     outputs = [p for p in (options.json, options.parquet, options.plot) if p is not None]
     for path in outputs:
         check_output(path)
+    if options.report is not None:
+        check_output_folder(options.report)
     if len({path.resolve() for path in outputs}) < len(outputs):
         names = ", ".join(map(str, outputs))
         raise ValueError(f"json, parquet, plot: expected a file for each, got {names}")

@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from laps_env.evaluation.report import markdown_table
+from laps_env.evaluation.grid import REFERENCE
+from laps_env.evaluation.results_file import LATENCIES, TAILS
+from laps_env.evaluation.statistics import ratio_with_interval
+from laps_env.evaluation.tables import markdown_table
 
 Row = dict[str, Any]
 
@@ -21,7 +24,7 @@ class Standing:
     Attributes:
         policy: its name.
         mean: geometric mean, over scenarios and loads, of its mean latency over the reference's.
-        tail: the same of p99 latencies, None where no file has rows of the reference.
+        tail: the same of p99 latencies.
         below, even, above: scenarios and loads in which the 95 % interval of that ratio of mean
             latencies is below, around and above 1; those of a single workload have none.
         worst: the largest of the ratios, and where.
@@ -29,7 +32,7 @@ class Standing:
 
     policy: str
     mean: float
-    tail: float | None
+    tail: float
     below: int
     even: int
     above: int
@@ -37,51 +40,53 @@ class Standing:
 
 
 def standings(results: Iterable[dict[str, Any]]) -> list[Standing]:
-    """The policies of results files, lowest mean first.
+    """The policies of results files, lowest mean first, from the latencies of each workload alone.
 
     Args:
-        results: contents of results files, made by the same code.
+        results: contents of results files, made by the same code; one has the reference.
 
     Raises:
-        ValueError: a policy was not measured on the workloads of the first one, or two rules have
-            one name.
+        ValueError: no rows of the reference, a policy was not measured on its workloads, or two
+            rules have one name.
     """
     found: dict[str, dict[str, Row]] = {}
-    for document in results:
-        for row in document["rows"]:
-            own = found.setdefault(row["policy"], {})
-            same = own.setdefault(_workloads(row), row)
-            if same["episode_mean_latency_s"] != row["episode_mean_latency_s"]:
-                raise ValueError(
-                    f"{row['policy']}: expected one rule of that name, got two: other latencies in "
-                    f"{_place(row)}"
-                )
-    first = next(iter(found))
-    for policy, own in found.items():
-        if own.keys() != found[first].keys():
+    sources: dict[str, str | None] = {}
+    for row in (row for document in results for row in document["rows"]):
+        own = found.setdefault(row["policy"], {})
+        same = own.setdefault(_workloads(row), row)
+        source = sources.setdefault(row["policy"], row["policy_sha256"])
+        if (source, same[LATENCIES]) != (row["policy_sha256"], row[LATENCIES]):
             raise ValueError(
-                f"{policy}: expected the workloads of {first}, got others: "
-                f"{len(own.keys() - found[first].keys())} rows more, "
-                f"{len(found[first].keys() - own.keys())} rows less"
+                f"{row['policy']}: expected one rule of that name, got two, one in {_place(row)}"
             )
-    reference = found.get(document["reference"])
+    if REFERENCE not in found:
+        raise ValueError(f"expected rows of {REFERENCE}, got only {', '.join(found)}")
+    reference = found[REFERENCE]
+    for policy, own in found.items():
+        if own.keys() != reference.keys():
+            raise ValueError(
+                f"{policy}: expected the workloads of {REFERENCE}, got others: "
+                f"{len(own.keys() - reference.keys())} rows more, "
+                f"{len(reference.keys() - own.keys())} rows less"
+            )
     return sorted((_standing(own, reference) for own in found.values()), key=lambda s: s.mean)
 
 
-def _standing(own: dict[str, Row], reference: dict[str, Row] | None) -> Standing:
+def _standing(own: dict[str, Row], reference: dict[str, Row]) -> Standing:
     rows = list(own.values())
-    ratios = np.array([row["ratio_to_laps_sd"] for row in rows])
-    intervals = [row["ratio_ci95"] for row in rows if row["ratio_ci95"] is not None]
+    means = [
+        ratio_with_interval(*(np.array(r[LATENCIES]) for r in (row, reference[key])))
+        for key, row in own.items()
+    ]
+    tails = [np.sum(row[TAILS]) / np.sum(reference[key][TAILS]) for key, row in own.items()]
+    intervals = [interval for _, interval in means if interval is not None]
     below, above = sum(high < 1 for _, high in intervals), sum(low > 1 for low, _ in intervals)
-    tail = None
-    if reference is not None:
-        tails = [row["p99_latency_s"] / reference[key]["p99_latency_s"] for key, row in own.items()]
-        tail = float(np.exp(np.log(tails).mean()))
+    ratios = np.array([ratio for ratio, _ in means])
     worst = int(ratios.argmax())
     return Standing(
         rows[0]["policy"],
         float(np.exp(np.log(ratios).mean())),
-        tail,
+        float(np.exp(np.log(tails).mean())),
         below,
         len(intervals) - below - above,
         above,
@@ -96,7 +101,8 @@ def _place(row: Row) -> str:
 def _workloads(row: Row) -> str:
     """What a row was measured on, as text."""
     names = ("scenario", "load", "seeds", "num_requests", "set_tag", "slots", "predictor_error")
-    return json.dumps([row[name] for name in (*names, "sha256")], sort_keys=True)
+    played = [row["sha256"], row["recordings"].get("lengths")]
+    return json.dumps([*(row[name] for name in names), *played], sort_keys=True)
 
 
 def board_table(listed: list[Standing]) -> str:
@@ -106,7 +112,7 @@ def board_table(listed: list[Standing]) -> str:
             rank,
             f"`{s.policy}`",
             f"{s.mean:.3f}",
-            "n/a" if s.tail is None else f"{s.tail:.3f}",
+            f"{s.tail:.3f}",
             f"{s.below} / {s.even} / {s.above}",
             f"{s.worst[0]:.2f} ({s.worst[1]})",
         ]

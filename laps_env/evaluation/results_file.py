@@ -11,8 +11,8 @@ from laps_env.evaluation.runner import CODE, FORMAT, VERSION
 from laps_env.files import read_json
 from laps_env.scenarios import AS_RECORDED
 
-#: Each workload's mean latency in seconds, in full precision.
-LATENCIES = "episode_mean_latency_s"
+#: Each workload's mean and p99 latency in seconds, in full precision.
+LATENCIES, TAILS = "episode_mean_latency_s", "episode_p99_latency_s"
 
 #: What a row must say to be run again, and shown, by kind.
 _TEXTS = ("scenario", "policy", "set_tag")
@@ -40,7 +40,9 @@ _NEEDED = (
     "seeds",
     "ratio_ci95",
     "gap_closed",
+    "max_idle_s",
     LATENCIES,
+    TAILS,
 )
 
 
@@ -101,18 +103,24 @@ def _check_row(row: Any) -> None:
         check_positive("load", row["load"])
     if row["gap_closed"] is not None and not is_finite(row["gap_closed"]):
         raise ValueError(f"gap_closed: expected a number or null, got {row['gap_closed']!r}")
+    if not is_finite(row["max_idle_s"]) or row["max_idle_s"] < 0:
+        raise ValueError(f"max_idle_s: expected a number >= 0, got {row['max_idle_s']!r}")
     _check_lists(row)
 
 
 def _check_lists(row: dict[str, Any]) -> None:
     """Seeds with a latency each; an interval."""
-    seeds, latencies, bounds = row["seeds"], row[LATENCIES], row["ratio_ci95"]
-    if not all(isinstance(values, list) and values for values in (seeds, latencies)):
-        raise ValueError(f"expected lists of seeds and of latencies, got {seeds}, {latencies}")
-    if len(seeds) != len(latencies):
-        raise ValueError(f"expected a latency for each of {len(seeds)} seeds, got {len(latencies)}")
-    for latency in latencies:
-        check_positive(LATENCIES, latency)
+    seeds, bounds = row["seeds"], row["ratio_ci95"]
+    for name in ("seeds", LATENCIES, TAILS):
+        if not isinstance(row[name], list) or not row[name]:
+            raise ValueError(f"{name}: expected a list, got {row[name]!r}")
+        if len(row[name]) != len(seeds):
+            raise ValueError(
+                f"{name}: expected one for each of {len(seeds)} seeds, got {len(row[name])}"
+            )
+    for name in (LATENCIES, TAILS):
+        for latency in row[name]:
+            check_positive(name, latency)
     if bounds is not None:
         if not isinstance(bounds, list) or len(bounds) != 2:
             raise ValueError(f"ratio_ci95: expected two numbers or null, got {bounds!r}")

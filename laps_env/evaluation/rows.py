@@ -44,7 +44,8 @@ def statistics_of(
 
     ``ratio_to_laps_sd`` is of latencies summed over the workloads, ``iqm_ratio`` the interquartile
     mean of each workload's own ratio; ``gap_closed`` is None for n/a, intervals are None for a
-    single workload. ``episode_mean_latency_s`` has each workload's mean latency in full precision.
+    single workload. ``episode_mean_latency_s`` and ``episode_p99_latency_s`` have those of each
+    workload in full precision.
     """
     values, base = latencies(runs), latencies(reference)
     mean, mean_interval = mean_with_interval(values)
@@ -61,4 +62,5 @@ def statistics_of(
         **{name: float(np.mean([metrics[name] for metrics in runs])) for name in _MEANS},
         **{name: max(metrics[name] for metrics in runs) for name in _LARGEST},
         "episode_mean_latency_s": values.tolist(),
+        "episode_p99_latency_s": [metrics["p99_latency_s"] for metrics in runs],
     }

@@ -40,11 +40,12 @@ VERSION = 1
 
 
 def code_version(*packages: str) -> str:
-    """The version, and a digest of every source of these packages."""
+    """The version, and a digest of every source of these packages and of their data."""
     digest = hashlib.sha256()
     for package in packages:
         root = Path(str(files(package)))
-        for source in sorted(root.rglob("*.py")):
+        data = (path for path in (root / "data").rglob("*") if path.is_file())
+        for source in sorted({*root.rglob("*.py"), *data}):
             digest.update(source.relative_to(root).as_posix().encode())
             digest.update(source.read_bytes())
     return f"{__version__}+{digest.hexdigest()[:16]}"
@@ -262,6 +263,27 @@ def rerun(row: dict[str, Any], episode: int) -> Metrics:
 
 def parts_of(row: dict[str, Any], episode: int) -> tuple[policies.Policy, Workload, Scenario]:
     """Policy, workload and scenario of one workload of a results row; as `rerun`."""
+    scenario = scenario_of(row)
+    source = policies.digest_of(row["policy"])
+    if source != row["policy_sha256"]:
+        raise ValueError(f"{row['policy']}: expected sha256 {row['policy_sha256']}, got {source}")
+    error = row["predictor_error"]
+    try:
+        policy = policies.make(row["policy"], scenario, predictor_error=error, **row["parameters"])
+        workload = scenario.workload(
+            load=row["load"],
+            num_requests=row["num_requests"],
+            set_tag=row["set_tag"],
+            seed=row["seeds"][episode],
+            predictor_error=error,
+        )
+    except (LookupError, TypeError) as reason:  # the row may be somebody else's
+        raise ValueError(f"row: expected one that can be run again, got {reason}") from None
+    return policy, workload, scenario
+
+
+def scenario_of(row: dict[str, Any]) -> Scenario:
+    """The scenario of a results row, on its recordings; as `rerun`."""
     recordings = Recordings(**row["recordings"])
     digests = recordings.digests()
     for name, digest in digests.items():
@@ -270,18 +292,5 @@ def parts_of(row: dict[str, Any], episode: int) -> tuple[policies.Policy, Worklo
                 f"{row['recordings'][name]}: expected sha256 {row['sha256'].get(name)}, "
                 f"got {digest}"
             )
-    source = policies.digest_of(row["policy"])
-    if source != row["policy_sha256"]:
-        raise ValueError(f"{row['policy']}: expected sha256 {row['policy_sha256']}, got {source}")
     scenario, _ = _recorded(recordings, tuple(digests.values()), row["scenario"])
-    scenario = replace(scenario, saturation_rps=row["saturation_rps"])
-    error = row["predictor_error"]
-    policy = policies.make(row["policy"], scenario, predictor_error=error, **row["parameters"])
-    workload = scenario.workload(
-        load=row["load"],
-        num_requests=row["num_requests"],
-        set_tag=row["set_tag"],
-        seed=row["seeds"][episode],
-        predictor_error=error,
-    )
-    return policy, workload, scenario
+    return replace(scenario, saturation_rps=row["saturation_rps"])

@@ -8,10 +8,9 @@ from datetime import UTC, datetime
 from itertools import product
 from typing import Any
 
-import gymnasium as gym
-
 import policies
 from laps_env.evaluation.grid import FINAL_SEEDS, REFERENCE
+from laps_env.evaluation.play import play
 from laps_env.evaluation.rows import statistics_of
 from laps_env.evaluation.runner import CODE
 from laps_env.live.env import SpecDecodeLive
@@ -25,18 +24,6 @@ Play = dict[str, Any]
 
 Place = tuple[str, float, int]
 """Scenario, load and seed of a workload."""
-
-
-def play(policy: Policy, env: gym.Env[Any, Any], seed: int) -> Play:
-    """Serve the episode of a seed with a policy; its summary."""
-    observation, info = env.reset(seed=seed)
-    state, ended = None, False
-    while not ended:
-        action, state = policy.predict(observation, state)
-        observation, _, terminated, truncated, info = env.step(action)
-        ended = terminated or truncated
-    summary: Play = info["summary"]
-    return summary
 
 
 @dataclass(frozen=True)
@@ -79,14 +66,14 @@ class LiveGrid:
     def run(
         self,
         report: Callable[[str], None] = lambda done: None,
-        keep: Callable[[Place, Timeline], None] | None = None,
+        keep: Callable[[Place, list[Timeline]], None] | None = None,
     ) -> dict[str, Any]:
         """Play everything, policies one after the other on each workload; a results file's content.
 
         Args:
             report: told of each finished run.
-            keep: given the timeline of each run, and scenario, load and seed of its workload;
-                without it none is recorded, which takes time of the scheduler's.
+            keep: given scenario, load and seed of each workload when all policies have played it,
+                and their timelines; without it none is recorded, which takes the scheduler time.
         """
         rows, texts = [], []
         seeds = range(self.first_seed, self.first_seed + self.episodes)
@@ -95,17 +82,16 @@ class LiveGrid:
             plays: dict[str, list[Play]] = {policy: [] for policy in made}
             lengths = {rule.draft_length for rule in made.values()}
             servers = {length: self._server(name, load, length) for length in lengths}
-            for seed, (policy, rule) in product(seeds, made.items()):
-                server = servers[rule.draft_length]
-                played = server if keep is None else TimelineRecorder(server, policy)
-                summary = play(rule, played, seed)
-                texts.append({"policy": policy, "seed": seed, "texts": summary.pop("texts")})
-                plays[policy].append(summary)
-                report(f"{name}, load {load}, {policy}, seed {seed}")
+            for seed in seeds:
+                timelines: list[Timeline] = []
+                for policy, rule in made.items():
+                    server = servers[rule.draft_length]
+                    summary = _summary(rule, server, seed, None if keep is None else timelines)
+                    texts.append({"policy": policy, "seed": seed, "texts": summary.pop("texts")})
+                    plays[policy].append(summary)
+                    report(f"{name}, load {load}, {policy}, seed {seed}")
                 if keep is not None:
-                    assert isinstance(played, TimelineRecorder)  # as made above
-                    assert played.timeline is not None  # and played
-                    keep((name, load, seed), played.timeline)
+                    keep((name, load, seed), timelines)
             env = next(iter(servers.values()))  # all of the same models
             rows += [self._row(env, name, load, seeds, policy, plays) for policy in self.policies]
         return {
@@ -157,3 +143,17 @@ class LiveGrid:
             "scheduling_share": sum(p["scheduling_s"] for p in runs)
             / sum(p["utilization"] * p["makespan_s"] for p in runs),
         }
+
+
+def _summary(
+    rule: Policy, server: SpecDecodeLive, seed: int, timelines: list[Timeline] | None
+) -> Play:
+    """Of an episode, whose timeline goes to the list where there is one."""
+    if timelines is None:
+        summary: Play = play(rule, server, seed=seed)["summary"]
+        return summary
+    recorder = TimelineRecorder(server, rule.name)
+    summary = play(rule, recorder, seed=seed)["summary"]
+    assert recorder.timeline is not None  # it has been played
+    timelines.append(recorder.timeline)
+    return summary

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from laps_env.html import filled_page
@@ -26,15 +25,17 @@ _SHOWN = (
 )
 
 
-def report_page(
-    results: dict[str, Any], samples: list[Sample], timelines: Mapping[str, str]
-) -> str:
+Links = dict[str, dict[str, str]]
+"""Addresses of timeline pages relative to the report's, by scenario and by what a link says."""
+
+
+def report_page(results: dict[str, Any], samples: list[Sample], links: Links) -> str:
     """The page, self-contained.
 
     Args:
         results: content of a results file.
         samples: `laps_env.report.sample_latencies` of its rows.
-        timelines: addresses of timeline pages by scenario, relative to this page.
+        links: to timelines.
     """
     rows = results["rows"]
     document = {
@@ -47,6 +48,6 @@ def report_page(
             {name: row[name] for name in _SHOWN} | sample
             for row, sample in zip(rows, samples, strict=True)
         ],
-        "timelines": dict(timelines),
+        "links": links,
     }
     return filled_page("report", document)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from laps_env.evaluation.report import markdown_tables
-from laps_env.evaluation.runner import parts_of
+from laps_env.evaluation.runner import scenario_of
+from laps_env.evaluation.tables import markdown_tables
 from laps_env.files import write_beside
-from laps_env.report.page import report_page
-from laps_env.report.sample import Sample, sample_latencies, sample_of
-from laps_env.timeline import Timeline, comparison_page, record_policy, write_timelines
+from laps_env.report.page import Links, report_page
+from laps_env.report.sample import Sample, sample_latencies
+from laps_env.timeline import comparison_page
+from laps_env.timeline.play import record_policy
 
 #: Of the workload that is drawn: enough to see, few enough to scroll.
 TIMELINE_REQUESTS = 60
@@ -40,52 +41,14 @@ def write_report(
     """
     (folder / "timelines").mkdir(parents=True, exist_ok=True)
     samples = sample_latencies(results["rows"], on_progress)
-    pages = {}
+    links = {}
     for scenario, rows in _busiest(results).items():
-        pages[scenario] = f"timelines/{scenario}.html"
+        address = f"timelines/{scenario}.html"
         text = _timeline_page(rows, results["reference"], results["oracle"])
-        write_beside(folder / pages[scenario], [text.encode()])
+        write_beside(folder / address, [text.encode()])
+        links[scenario] = {f"timelines, load {rows[0]['load']}": address}
         on_progress(1)
-    return _write(results, folder, samples, pages)
-
-
-def write_live_report(
-    results: dict[str, Any],
-    timelines: Mapping[tuple[str, float, int], list[Timeline]],
-    folder: Path,
-) -> Path:
-    """The same of a live server, whose episodes happen once: each leaves its timelines.
-
-    Args:
-        results: of `laps_env.live.evaluation.LiveGrid`.
-        timelines: of all its runs, by scenario, load and seed.
-        folder: made if it is not there.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    (folder / "timelines").mkdir(parents=True, exist_ok=True)
-    pages: dict[str, str] = {}
-    samples: dict[tuple[str, float, str], Sample] = {}  # of the first seed alone
-    for (scenario, load, seed), played in timelines.items():
-        address = f"timelines/{scenario}-{load}-seed{seed}.html"
-        title = f"live {scenario}, load {load}, {len(played[0].requests)} requests, seed {seed}"
-        write_timelines(played, folder / address, title)
-        pages.setdefault(f"live {scenario}", address)
-        for timeline in played:
-            place = (f"live {scenario}", load, timeline.title)
-            samples.setdefault(place, sample_of(timeline.requests, timeline.categories))
-    ordered = [samples[row["scenario"], row["load"], row["policy"]] for row in results["rows"]]
-    return _write(results, folder, ordered, pages)
-
-
-def _write(
-    results: dict[str, Any], folder: Path, samples: list[Sample], pages: dict[str, str]
-) -> Path:
-    write_beside(folder / "results.md", [markdown_tables(results).encode()])
-    index = folder / "index.html"
-    write_beside(index, [report_page(results, samples, pages).encode()])
-    return index
+    return write_pages(results, folder, samples, links)
 
 
 def _busiest(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -109,7 +72,7 @@ def _timeline_page(rows: list[dict[str, Any]], reference: str, oracle: str) -> s
     others = [row for row in rows if row["policy"] not in (reference, oracle)]
     best = min(others, key=lambda row: row["mean_latency_s"], default={"policy": "fcfs"})
     row = rows[0]
-    _, _, scenario = parts_of(row, 0)
+    scenario = scenario_of(row)
     options = {name: row[name] for name in ("load", "predictor_error", "set_tag", "slots")}
     recorded = [
         record_policy(
@@ -119,3 +82,15 @@ def _timeline_page(rows: list[dict[str, Any]], reference: str, oracle: str) -> s
     ]
     title = f"{row['scenario']}, load {row['load']}, {TIMELINE_REQUESTS} requests"
     return comparison_page(recorded, title)
+
+
+def write_pages(results: dict[str, Any], folder: Path, samples: list[Sample], links: Links) -> Path:
+    """Write the pages of results whose samples and timelines are there; the arguments are theirs.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    write_beside(folder / "results.md", [markdown_tables(results).encode()])
+    index = folder / "index.html"
+    write_beside(index, [report_page(results, samples, links).encode()])
+    return index

@@ -2,7 +2,6 @@
 
 from laps_env.timeline.chrome import chrome_trace
 from laps_env.timeline.page import comparison_page
-from laps_env.timeline.play import record_policy, record_row
 from laps_env.timeline.recorder import Round, Timeline, TimelineRecorder, Turn
 from laps_env.timeline.write import check_timelines, write_timelines
 
@@ -14,7 +13,5 @@ __all__ = [
     "check_timelines",
     "chrome_trace",
     "comparison_page",
-    "record_policy",
-    "record_row",
     "write_timelines",
 ]

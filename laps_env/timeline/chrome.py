@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from laps_env.timeline.recorder import Round, Timeline, waiting_spans
+from laps_env.timeline.recorder import Round, Timeline, loads, waiting_spans
 
 _REQUESTS, _SERVER = 1, 2
 
@@ -24,27 +24,16 @@ def chrome_trace(timeline: Timeline) -> dict[str, Any]:
         for start, end, served in spans:
             name = "pre-empted" if served else "waiting"
             events.append(_slice(name, number, start, end - start, {}))
+    for start, in_system, batch in loads(timeline):
+        events += [_counter("in the system", start, in_system), _counter("batch", start, batch)]
     drafted = accepted = 0
     for played in timeline.rounds:
         events += _phases(played)
         drafted += sum(turn.drafted for turn in played.turns)
         accepted += sum(turn.accepted for turn in played.turns)
-        counted = {
-            "in the system": played.in_system,
-            "batch": len(played.turns),
-            "cached tokens": played.cached_tokens,
-            "accepted / drafted": accepted / max(drafted, 1),
-        }
-        events += [
-            {
-                "ph": "C",
-                "pid": _SERVER,
-                "name": name,
-                "ts": played.start_ns / 1e3,
-                "args": {name: x},
-            }
-            for name, x in counted.items()
-        ]
+        rate = accepted / max(drafted, 1)
+        events.append(_counter("cached tokens", played.end_ns, played.cached_tokens))
+        events.append(_counter("accepted / drafted", played.end_ns, rate))
     return {"displayTimeUnit": "ms", "traceEvents": events}
 
 
@@ -65,13 +54,16 @@ def _phases(played: Round) -> list[dict[str, Any]]:
             events.append(_slice("draft", turn.request, at, played.draft_ns, drafted))
         at += played.draft_ns
         done = {"accepted": turn.accepted, "committed": turn.committed}
-        end = played.start_ns + played.duration_ns
-        events.append(_slice("verify", turn.request, at, end - at, done))
+        events.append(_slice("verify", turn.request, at, played.end_ns - at, done))
     return events
 
 
 def _named(what: str, process: int, thread: int, name: str) -> dict[str, Any]:
     return {"ph": "M", "name": what, "pid": process, "tid": thread, "args": {"name": name}}
+
+
+def _counter(name: str, at: int, value: float) -> dict[str, Any]:
+    return {"ph": "C", "pid": _SERVER, "name": name, "ts": at / 1e3, "args": {name: value}}
 
 
 def _slice(name: str, number: int, start: int, duration: int, about: dict[str, Any]) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from laps_env.html import filled_page
-from laps_env.timeline.recorder import Timeline, waiting_spans
+from laps_env.timeline.recorder import Timeline, loads, waiting_spans
 
 #: Requests that a page shows; of more, the first ones.
 MOST_REQUESTS = 400
@@ -48,16 +50,13 @@ def _same(one: Any, other: Any) -> bool:
 def _panel(timeline: Timeline) -> dict[str, Any]:
     """What the page needs of a timeline; times in seconds."""
     requests = timeline.requests[:MOST_REQUESTS]
-    ends = requests["completion_ns"]
-    last = max([r.start_ns + r.duration_ns for r in timeline.rounds], default=1)
-    latency = [
-        (int(end) if end else last) - int(start)
-        for end, start in zip(ends, requests["arrival_ns"], strict=True)
-    ]
+    starts, ends = requests["arrival_ns"], requests["completion_ns"]
+    last = int(ends.max()) if (ends > 0).all() else timeline.end_ns
+    latency = (np.where(ends > 0, ends, last) - starts)[starts <= last]
     return {
         "title": timeline.title,
         "end": last / 1e9,
-        "mean_latency": sum(latency) / max(len(latency), 1) / 1e9,
+        "mean_latency": float(latency.sum()) / max(latency.size, 1) / 1e9,
         "requests": [
             {
                 "category": timeline.categories[int(request["category"])],
@@ -74,7 +73,7 @@ def _panel(timeline: Timeline) -> dict[str, Any]:
                 requests, _served_spans(timeline), waiting_spans(timeline), strict=False
             )
         ],
-        "queue": [[r.start_ns / 1e9, r.in_system, len(r.turns)] for r in timeline.rounds],
+        "queue": [[at / 1e9, *counts] for at, *counts in loads(timeline) if at <= last],
     }
 
 
@@ -86,7 +85,7 @@ def _served_spans(timeline: Timeline) -> list[list[list[float]]]:
     spans: list[list[list[float]]] = [[] for _ in timeline.requests]
     totals = [[0, 0, 0] for _ in timeline.requests]
     for played in timeline.rounds:
-        start, end = played.start_ns / 1e9, (played.start_ns + played.duration_ns) / 1e9
+        start, end = played.start_ns / 1e9, played.end_ns / 1e9
         for turn in played.turns:
             own, total = spans[turn.request], totals[turn.request]
             if not own or own[-1][1] != start:

@@ -8,6 +8,7 @@ import gymnasium as gym
 
 import laps_env
 import policies
+from laps_env.evaluation.play import play
 from laps_env.evaluation.runner import parts_of
 from laps_env.scenarios import Scenario, get_scenario
 from laps_env.timeline.recorder import Timeline, TimelineRecorder
@@ -49,15 +50,7 @@ def record_policy(
         **options,
     )
     recorder = TimelineRecorder(env, policy.name)
-    observation, _ = recorder.reset(options={"workload_seed": seed})
-    if policy.spec.clairvoyant:
-        inner: Any = env.unwrapped
-        policy = policy.knowing(inner.reveal_workload(), scenario.server)
-    state, over = None, False
-    while not over:
-        action, state = policy.predict(observation, state)
-        observation, _, terminated, truncated, _ = recorder.step(action)
-        over = terminated or truncated
+    play(policy, recorder, options={"workload_seed": seed})
     assert recorder.timeline is not None  # it was reset
     return recorder.timeline
 

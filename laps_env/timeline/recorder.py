@@ -55,6 +55,11 @@ class Round:
     turns: tuple[Turn, ...]
     evicted: tuple[int, ...]
 
+    @property
+    def end_ns(self) -> int:
+        """When it ended."""
+        return self.start_ns + self.duration_ns
+
 
 @dataclass
 class Timeline:
@@ -73,6 +78,11 @@ class Timeline:
     pool_tokens: int
     requests: npt.NDArray[Any]
     rounds: list[Round] = field(default_factory=list)
+
+    @property
+    def end_ns(self) -> int:
+        """When the last round ended; 0 without one."""
+        return self.rounds[-1].end_ns if self.rounds else 0
 
 
 class TimelineRecorder(gym.Wrapper[Any, Any, Any, Any]):
@@ -144,7 +154,7 @@ def _round(slots: Any, server: Any, fleet: Any, requests: Any) -> Round:
                 moved=context if slot["swapped"] else 0,
             )
         )
-    steps = int(now["last_draft_length"])
+    steps = max((turn.drafted for turn in turns), default=0)  # no more than it could propose
     return Round(
         start_ns=int(server["now"]),
         duration_ns=int(now["busy_ns"] - server["busy_ns"]),
@@ -158,7 +168,10 @@ def _round(slots: Any, server: Any, fleet: Any, requests: Any) -> Round:
 
 
 def waiting_spans(timeline: Timeline) -> list[list[tuple[int, int, bool]]]:
-    """When each request had to wait: (start, end, whether it had been served before), in ns."""
+    """When each request had to wait: (start, end, whether it had been served before), in ns.
+
+    What is unfinished where an episode was cut waits until then.
+    """
     spans: list[list[tuple[int, int, bool]]] = [[] for _ in timeline.requests]
     since = timeline.requests["arrival_ns"].tolist()
     served = np.zeros(len(since), np.bool_)
@@ -167,6 +180,27 @@ def waiting_spans(timeline: Timeline) -> list[list[tuple[int, int, bool]]]:
             number = turn.request
             if played.start_ns > since[number]:
                 spans[number].append((since[number], played.start_ns, bool(served[number])))
-            since[number] = played.start_ns + played.duration_ns
+            since[number] = played.end_ns
             served[number] = True
+    for number in np.flatnonzero(timeline.requests["completion_ns"] == 0).tolist():
+        if since[number] < timeline.end_ns:
+            spans[number].append((since[number], timeline.end_ns, bool(served[number])))
     return spans
+
+
+def loads(timeline: Timeline) -> list[tuple[int, int, int]]:
+    """Steps of the server's load: from when on, in ns, how many in the system and in the batch."""
+    steps = []
+    for played, following in zip(timeline.rounds, [*timeline.rounds[1:], None], strict=True):
+        steps.append((played.start_ns, played.in_system, len(played.turns)))
+        if following is None or following.start_ns > played.end_ns:
+            steps.append((played.end_ns, 0 if following else _unfinished(timeline), 0))
+    changed = [k for k, step in enumerate(steps) if k == 0 or step[1:] != steps[k - 1][1:]]
+    return [steps[k] for k in changed]
+
+
+def _unfinished(timeline: Timeline) -> int:
+    """Requests in the system when the episode ended, where it was cut."""
+    requests = timeline.requests
+    arrived = requests["arrival_ns"] <= timeline.end_ns
+    return int((arrived & (requests["completion_ns"] == 0)).sum())

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, NoReturn, TextIO
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,8 +83,7 @@ def read_arrivals(path: str | Path, sieve: Sieve | None = None) -> ArrivalTrace:
     """
     path, sieve = Path(path), sieve or Sieve()
     if path.suffix == ".csv":
-        names = _csv_columns(path)
-        lines = _csv_lines(path, names, sieve)
+        names, lines = _csv_lines(path, sieve)
     elif path.name.endswith((".jsonl", ".jsonl.gz")):
         names, lines = _MOONCAKE, _json_lines(path, sieve)
     else:
@@ -104,18 +103,25 @@ def read_arrivals(path: str | Path, sieve: Sieve | None = None) -> ArrivalTrace:
     return ArrivalTrace(times - times[0], prompts, outputs, path.name)
 
 
-def _open_csv(path: Path) -> TextIO:
-    return path.open(encoding="utf-8-sig", newline="")
+def _csv_rows(path: Path, sieve: Sieve) -> Iterator[tuple[str, list[str]]]:
+    """Place and fields of each line; no format here breaks lines in a field, quoted or not."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            place = f"{path}: line {number}"
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                (row,) = list(csv.reader([text], strict=True)) or [[]]
+            except (csv.Error, UnicodeDecodeError) as error:
+                sieve.bad(_error(place, "row", "comma-separated text", error))
+            else:
+                if row:
+                    yield place, row
 
 
-def _csv_columns(path: Path) -> _Columns:
-    """Those of the format that the header is of."""
-    place = f"{path}: line 1"
-    with _open_csv(path) as file:
-        try:
-            header = next(csv.reader(file, strict=True), [])
-        except (csv.Error, UnicodeDecodeError) as error:
-            _fail(place, "row", "comma-separated text", error)
+def _csv_lines(path: Path, sieve: Sieve) -> tuple[_Columns, Iterator[_Line]]:
+    """The format that the header is of, and the lines below it."""
+    rows = _csv_rows(path, sieve)
+    place, header = next(rows, (f"{path}: line 1", []))
     names = _BURSTGPT if _BURSTGPT.time in header else _AZURE
     if names.time not in header:
         expected = f"a column {_AZURE.time} (Azure) or {_BURSTGPT.time} (BurstGPT)"
@@ -123,34 +129,25 @@ def _csv_columns(path: Path) -> _Columns:
     for name in names:
         if name not in header:
             _fail(place, name, f"a column in {list(names)}", header)
-    return names
+    return names, _requests(rows, header, names, sieve)
 
 
-def _csv_lines(path: Path, names: _Columns, sieve: Sieve) -> Iterator[_Line]:
+def _requests(
+    rows: Iterator[tuple[str, list[str]]], header: list[str], names: _Columns, sieve: Sieve
+) -> Iterator[_Line]:
     parse_time = _azure_ns if names is _AZURE else _burstgpt_ns
-    with _open_csv(path) as file:
-        rows = csv.reader(file, strict=True)
-        header = next(rows)
-        when, prompt, output = (header.index(name) for name in names)
-        while True:
-            place = f"{path}: line {rows.line_num + 1}"
-            try:
-                row = next(rows, None)
-                if row is None:
-                    return
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    _fail(place, "row", f"{len(header)} values", len(row))
-                lengths = _tokens(place, names.prompt, row[prompt], 1)
-                answer = _tokens(place, names.output, row[output], 0)
-                line = _Line(place, parse_time(place, row[when]), lengths, answer)
-            except (csv.Error, UnicodeDecodeError) as error:
-                sieve.bad(_error(place, "row", "comma-separated text", error))
-            except TraceError as error:
-                sieve.bad(error)
-            else:
-                yield line
+    when, prompt, output = (header.index(name) for name in names)
+    for place, row in rows:
+        try:
+            if len(row) != len(header):
+                _fail(place, "row", f"{len(header)} values", len(row))
+            lengths = _tokens(place, names.prompt, row[prompt], 1)
+            answer = _tokens(place, names.output, row[output], 0)
+            line = _Line(place, parse_time(place, row[when]), lengths, answer)
+        except TraceError as error:
+            sieve.bad(error)
+        else:
+            yield line
 
 
 def _json_lines(path: Path, sieve: Sieve) -> Iterator[_Line]:
