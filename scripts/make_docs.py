@@ -3,7 +3,7 @@
 docs/environment.md is made whole, from the class docstring and the tables of columns, and so is
 docs/calibration.md, from the calibrations that the package carries. In the other pages what stands
 between ``<!-- name:begin -->`` and ``<!-- name:end -->`` is replaced. With
-``--results results.json`` the README's tables of results are filled too.
+``--results results.json`` the README's tables of results and docs/board.md are filled too.
 """
 
 from __future__ import annotations

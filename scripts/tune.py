@@ -5,7 +5,8 @@ ranges, then rounds of perturbations of the best so far, `Options.trials` settin
 of them and the default then meet on other workloads of the *tune* set, because the best of many on
 few workloads owes some of its lead to these. A setting is judged by its summed latency relative to
 the default LAPS-SD on the same workloads, averaged over the loads. The setting named "all" is the
-one, among the defaults and every scenario's winner, that is best on average over all scenarios. The
+one, among the defaults and every scenario's winner, that is best on average over all scenarios, on
+the workloads before the final. The
 result goes to policies/data/tuned.json; finished (rule, scenario) pairs are kept in a journal under
 runs/, so a cut run goes on where it was.
 """
@@ -29,6 +30,7 @@ import policies
 from laps_env.evaluation.episodes import serve
 from laps_env.evaluation.runner import CODE
 from laps_env.files import check_output, write_beside
+from laps_env.line_journal import LineJournal
 from laps_env.scenarios import Scenario, get_scenario, list_scenarios
 from laps_env.workloads import Workload
 from policies import Policy, RuleSpec, with_settings
@@ -120,9 +122,9 @@ def tune(rule_name: str, judge: Judge, final: Judge, options: Options) -> dict[s
         attempt(point, to_settings(spec, point))
     width = 0.2
     while len(tried) < options.trials:
-        best = min((t for t in tried if t[2] is not None), key=lambda t: t[0])[2]
+        centre = min((t for t in tried if t[2] is not None), key=lambda t: t[0])[2]
         for _ in range(min(options.refine_by, options.trials - len(tried))):
-            point = np.clip(best + width * rng.standard_normal(len(spec.parameters)), 0, 1)
+            point = np.clip(centre + width * rng.standard_normal(len(spec.parameters)), 0, 1)
             attempt(point, to_settings(spec, point))
         width *= 0.6
     best_first = sorted(tried[1:], key=lambda t: t[0])[: options.finalists]
@@ -137,35 +139,33 @@ def choose_overall(rule_name: str, judges: list[Judge], found: dict[str, Any]) -
     spec = policies.SPECS[rule_name]
     pool = [{p.name: float(p.default) for p in spec.parameters}]
     pool += [found[judge.scenario.name]["settings"] for judge in judges]
-    scored = [
-        (
-            float(
-                np.mean(
-                    [
-                        judge.score(with_settings(policies.make(rule_name, judge.scenario), **s))
-                        for judge in judges
-                    ]
-                )
-            ),
-            s,
-        )
-        for s in pool
-    ]
-    score, settings = min(scored, key=lambda t: t[0])
-    return {"settings": settings, "score": score, "default_score": scored[0][0]}
+    scores = [mean_score(rule_name, settings, judges) for settings in pool]
+    best = int(np.argmin(scores))
+    return {"settings": pool[best], "score": scores[best], "default_score": scores[0]}
+
+
+def mean_score(rule_name: str, settings: Settings, judges: list[Judge]) -> float:
+    """Of a setting over all scenarios."""
+    made = (policies.make(rule_name, judge.scenario) for judge in judges)
+    scores = [j.score(with_settings(p, **settings)) for j, p in zip(judges, made, strict=True)]
+    return float(np.mean(scores))
 
 
 def run(options: Options, output: Path, scenarios: list[str]) -> None:
     """All rules on these scenarios, then the file in one move.
 
     Where some scenarios are left out, the file keeps what it has of them, and of "all".
+
+    Raises:
+        ValueError: the journal is of another budget or of other code.
     """
     rules = [name for name, spec in policies.SPECS.items() if spec.parameters]
     JOURNAL.parent.mkdir(exist_ok=True)
     budget = json.loads(json.dumps(asdict(options)))
-    found = finished(budget)
+    journal = LineJournal(JOURNAL, {"budget": budget, "code": CODE})
+    found = {(entry["rule"], entry["scenario"]): entry for entry in journal.entries}
     judges = [Judge(get_scenario(name), options, options.seeds) for name in scenarios]
-    with ThreadPoolExecutor(os.cpu_count()) as pool, JOURNAL.open("a", encoding="utf-8") as log:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         for judge in judges:
             scenario = judge.scenario.name
             todo = [rule for rule in rules if (rule, scenario) not in found]
@@ -174,37 +174,17 @@ def run(options: Options, output: Path, scenarios: list[str]) -> None:
             final = Judge(judge.scenario, options, options.final_seeds)
             work = partial(tune, judge=judge, final=final, options=options)
             for rule_name, result in zip(todo, pool.map(work, todo), strict=True):
-                done = {"rule": rule_name, "scenario": scenario, "budget": budget, "code": CODE}
-                entry = {**done, **result}
-                found[rule_name, scenario] = entry
-                log.write(json.dumps(entry) + "\n")
-                log.flush()
-                print(
-                    f"{scenario:18} {rule_name:16} default {result['default_score']:.3f} "
-                    f"tuned {result['score']:.3f}",
-                    flush=True,
-                )
+                found[rule_name, scenario] = {"rule": rule_name, "scenario": scenario, **result}
+                journal.add(found[rule_name, scenario])
+                default, tuned = result["default_score"], result["score"]
+                print(f"{scenario:18} {rule_name:16} default {default:.3f} tuned {tuned:.3f}")
         by_rule = {r: {j.scenario.name: found[r, j.scenario.name] for j in judges} for r in rules}
         if scenarios == list_scenarios():
             overall = list(pool.map(lambda r: choose_overall(r, judges, by_rule[r]), rules))
             for rule_name, result in zip(rules, overall, strict=True):
                 by_rule[rule_name]["all"] = result
     write(output, budget, by_rule)
-    JOURNAL.unlink()
-
-
-def finished(budget: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
-    """What the journal holds of this budget and this code; all else is dropped from it."""
-    found = {}
-    for line in JOURNAL.read_bytes().splitlines() if JOURNAL.exists() else []:
-        try:
-            entry = json.loads(line)
-            if (entry["budget"], entry["code"]) == (budget, CODE):
-                found[entry["rule"], entry["scenario"]] = entry
-        except (ValueError, LookupError, TypeError):
-            continue
-    write_beside(JOURNAL, [(json.dumps(entry) + "\n").encode() for entry in found.values()])
-    return found
+    journal.remove()
 
 
 def write(output: Path, budget: dict[str, Any], by_rule: dict[str, dict[str, Any]]) -> None:
@@ -245,7 +225,10 @@ def main() -> None:
     except ValueError as reason:
         parser.error(f"--out: {reason}")
     options = Options(trials=arguments.trials, sampled=max(arguments.trials // 2, 1))
-    run(options, arguments.out, arguments.scenarios)
+    try:
+        run(options, arguments.out, arguments.scenarios)
+    except ValueError as reason:
+        parser.error(str(reason))
 
 
 if __name__ == "__main__":

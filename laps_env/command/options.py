@@ -100,7 +100,10 @@ class Options:
         str | None, Option("recorded acceptances: .atrace, or Spec-Bench rounds .jsonl(.gz)")
     ] = None
     arrival_trace: Annotated[
-        str | None, Option("recorded arrivals: Azure .csv, or Mooncake .jsonl(.gz)")
+        str | None,
+        Option(
+            "recorded arrivals: Azure or BurstGPT .csv, Mooncake .jsonl(.gz); see import_trace.py"
+        ),
     ] = None
     lengths: Annotated[str, Option("where lengths come from: acceptance (default) or arrivals")] = (
         "acceptance"
