@@ -11,12 +11,19 @@ from typing import Any, TypeVar
 Parsed = TypeVar("Parsed")
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, *inputs: Path | str | None) -> None:
     """Whether a file can be written there, before hours are spent on its content.
 
+    Args:
+        path: to be written.
+        inputs: files that are read for it, which it must not replace; None are left out.
+
     Raises:
-        ValueError: no such folder, a folder that is read-only, or something there that is no file.
+        ValueError: no such folder, a folder that is read-only, something there that is no file, or
+            an input.
     """
+    if path.resolve() in {Path(read).resolve() for read in inputs if read is not None}:
+        raise ValueError(f"expected an output that is none of the inputs, got {path}")
     occupied = path.exists() and not path.is_file()
     if occupied or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise ValueError(f"expected a file in an existing folder that is writable, got {path}")

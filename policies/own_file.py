@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import re
 import sys
+import traceback
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
@@ -70,8 +71,10 @@ def _import_alone(path: Path) -> ModuleType:
     sys.modules[path.stem] = module
     try:
         wanted.loader.exec_module(module)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[path.stem]
+        if isinstance(error, Exception | SystemExit):
+            raise ValueError(_why_not(path, error)) from error
         raise
     vars(module)["_digest"] = digest
     return module
@@ -84,3 +87,13 @@ def _is_taken(path: Path) -> bool:
         return "_digest" not in vars(known)
     found = importlib.util.find_spec(path.stem) if path.stem.isidentifier() else None
     return found is not None and found.origin != str(path)
+
+
+def _why_not(path: Path, error: BaseException) -> str:
+    """What keeps a file from being imported, with the line where that began."""
+    frames = traceback.extract_tb(error.__traceback__)
+    line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
+    if isinstance(error, SyntaxError):
+        line = error.lineno
+    place = str(path) if line is None else f"{path}: line {line}"
+    return f"{place}: expected a file that can be imported, got {type(error).__name__}: {error}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from laps_env.command.messages import errors_as_messages
 from laps_env.evaluation.board import board_table, standings
 from laps_env.evaluation.results_file import read_results
 
@@ -19,10 +20,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("results", type=Path, nargs="+", help="of this version of the code")
     given = parser.parse_args(argv)
-    try:
+    with errors_as_messages(parser):
         print(board_table(standings(map(read_results, given.results))))
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import argparse
 import json
 from pathlib import Path
 
+from laps_env.command.messages import errors_as_messages, one_line
 from laps_env.files import check_output, write_beside
 from laps_env.traces import TraceInfo
 from laps_env.traces.importers import import_spec_bench, import_vllm
@@ -89,17 +90,18 @@ def main(argv: list[str] | None = None) -> None:
             own.add_argument("--questions", type=Path, help="to estimate prompt lengths")
     given = parser.parse_args(argv)
     sieve = Sieve(skip_bad=given.skip_bad, skip_failed=True)
-    try:
-        check_output(given.output)
+    with errors_as_messages(parser):
+        ending = ".jsonl" if given.format == "arrivals" else ".atrace"
+        if given.output.suffix != ending:
+            raise ValueError(f"output: expected a file ending in {ending}, got {given.output}")
+        check_output(given.output, given.source, getattr(given, "questions", None))
         if given.format == "arrivals":
             written = import_arrivals(given.source, given.output, sieve)
         else:
             written = import_acceptance(given, sieve)
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    for kind, count in sieve.dropped.items():
-        print(f"left out: {count} {kind}, the first: {sieve.first[kind]}")
-    print(f"{given.output}: {written}")
+        for kind, count in sieve.dropped.items():
+            print(f"left out: {count} {kind}, the first: {one_line(sieve.first[kind])}")
+        print(f"{given.output}: {written}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from laps_env.command.messages import errors_as_messages
 from laps_env.evaluation.results_file import read_results
+from laps_env.files import check_output_folder
 from laps_env.report import steps_of, write_report
 
 
@@ -22,13 +24,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("results", type=Path, nargs="?", default=Path("results.json"))
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder")
     given = parser.parse_args(argv)
-    try:
+    with errors_as_messages(parser):
+        check_output_folder(given.out)
         results = read_results(given.results)
-        with tqdm(total=steps_of(results), unit="step", mininterval=0.5) as bar:
+        with tqdm(total=steps_of(results), unit="step", mininterval=0.5, leave=False) as bar:
             index = write_report(results, given.out, bar.update)
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    print(index)
+        print(index)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from laps_env.command.messages import errors_as_messages
 from laps_env.command.options import parse_load
 from laps_env.evaluation.grid import FINAL_SEEDS
 from laps_env.evaluation.results_file import read_results
@@ -34,16 +35,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, help="a results file that has the episode")
     parser.add_argument("--out", type=Path, default=Path("timeline.html"), help="the page")
     given = parser.parse_args(argv)
-    names = [name.strip() for name in given.policies.split(",") if name.strip()]
-    try:
-        check_timelines(given.out, names)
+    names = list(dict.fromkeys(name.strip() for name in given.policies.split(",") if name.strip()))
+    with errors_as_messages(parser):
+        check_timelines(given.out, names, given.results)
         timelines = record(given, names) if given.results is None else find(given, names)
         requests = len(timelines[0].requests) if timelines else 0
         title = f"{given.scenario}, load {given.load}, {requests} requests, seed {given.seed}"
-        written = write_timelines(timelines, given.out, title)
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    print("\n".join(map(str, written)))
+        print("\n".join(map(str, write_timelines(timelines, given.out, title))))
 
 
 def record(given: argparse.Namespace, names: list[str]) -> list[Timeline]:

@@ -30,7 +30,7 @@ def row(policy: str, load: float, mean: float, p99: float, **other: Any) -> dict
         "recordings": {},
         "source": {"acceptance": "by hand"},
         "gap_closed": None,
-        "mean_latency_s": 0.01,
+        "mean_latency_s": mean,
         "p50_latency_s": 1.0,
         "p95_latency_s": 1.0,
         "mean_ttft_s": 1.0,
@@ -40,7 +40,7 @@ def row(policy: str, load: float, mean: float, p99: float, **other: Any) -> dict
         "sha256": {},
         "ratio_to_laps_sd": 0.01,  # what a file says of itself does not count
         "ratio_ci95": [0.01, 0.02],
-        "p99_latency_s": 0.01,
+        "p99_latency_s": p99,
         "episode_mean_latency_s": [mean, mean],
         "episode_p99_latency_s": [p99, p99],
         **conditions,

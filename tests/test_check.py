@@ -42,10 +42,10 @@ def test_a_results_file_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture
         (lambda r: r.update(code="0.0"), "code: expected results of"),
         (lambda r: r.update(rows=[]), "rows: expected at least one"),
         (lambda r: r["rows"][0].pop("slots"), r"row 0: expected .* \['slots'\] missing"),
-        (lambda r: r["rows"][0].update(seeds=3), "row 0: seeds: expected a list, got 3"),
+        (lambda r: r["rows"][0].update(seeds=3), "row 0: seeds: expected a list of 3, got 3"),
         (
             lambda r: r["rows"][0]["seeds"].pop(),
-            "row 0: episode_mean_latency_s: expected one for each of 2",
+            "row 0: seeds: expected a list of 3, got",
         ),
         (lambda r: [row.update(policy="mine") for row in r["rows"]], "mine.*expected one of"),
         (lambda r: r.pop("created"), "created: expected a text, got None"),
@@ -59,7 +59,15 @@ def test_a_results_file_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture
         (lambda r: r["rows"][0].update(ratio_ci95=[1.0]), "row 0: ratio_ci95: expected two"),
         (lambda r: r["rows"][0].pop("max_idle_s"), r"row 0: expected .* \['max_idle_s'\] missing"),
         (lambda r: r["rows"][0].update(max_slowdown=-1), "row 0: max_slowdown: expected a finite"),
-        (lambda r: [row.update(seeds=["a"] * 3) for row in r["rows"]], "seed a: .*expected"),
+        (lambda r: r["rows"][0].update(seeds=["a"] * 3), "row 0: seeds: expected different int"),
+        (lambda r: r["rows"][0].update(seeds=[1, 1, 2]), "row 0: seeds: expected different int"),
+        (lambda r: r["rows"][0].update(slots=1.5), "row 0: slots: expected an integer"),
+        (lambda r: r["rows"][0].update(mean_latency_s=0.1), "row 0: mean_latency_s: expected the"),
+        (lambda r: r["rows"][0].update(p99_latency_s=0.1), "row 0: p99_latency_s: expected the"),
+        (lambda r: r["rows"][0].update(policy="a\nb"), "row 0: policy: expected a text of one li"),
+        (lambda r: r["rows"][0].update(parameters={"name": "x"}), "row 0: parameters: expected nu"),
+        (lambda r: [row.update(parameters={"name": 1}) for row in r["rows"]], "seed .*name"),
+        (lambda r: r["rows"][0].update(recordings={"prompts": 5}), "row 0: prompts: expected a pa"),
     ],
 )
 def test_a_file_that_cannot_be_checked_is_refused(
@@ -116,6 +124,28 @@ def test_threads_may_make_a_rule_of_ones_own_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(policies.make, [f"{file}:spec"] * 8))
     assert len({id(policy.spec) for policy in made}) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\ndef f(:", "broken.py: line 2: expected a file that can be imported, got Syntax"),
+        ("\n\nx = 1 / 0", "broken.py: line 3: .*got ZeroDivisionError: division by zero"),
+        ("import sys\nsys.exit(7)", "broken.py: line 2: .*got SystemExit: 7"),
+        (OWN.replace("row, server", "row"), "broken.py: line 6: .*got TypeError: Signature"),
+    ],
+)
+def test_a_rule_that_cannot_be_imported_says_why_in_a_line(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", "--quick", "--policies", f"{file}:spec"])
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err
+    assert re.search(message, told)
+    assert told.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,8 @@ def test_quick_prints_a_table_and_writes_nothing(
         (["--lengths", "both"], ["expected one of", "got 'both'"]),
         (["--plot", "out.gif"], ["expected a file ending in .png", "got out.gif"]),
         (["--json", "nowhere/out.json"], ["expected a file in an existing folder"]),
+        (["--json", "empty.csv", "--arrival-trace", "empty.csv"], ["none of the inputs"]),
+        (["--json", "a", "--parquet", "a.journal"], ["expected a file for each"]),
         (["--report", "empty.txt"], ["expected a folder that is writable", "got empty.txt"]),
         (["--report", "empty.txt/report"], ["expected a folder that is writable"]),
         (["--env", "live", "--plot", "out.png"], ["plot: expected none with env live"]),

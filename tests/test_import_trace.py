@@ -62,6 +62,22 @@ def test_a_bad_line_takes_no_good_ones_with_it(
     assert read_arrivals(out).prompt_tokens.tolist() == expected
 
 
+def test_a_source_is_never_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"timestamp": 1, "input_length": 2, "output_length": 3}\n')
+    before = source.read_bytes()
+    for out, message in (
+        (source, "expected an output that is none of the inputs"),
+        (tmp_path / "sub" / ".." / "in.jsonl", "expected an output that is none of the inputs"),
+        (tmp_path / "out.atrace", "output: expected a file ending in .jsonl"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["arrivals", str(source), str(out)])
+        assert message in capsys.readouterr().err
+    assert source.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [source]
+
+
 def test_acceptance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = tmp_path / "responses.jsonl", tmp_path / "runs.atrace"
     broken = json.dumps({**RESPONSE, "usage": {"prompt_tokens": 9}})

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_evaluation import GRID, run
 
@@ -25,7 +26,7 @@ def test_a_sample_is_of_the_workload_that_the_row_names(results: dict[str, Any])
     (sample,) = sample_latencies([row])
     assert len(sample["quantiles"]) == 51
     assert sample["quantiles"] == sorted(sample["quantiles"])
-    (alone,) = sample["categories"].values()  # this scenario has one category
+    ((_, alone),) = sample["categories"]  # this scenario has one category
     assert alone == pytest.approx(row["episode_mean_latency_s"][0])
 
 
@@ -70,6 +71,30 @@ def test_timelines_are_of_the_highest_load_and_the_fastest_rule(
     text = (tmp_path / "timelines" / f"{scenario}.html").read_text()
     assert f"{scenario}, load 10.0, 60 requests" in text
     assert re.findall(r'{"title": "([^"]*)", "end"', text) == ["laps_sd_tuned", fastest]
+
+
+def test_the_page_draws_rows_that_differ_by_rounding_alone(
+    page: Any, results: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = [row | {"mean_latency_s": 12.66, "p99_latency_s": 1e-300} for row in results["rows"]]
+    rows[1]["mean_latency_s"] = float(np.nextafter(12.66, 13))
+    index = tmp_path / "index.html"
+    samples = sample_latencies(results["rows"])
+    for sample in samples:
+        sample["categories"] = [("__proto__", 1.0)]
+    index.write_text(report_page({**results, "rows": rows}, samples, {}))
+    page.goto(index.as_uri())
+    assert len(page.query_selector_all("#tails circle")) >= 2
+    assert "__proto__" in page.inner_text("#categories")
+
+
+def test_an_error_leaves_nothing_and_does_not_wait(results: dict[str, Any], tmp_path: Path) -> None:
+    rows = [row | {"policy": "none"} for row in results["rows"]] * 50
+    told: list[int] = []
+    with pytest.raises(ValueError, match="policy: expected one of"):
+        write_report({**results, "rows": rows}, tmp_path / "report", told.append)
+    assert len(told) < len(rows) / 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_progress_is_told_step_by_step(results: dict[str, Any], tmp_path: Path) -> None:

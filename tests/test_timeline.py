@@ -211,6 +211,8 @@ def test_timelines_of_different_requests_are_not_compared(timeline: Timeline) ->
         (["--requests", "0"], "num_requests: expected an integer >= 1"),
         (["--load", "-1"], "load: expected a finite number > 0"),
         (["--out", "nowhere/page.html"], "expected a file in an existing folder"),
+        (["--policies", "a/b.py:spec,a-b.py:spec"], "expected a trace for each"),
+        (["--results", "timeline.html"], "expected an output that is none of the inputs"),
         (["--load", "much"], "expected a number > 0 or 'recorded', got 'much'"),
         (["--results", "none.json"], "requests: expected none beside a results file, got 5"),
     ],

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from laps_env.checks import check_positive
+from laps_env.command.messages import errors_as_messages
 from laps_env.command.options import Options, options_from
 from laps_env.evaluation.check import check_results
 from laps_env.evaluation.journal import Journal
@@ -21,6 +22,7 @@ from laps_env.evaluation.runner import Evaluation
 from laps_env.evaluation.tables import tables
 from laps_env.files import check_output, check_output_folder, write_beside
 from laps_env.report import LiveReport, steps_of, write_report
+from policies.own_file import file_of, is_own_file
 
 
 def evaluate(options: Options) -> None:
@@ -40,7 +42,7 @@ def evaluate(options: Options) -> None:
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"jobs: expected an integer >= 1, got {options.jobs}")
     grid = options.grid()
-    name = None if options.json is None else options.json.with_name(f"{options.json.name}.journal")
+    name = None if options.json is None else _journal_of(options.json)
     journal = Journal(name)
     evaluation = Evaluation(grid, journal)
     try:
@@ -133,9 +135,12 @@ def check(path: Path, sample: int) -> bool:
 
 def _check_outputs(options: Options) -> None:
     """Whether all files can be written, before hours are spent on their content."""
-    outputs = [p for p in (options.json, options.parquet, options.plot) if p is not None]
+    journal = None if options.json is None else _journal_of(options.json)
+    named = (options.json, journal, options.parquet, options.plot)
+    outputs = [path for path in named if path is not None]
+    own = [file_of(name) for name in options.policies if is_own_file(name)]
     for path in outputs:
-        check_output(path)
+        check_output(path, options.acceptance_trace, options.arrival_trace, options.prompts, *own)
     if options.report is not None:
         check_output_folder(options.report)
     if len({path.resolve() for path in outputs}) < len(outputs):
@@ -145,6 +150,11 @@ def _check_outputs(options: Options) -> None:
         check_parquet()
     if options.plot is not None:
         check_picture(options.plot)
+
+
+def _journal_of(results: Path) -> Path:
+    """Where finished runs are kept until the results file is written."""
+    return results.with_name(f"{results.name}.journal")
 
 
 def _name_files(**written: Path | None) -> None:
@@ -190,13 +200,8 @@ def _progress(total: int, resumed: int, unit: str = "run") -> Iterator[Callable[
 def run_command(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     """The command with its errors as messages: status 2, and what was expected on stderr."""
     given = {f.name: getattr(arguments, f.name) for f in fields(Options) if f.name in arguments}
-    try:
-        if arguments.check is not None:
-            if not check(arguments.check, arguments.sample):
-                parser.exit(1)
-            return
-        evaluate(options_from(given, arguments.quick))
-    except (OSError, ValueError, MemoryError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, f"{parser.prog}: interrupted\n")
+    with errors_as_messages(parser):
+        if arguments.check is None:
+            evaluate(options_from(given, arguments.quick))
+        elif not check(arguments.check, arguments.sample):
+            parser.exit(1)

@@ -75,7 +75,7 @@ def standings(results: Iterable[dict[str, Any]]) -> list[Standing]:
 def _standing(own: dict[str, Row], reference: dict[str, Row]) -> Standing:
     rows = list(own.values())
     means = [
-        ratio_with_interval(*(np.array(r[LATENCIES]) for r in (row, reference[key])))
+        ratio_with_interval(*(np.array(r[LATENCIES], float) for r in (row, reference[key])))
         for key, row in own.items()
     ]
     tails = [np.sum(row[TAILS]) / np.sum(reference[key][TAILS]) for key, row in own.items()]

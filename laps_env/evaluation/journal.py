@@ -35,6 +35,8 @@ class Journal:
         if path is not None and path.exists():
             lines = path.read_bytes().splitlines(keepends=True)
             kept = [line for line in lines if self._read(line)]
+            if lines and not any(line.startswith(b'{"key"') for line in lines):
+                raise ValueError(f"{path}: expected the journal of an evaluation, got another file")
             if kept != lines:
                 write_beside(path, kept)
 

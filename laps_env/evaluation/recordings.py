@@ -50,6 +50,10 @@ class Recordings:
     prompts: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("acceptance_trace", "arrival_trace", "prompts"):
+            path = getattr(self, name)
+            if path is not None and not isinstance(path, str):
+                raise ValueError(f"{name}: expected a path, got {path!r}")
         if self.lengths not in get_args(Lengths):
             raise ValueError(f"lengths: expected one of {get_args(Lengths)}, got {self.lengths!r}")
         if self.lengths == "arrivals" and (self.arrival_trace is None or self.acceptance_trace):

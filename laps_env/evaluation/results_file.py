@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from laps_env.checks import check_positive, is_finite
+import numpy as np
+
+from laps_env.checks import check_count, check_positive, is_finite
 from laps_env.evaluation.recordings import Recordings
 from laps_env.evaluation.runner import CODE, FORMAT, VERSION
 from laps_env.files import read_json
@@ -17,11 +19,9 @@ LATENCIES, TAILS = "episode_mean_latency_s", "episode_p99_latency_s"
 #: What a row must say to be run again, and shown, by kind.
 _TEXTS = ("scenario", "policy", "set_tag")
 _OBJECTS = ("parameters", "recordings", "source", "sha256")
+_COUNTS = ("num_requests", "slots", "episodes")
 _POSITIVE = (
-    "num_requests",
-    "slots",
     "saturation_rps",
-    "episodes",
     "mean_latency_s",
     "ratio_to_laps_sd",
     "p50_latency_s",
@@ -33,6 +33,7 @@ _POSITIVE = (
 _NEEDED = (
     *_TEXTS,
     *_OBJECTS,
+    *_COUNTS,
     *_POSITIVE,
     "load",
     "policy_sha256",
@@ -91,12 +92,19 @@ def _check_row(row: Any) -> None:
         for name in names:
             if not isinstance(row[name], kind):
                 raise ValueError(f"{name}: expected {text}, got {row[name]!r}")
+    for name in _TEXTS:
+        if not row[name].isprintable():
+            raise ValueError(f"{name}: expected a text of one line, got {row[name]!r}")
+    if not all(is_finite(value) for value in row["parameters"].values()):
+        raise ValueError(f"parameters: expected numbers, got {row['parameters']}")
     if not isinstance(row["source"].get("acceptance"), str):
         raise ValueError(f"source: expected where acceptance comes from, got {row['source']}")
     try:
         Recordings(**row["recordings"])
     except TypeError as error:
         raise ValueError(f"recordings: {error}") from None
+    for name in _COUNTS:
+        check_count(name, row[name])
     for name in _POSITIVE:
         check_positive(name, row[name])
     if row["load"] != AS_RECORDED:
@@ -109,18 +117,20 @@ def _check_row(row: Any) -> None:
 
 
 def _check_lists(row: dict[str, Any]) -> None:
-    """Seeds with a latency each; an interval."""
+    """Seeds with latencies each, of which the row's are the means; an interval."""
     seeds, bounds = row["seeds"], row["ratio_ci95"]
     for name in ("seeds", LATENCIES, TAILS):
-        if not isinstance(row[name], list) or not row[name]:
-            raise ValueError(f"{name}: expected a list, got {row[name]!r}")
-        if len(row[name]) != len(seeds):
-            raise ValueError(
-                f"{name}: expected one for each of {len(seeds)} seeds, got {len(row[name])}"
-            )
+        if not isinstance(row[name], list) or len(row[name]) != row["episodes"]:
+            raise ValueError(f"{name}: expected a list of {row['episodes']}, got {row[name]!r}")
+    if not all(type(seed) is int for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds: expected different integers, got {seeds}")
     for name in (LATENCIES, TAILS):
         for latency in row[name]:
             check_positive(name, latency)
+    for name, listed in (("mean_latency_s", LATENCIES), ("p99_latency_s", TAILS)):
+        mean = float(np.mean(row[listed]))
+        if not np.isclose(row[name], mean, rtol=1e-9):
+            raise ValueError(f"{name}: expected the mean of {listed}, {mean}, got {row[name]}")
     if bounds is not None:
         if not isinstance(bounds, list) or len(bounds) != 2:
             raise ValueError(f"ratio_ci95: expected two numbers or null, got {bounds!r}")

@@ -46,7 +46,8 @@ def markdown_table(headings: Iterable[str], rows: Iterable[Iterable[object]]) ->
     """A table for a page."""
     names = list(headings)
     lines = [names, ["---"] * len(names), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    cells = ([str(cell).replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
 
 
 def families(results: dict[str, Any]) -> list[tuple[str, str, str, bool]]:

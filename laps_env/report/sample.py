@@ -17,7 +17,7 @@ from laps_env.evaluation.runner import parts_of
 QUANTILES = np.linspace(0, 100, 51)
 
 Sample = dict[str, Any]
-"""``quantiles`` [51] of the latency in seconds, ``categories``: mean latency by name."""
+"""``quantiles`` [51] of the latency in seconds, ``categories``: (name, mean latency) of each."""
 
 
 def sample_latencies(
@@ -35,9 +35,13 @@ def sample_latencies(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         pending = {pool.submit(_sample, row): k for k, row in enumerate(rows)}
         found: dict[int, Sample] = {}
-        for done in as_completed(pending):
-            found[pending[done]] = done.result()
-            on_progress(1)
+        try:
+            for done in as_completed(pending):
+                found[pending[done]] = done.result()
+                on_progress(1)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     return [found[k] for k in range(len(rows))]
 
 
@@ -57,9 +61,9 @@ def sample_of(requests: npt.NDArray[Any], categories: tuple[str, ...]) -> Sample
     latency = (requests["completion_ns"] - requests["arrival_ns"]) * 1e-9
     return {
         "quantiles": np.percentile(latency, QUANTILES).tolist(),
-        "categories": {
-            name: float(latency[requests["category"] == k].mean())
+        "categories": [
+            (name, float(latency[requests["category"] == k].mean()))
             for k, name in enumerate(categories)
             if (requests["category"] == k).any()
-        },
+        ],
     }

@@ -39,15 +39,16 @@ def write_report(
         ValueError: results that cannot be run again.
         OSError: the folder cannot be written.
     """
-    (folder / "timelines").mkdir(parents=True, exist_ok=True)
     samples = sample_latencies(results["rows"], on_progress)
-    links = {}
+    pages, links = {}, {}
     for scenario, rows in _busiest(results).items():
         address = f"timelines/{scenario}.html"
-        text = _timeline_page(rows, results["reference"], results["oracle"])
-        write_beside(folder / address, [text.encode()])
+        pages[address] = _timeline_page(rows, results["reference"], results["oracle"])
         links[scenario] = {f"timelines, load {rows[0]['load']}": address}
         on_progress(1)
+    (folder / "timelines").mkdir(parents=True, exist_ok=True)
+    for address, page in pages.items():
+        write_beside(folder / address, [page.encode()])
     return write_pages(results, folder, samples, links)
 
 

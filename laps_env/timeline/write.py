@@ -18,14 +18,24 @@ def trace_path(page: Path, policy: str) -> Path:
     return page.with_name(f"{page.stem}-{plain}.trace.json")
 
 
-def check_timelines(page: Path, policies: list[str]) -> None:
+def check_timelines(page: Path, policies: list[str], *inputs: Path | None) -> None:
     """Whether page and traces can be written, before anything is recorded.
 
+    Args:
+        page: an HTML file.
+        policies: names, of which each has a trace.
+        inputs: files that are read, which none may replace.
+
     Raises:
-        ValueError: one of them cannot.
+        ValueError: one of them cannot, or two are the same file.
     """
-    for path in (page, *(trace_path(page, name) for name in policies)):
-        check_output(path)
+    paths = [page, *(trace_path(page, name) for name in policies)]
+    for path in paths:
+        check_output(path, *inputs)
+    if len(set(paths)) < len(paths):
+        raise ValueError(
+            f"policies: expected a trace for each, got the same for some of {policies}"
+        )
 
 
 def write_timelines(timelines: list[Timeline], page: Path, title: str) -> list[Path]:

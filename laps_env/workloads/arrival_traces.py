@@ -121,14 +121,16 @@ def _csv_rows(path: Path, sieve: Sieve) -> Iterator[tuple[str, list[str]]]:
 def _csv_lines(path: Path, sieve: Sieve) -> tuple[_Columns, Iterator[_Line]]:
     """The format that the header is of, and the lines below it."""
     rows = _csv_rows(path, sieve)
-    place, header = next(rows, (f"{path}: line 1", []))
+    place, header = next(rows, ("", []))
+    if not header:
+        raise TraceError(f"{path}: expected at least one request, got an empty file")
     names = _BURSTGPT if _BURSTGPT.time in header else _AZURE
     if names.time not in header:
         expected = f"a column {_AZURE.time} (Azure) or {_BURSTGPT.time} (BurstGPT)"
         _fail(place, "header", expected, header)
     for name in names:
-        if name not in header:
-            _fail(place, name, f"a column in {list(names)}", header)
+        if header.count(name) != 1:
+            _fail(place, name, f"one column of that name, of {list(names)}", header)
     return names, _requests(rows, header, names, sieve)
 
 
