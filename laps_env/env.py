@@ -93,7 +93,7 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         set_tag: ``"train"`` (default), ``"tune"`` or ``"final"``: disjoint sets of workloads.
         interface: ``"pick"`` or ``"priority"``.
         render_mode: None, ``"ansi"`` (a text), ``"rgb_array"`` (a picture, uint8 [640, 960, 3]) or
-            ``"human"`` (a window); the last two need pygame (``pip install 'laps-env[render]'``).
+            ``"human"`` (a window); the last two need pygame (the extra ``render``).
 
     ``reset(options=...)`` takes ``workload`` (a `laps_env.workloads.Workload`) or
     ``workload_seed`` (an int), each for this episode alone; other keys raise ``ValueError``.

@@ -1,6 +1,6 @@
 """`render_mode="rgb_array"` and ``"human"``: the server drawn with pygame.
 
-pygame is imported when the first frame is drawn (``pip install 'laps-env[render]'``).
+pygame is imported when the first frame is drawn (the extra ``render``).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class PictureView:
             import pygame
         except ImportError:
             raise ImportError(
-                "render_mode: expected pygame (pip install 'laps-env[render]'), got none installed"
+                "render_mode: expected pygame (extra 'render' of laps-env), got none"
             ) from None
         pygame.font.init()
         self._pygame = pygame
@@ -175,7 +175,7 @@ class PictureView:
         ]
         if len(points) > 1:
             self._pygame.draw.lines(self._surface, _DONE, False, points, 2)
-        self._text(f"at most {most}", (_RATE + _HISTORY + 10, top + 4), _PALE)
+        self._text(f"frames drawn, at most {most}", (_RATE + _HISTORY + 10, top + 4), _PALE)
 
     def _bar(self, left: int, top: int, width: int, share: float, color: Color) -> None:
         self._box((left, top, width, _ROW - 8), _GROUND)

@@ -150,8 +150,8 @@ class Scenario:
         """The same acceptance profiles, prompt and output lengths as in an arrival trace."""
         if not isinstance(self.bodies, GeneratedBodies):
             raise ValueError(
-                "lengths of an arrival trace: expected a generated acceptance, "
-                f"got {self.bodies.name}"
+                "lengths of an arrival trace: expected a scenario with generated acceptance "
+                f"(...-8b), got {self.bodies.name}"
             )
         return replace(self, bodies=replace(self.bodies, lengths=trace), saturation_rps=math.nan)
 

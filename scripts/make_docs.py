@@ -255,6 +255,16 @@ def parameters_table() -> str:
     )
 
 
+def results_board(results: dict[str, Any]) -> str:
+    """All policies over all scenarios and loads."""
+    grid = results["grid"]
+    return (
+        f"{len(grid['scenarios'])} scenarios at loads {' and '.join(map(str, grid['loads']))}, "
+        f"{grid['episodes']} workloads of {grid['num_requests']} requests each; code "
+        f"{results['code']}.\n\n{board_table(standings([results]))}"
+    )
+
+
 def results_tables(results: dict[str, Any]) -> str:
     """Ratio, p99 and gap closed of the main policies, a row per scenario, by family."""
     rows = [row for row in results["rows"] if row["load"] == RESULTS_LOAD]
@@ -267,7 +277,7 @@ def results_tables(results: dict[str, Any]) -> str:
     )
     return "\n\n".join(
         [
-            f"![Mean latency of each policy relative to {reference}](docs/results.png)",
+            f"![Mean latency of each policy relative to {reference}](results.png)",
             f"Load {RESULTS_LOAD}, {first['episodes']} workloads of {first['num_requests']} "
             f"requests, code {results['code']}. First mean latency / that of `{reference}` (95 % "
             "bootstrap interval over workloads), then p99 latency in seconds (mean over workloads) "
@@ -368,10 +378,10 @@ def main() -> None:
         text = readme.read_text(encoding="utf-8")
         try:
             results = json.loads(arguments.results.read_text(encoding="utf-8"))
-            pages[readme] = with_part(text, "results", results_tables(results))
+            pages[readme] = with_part(text, "results", results_board(results))
             board = ROOT / "docs" / "board.md"
-            table = f"Code {results['code']}.\n\n{board_table(standings([results]))}"
-            pages[board] = with_part(board.read_text(encoding="utf-8"), "board", table)
+            tables = f"{results_board(results)}\n\n{results_tables(results)}"
+            pages[board] = with_part(board.read_text(encoding="utf-8"), "board", tables)
         except (OSError, ValueError, LookupError, TypeError) as reason:
             parser.error(f"--results: expected the results.json of an evaluation, got {reason!r}")
     for path, text in pages.items():

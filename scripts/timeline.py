@@ -41,6 +41,8 @@ def main(argv: list[str] | None = None) -> None:
         timelines = record(given, names) if given.results is None else find(given, names)
         requests = len(timelines[0].requests) if timelines else 0
         title = f"{given.scenario}, load {given.load}, {requests} requests, seed {given.seed}"
+        if given.results is not None:
+            title += f", {given.results.name}"
         print("\n".join(map(str, write_timelines(timelines, given.out, title))))
 
 

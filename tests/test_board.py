@@ -84,7 +84,7 @@ def test_standings_are_the_hand_worked_ones() -> None:
 
 HALF = document(row("mine", 0.9, 60.0, 1.0))
 OTHER_SEEDS = document(HALF["rows"][0], row("mine", 0.7, 5.0, 4.0, seeds=[5, 6]))
-OTHER_RULE = document(row("mine", 0.9, 60.0, 1.0, policy_sha256="x"), MINE["rows"][1])
+OTHER_RULE = document(row("mine", 0.9, 60.0, 1.0, policy_sha256="0123abcdef"), MINE["rows"][1])
 OTHER_LENGTHS = document(
     HALF["rows"][0],
     row("mine", 0.7, 5.0, 4.0, recordings={"lengths": "arrivals", "arrival_trace": "x"}),
@@ -97,8 +97,12 @@ OTHER_LENGTHS = document(
         (BASE, HALF, "mine: expected the workloads of laps_sd_tuned, got others: 0 rows more, 1"),
         (BASE, OTHER_SEEDS, "1 rows more, 1 rows less"),
         (BASE, OTHER_LENGTHS, "1 rows more, 1 rows less"),
-        (MINE, document(row("mine", 0.7, 4.0, 4.0)), "mine: expected one rule of that name, got"),
-        (BASE, OTHER_RULE, "mine: expected one rule of that name, got two, one in chat-serial"),
+        (
+            MINE,
+            document(row("mine", 0.7, 4.0, 4.0)),
+            "mine: expected the same latencies in all fil",
+        ),
+        (BASE, OTHER_RULE, "mine@0123abcd: expected the workloads of laps_sd_tuned, got others"),
         (MINE, MINE, "expected rows of laps_sd_tuned, got only mine"),
     ],
 )

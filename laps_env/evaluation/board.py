@@ -22,7 +22,7 @@ class Standing:
     """A policy over all scenarios and loads.
 
     Attributes:
-        policy: its name.
+        policy: its name, with the digest of its file or model where it has one.
         mean: geometric mean, over scenarios and loads, of its mean latency over the reference's.
         tail: the same of p99 latencies.
         below, even, above: scenarios and loads in which the 95 % interval of that ratio of mean
@@ -46,18 +46,16 @@ def standings(results: Iterable[dict[str, Any]]) -> list[Standing]:
         results: contents of results files, made by the same code; one has the reference.
 
     Raises:
-        ValueError: no rows of the reference, a policy was not measured on its workloads, or two
-            rules have one name.
+        ValueError: no rows of the reference, a policy was not measured on its workloads, or its
+            latencies differ from file to file.
     """
     found: dict[str, dict[str, Row]] = {}
-    sources: dict[str, str | None] = {}
     for row in (row for document in results for row in document["rows"]):
-        own = found.setdefault(row["policy"], {})
-        same = own.setdefault(_workloads(row), row)
-        source = sources.setdefault(row["policy"], row["policy_sha256"])
-        if (source, same[LATENCIES]) != (row["policy_sha256"], row[LATENCIES]):
+        name = _name(row)
+        same = found.setdefault(name, {}).setdefault(_workloads(row), row)
+        if same[LATENCIES] != row[LATENCIES]:
             raise ValueError(
-                f"{row['policy']}: expected one rule of that name, got two, one in {_place(row)}"
+                f"{name}: expected the same latencies in all files, got others in {_place(row)}"
             )
     if REFERENCE not in found:
         raise ValueError(f"expected rows of {REFERENCE}, got only {', '.join(found)}")
@@ -84,7 +82,7 @@ def _standing(own: dict[str, Row], reference: dict[str, Row]) -> Standing:
     ratios = np.array([ratio for ratio, _ in means])
     worst = int(ratios.argmax())
     return Standing(
-        rows[0]["policy"],
+        _name(rows[0]),
         float(np.exp(np.log(ratios).mean())),
         float(np.exp(np.log(tails).mean())),
         below,
@@ -92,6 +90,12 @@ def _standing(own: dict[str, Row], reference: dict[str, Row]) -> Standing:
         above,
         (float(ratios[worst]), _place(rows[worst])),
     )
+
+
+def _name(row: Row) -> str:
+    """Of a policy; rules of two people may have one file name."""
+    digest = row["policy_sha256"]
+    return str(row["policy"]) if digest is None else f"{row['policy']}@{str(digest)[:8]}"
 
 
 def _place(row: Row) -> str:

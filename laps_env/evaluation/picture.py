@@ -31,7 +31,7 @@ def check_picture(path: Path) -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise ValueError(
-            "picture: expected matplotlib (pip install 'laps-env[evaluate]'), got none installed"
+            "picture: expected matplotlib (the extra 'evaluate'), got none installed"
         ) from None
 
 

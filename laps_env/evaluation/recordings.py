@@ -106,8 +106,8 @@ class Recordings:
         if self.acceptance_trace is not None:
             if not isinstance(generated, GeneratedBodies):
                 raise ValueError(
-                    "acceptance trace: expected a scenario with generated requests to replace, "
-                    f"got {scenario.name}"
+                    "acceptance trace: expected a scenario with generated requests to replace "
+                    f"(...-8b), got {scenario.name}"
                 )
             trace, prompt_source = self._acceptance(generated)
             name = f"recorded {Path(self.acceptance_trace).name}"

@@ -11,6 +11,7 @@ from laps_env.report.sample import Sample
 _SHOWN = (
     "scenario",
     "load",
+    "source",
     "policy",
     "episodes",
     "mean_latency_s",
