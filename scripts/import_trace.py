@@ -5,7 +5,7 @@
         --scenario chat-batch8-8b
 
     python scripts/import_trace.py vllm responses.jsonl runs.atrace --target big --draft small
-    python scripts/evaluate.py --acceptance-trace runs.atrace --scenario chat-batch8
+    python scripts/evaluate.py --acceptance-trace runs.atrace --scenario chat-batch8-8b
 
 Arrivals of any format that `laps_env.workloads.arrival_traces` knows become Mooncake's; requests
 without output, which failed, are left out. Acceptance, from vLLM's per-request metrics or from
