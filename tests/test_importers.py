@@ -250,7 +250,7 @@ def test_azure_times_are_exact(write_csv):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["TIMESTAMP,ContextTokens", ROW], "line 1, GeneratedTokens: expected a column"),
+        (["TIMESTAMP,ContextTokens", ROW], "line 1, GeneratedTokens: expected one column"),
         ([HEAD], "expected at least one request"),
         ([HEAD, ROW, "2023-11-16 18:17:03,1,1"], "line 3, TIMESTAMP: expected a time not before"),
         ([HEAD, ROW, "2023-11-31 18:17:03,1,1"], "line 3, TIMESTAMP: expected a time of the cal"),
