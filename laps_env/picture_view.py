@@ -38,7 +38,7 @@ _ROWS, _ROW, _TOP = 19, 24, 92
 #: Left edges and widths of the columns.
 _NAME, _PROMPT, _OUTPUT, _RATE, _LATENCY, _STATE = 16, 150, 240, 610, 726, 806
 _PROMPT_WIDE, _OUTPUT_WIDE, _RATE_WIDE = 70, 350, 60
-#: Steps that the curve of the queue goes back.
+#: Frames that the curve of the queue goes back.
 _HISTORY = 240
 
 _PAPER, _INK, _PALE = (255, 255, 255), (40, 44, 52), (140, 146, 156)

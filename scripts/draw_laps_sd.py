@@ -40,8 +40,7 @@ def play() -> tuple[Any, list[tuple[int, float, float, bool]], list[list[tuple[i
         observation, _, over, _, _ = env.step(action)
         assert env.timeline is not None  # it was reset
         played = env.timeline.rounds[-1]  # one request at a time: every action is a round
-        end = played.start_ns + played.duration_ns
-        rounds.append((number, played.start_ns * 1e-9, end * 1e-9, stable))
+        rounds.append((number, played.start_ns * 1e-9, played.end_ns * 1e-9, stable))
         for row in observation["queue"]:
             if row[OCCUPIED] and row[RAN] and row[DRAFTED]:
                 rates[number].append((int(row[ROUNDS]), row[ACCEPTED] / row[DRAFTED], stable))

@@ -6,9 +6,8 @@ of them and the default then meet on other workloads of the *tune* set, because 
 few workloads owes some of its lead to these. A setting is judged by its summed latency relative to
 the default LAPS-SD on the same workloads, averaged over the loads. The setting named "all" is the
 one, among the defaults and every scenario's winner, that is best on average over all scenarios, on
-the workloads before the final. The
-result goes to policies/data/tuned.json; finished (rule, scenario) pairs are kept in a journal under
-runs/, so a cut run goes on where it was.
+the workloads before the final. The result goes to policies/data/tuned.json; finished
+(rule, scenario) pairs are kept in a journal under runs/, so a cut run goes on where it was.
 """
 
 from __future__ import annotations

@@ -102,6 +102,11 @@ OTHER_LENGTHS = document(
             document(row("mine", 0.7, 4.0, 4.0)),
             "mine: expected the same latencies in all fil",
         ),
+        (
+            MINE,
+            document(row("mine", 0.7, 5.0, 3.0)),
+            "mine: expected the same latencies in all fil",
+        ),
         (BASE, OTHER_RULE, "mine@0123abcd: expected the workloads of laps_sd_tuned, got others"),
         (MINE, MINE, "expected rows of laps_sd_tuned, got only mine"),
     ],

@@ -42,7 +42,7 @@ def evaluate(options: Options) -> None:
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"jobs: expected an integer >= 1, got {options.jobs}")
     grid = options.grid()
-    name = None if options.json is None else _journal_of(options.json)
+    name = _journal_of(options.json)
     journal = Journal(name)
     evaluation = Evaluation(grid, journal)
     try:
@@ -51,12 +51,9 @@ def evaluate(options: Options) -> None:
         journal.close()
     results = evaluation.results()
     print(tables(results))
-    if options.json is not None:
-        text = json.dumps(results, indent=1, allow_nan=False) + "\n"
-        write_beside(options.json, [text.encode()])
+    _write_results(results, options)
+    if name is not None:
         journal.remove()
-    if options.parquet is not None:
-        write_parquet(results, options.parquet)
     if options.plot is not None:
         draw_picture(results, options.plot)
     index = None
@@ -106,11 +103,7 @@ def evaluate_live(options: Options) -> None:
     print(tables(results))
     answer = results["texts"][0]["texts"][0]
     print(f"\nthe first of {options.requests} answers: {answer[:300]!r}")
-    if options.json is not None:
-        text = json.dumps(results, indent=1, allow_nan=False) + "\n"
-        write_beside(options.json, [text.encode()])
-    if options.parquet is not None:
-        write_parquet(results, options.parquet)
+    _write_results(results, options)
     index = None if report is None else report.write(results)
     _name_files(
         **{"results with all texts": options.json, "table": options.parquet, "report": index}
@@ -135,8 +128,7 @@ def check(path: Path, sample: int) -> bool:
 
 def _check_outputs(options: Options) -> None:
     """Whether all files can be written, before hours are spent on their content."""
-    journal = None if options.json is None else _journal_of(options.json)
-    named = (options.json, journal, options.parquet, options.plot)
+    named = (options.json, _journal_of(options.json), options.parquet, options.plot)
     outputs = [path for path in named if path is not None]
     own = [file_of(name) for name in options.policies if is_own_file(name)]
     for path in outputs:
@@ -152,9 +144,18 @@ def _check_outputs(options: Options) -> None:
         check_picture(options.plot)
 
 
-def _journal_of(results: Path) -> Path:
-    """Where finished runs are kept until the results file is written."""
-    return results.with_name(f"{results.name}.journal")
+def _journal_of(results: Path | None) -> Path | None:
+    """Where finished runs are kept until the results file is written; nowhere without one."""
+    return None if results is None else results.with_name(f"{results.name}.journal")
+
+
+def _write_results(results: dict[str, Any], options: Options) -> None:
+    """The results file and the table, where they are asked for."""
+    if options.json is not None:
+        text = json.dumps(results, indent=1, allow_nan=False) + "\n"
+        write_beside(options.json, [text.encode()])
+    if options.parquet is not None:
+        write_parquet(results, options.parquet)
 
 
 def _name_files(**written: Path | None) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from laps_env.evaluation.grid import REFERENCE
-from laps_env.evaluation.results_file import LATENCIES, TAILS
-from laps_env.evaluation.statistics import ratio_with_interval
+from laps_env.evaluation.results_file import LATENCIES, TAILS, place_of
+from laps_env.evaluation.statistics import ratio_with_interval, side_of_one
 from laps_env.evaluation.tables import markdown_table
 
 Row = dict[str, Any]
@@ -53,9 +53,9 @@ def standings(results: Iterable[dict[str, Any]]) -> list[Standing]:
     for row in (row for document in results for row in document["rows"]):
         name = _name(row)
         same = found.setdefault(name, {}).setdefault(_workloads(row), row)
-        if same[LATENCIES] != row[LATENCIES]:
+        if any(same[listed] != row[listed] for listed in (LATENCIES, TAILS)):
             raise ValueError(
-                f"{name}: expected the same latencies in all files, got others in {_place(row)}"
+                f"{name}: expected the same latencies in all files, got others in {place_of(row)}"
             )
     if REFERENCE not in found:
         raise ValueError(f"expected rows of {REFERENCE}, got only {', '.join(found)}")
@@ -77,18 +77,17 @@ def _standing(own: dict[str, Row], reference: dict[str, Row]) -> Standing:
         for key, row in own.items()
     ]
     tails = [np.sum(row[TAILS]) / np.sum(reference[key][TAILS]) for key, row in own.items()]
-    intervals = [interval for _, interval in means if interval is not None]
-    below, above = sum(high < 1 for _, high in intervals), sum(low > 1 for low, _ in intervals)
+    sides = [side_of_one(interval) for _, interval in means if interval is not None]
     ratios = np.array([ratio for ratio, _ in means])
     worst = int(ratios.argmax())
     return Standing(
         _name(rows[0]),
         float(np.exp(np.log(ratios).mean())),
         float(np.exp(np.log(tails).mean())),
-        below,
-        len(intervals) - below - above,
-        above,
-        (float(ratios[worst]), _place(rows[worst])),
+        sides.count(-1),
+        sides.count(0),
+        sides.count(1),
+        (float(ratios[worst]), place_of(rows[worst])),
     )
 
 
@@ -96,10 +95,6 @@ def _name(row: Row) -> str:
     """Of a policy; rules of two people may have one file name."""
     digest = row["policy_sha256"]
     return str(row["policy"]) if digest is None else f"{row['policy']}@{str(digest)[:8]}"
-
-
-def _place(row: Row) -> str:
-    return f"{row['scenario']}, load {row['load']}"
 
 
 def _workloads(row: Row) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from laps_env.checks import check_count
-from laps_env.evaluation.results_file import LATENCIES, TAILS, read_results
+from laps_env.evaluation.results_file import LATENCIES, TAILS, place_of, read_results
 from laps_env.evaluation.runner import rerun
 
 
@@ -47,9 +47,7 @@ def check_results(path: Path, count: int) -> Iterator[Check]:
     for place in rng.permutation(len(places))[:count].tolist():
         number, episode = places[place]
         row = results["rows"][number]
-        where = (
-            "{scenario}, load {load}, {policy}".format(**row) + f", seed {row['seeds'][episode]}"
-        )
+        where = f"{place_of(row)}, {row['policy']}, seed {row['seeds'][episode]}"
         try:
             found = rerun(row, episode)
         except ValueError as error:

@@ -57,6 +57,11 @@ def read_results(path: Path) -> dict[str, Any]:
     return read_json(path, _checked)
 
 
+def place_of(row: dict[str, Any]) -> str:
+    """Scenario and load of a row, in words."""
+    return f"{row['scenario']}, load {row['load']}"
+
+
 def _checked(document: Any) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ValueError(f"expected an object, got {type(document).__name__}")

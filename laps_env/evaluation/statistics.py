@@ -89,6 +89,12 @@ def nested_ratio_with_interval(values: Floats, reference: Floats) -> tuple[float
     return ratio, _interval(ratios, min(seeds, count))
 
 
+def side_of_one(interval: tuple[float, float]) -> int:
+    """Where the interval of a ratio is: -1 below 1, 0 around it, 1 above."""
+    low, high = interval
+    return -1 if high < 1 else int(low > 1)
+
+
 def iqm_with_interval(values: Floats) -> tuple[float, Interval]:
     """Interquartile mean of one value per workload [n], with its interval.
 

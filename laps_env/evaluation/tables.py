@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
+from laps_env.evaluation.statistics import side_of_one
+
 _HEADINGS = (
     "policy",
     "mean s",
@@ -62,10 +64,9 @@ def families(results: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
     for row in results["rows"]:
         if row["ratio_ci95"] is None or row["policy"] == results["reference"]:
             continue
-        low, high = row["ratio_ci95"]
         family = row["source"]["acceptance"]
         tally = counts.setdefault(row["policy"], {}).setdefault(family, [0, 0, 0])
-        tally[0 if high < 1 else 2 if low > 1 else 1] += 1
+        tally[1 + side_of_one(row["ratio_ci95"])] += 1
     listed = []
     for policy, own in counts.items():
         winning = [family for family, (better, _, worse) in own.items() if better > worse]

@@ -17,7 +17,6 @@ from laps_env.live.env import SpecDecodeLive
 from laps_env.live.loading import Pair
 from laps_env.scenarios import get_scenario
 from laps_env.timeline import Timeline, TimelineRecorder
-from policies import Policy
 
 Play = dict[str, Any]
 """The summary of an episode, ``texts`` apart."""
@@ -86,9 +85,13 @@ class LiveGrid:
                 timelines: list[Timeline] = []
                 for policy, rule in made.items():
                     server = servers[rule.draft_length]
-                    summary = _summary(rule, server, seed, None if keep is None else timelines)
+                    recorder = TimelineRecorder(server, policy)
+                    played = server if keep is None else recorder
+                    summary: Play = play(rule, played, seed=seed)["summary"]
                     texts.append({"policy": policy, "seed": seed, "texts": summary.pop("texts")})
                     plays[policy].append(summary)
+                    if recorder.timeline is not None:
+                        timelines.append(recorder.timeline)
                     report(f"{name}, load {load}, {policy}, seed {seed}")
                 if keep is not None:
                     keep((name, load, seed), timelines)
@@ -143,17 +146,3 @@ class LiveGrid:
             "scheduling_share": sum(p["scheduling_s"] for p in runs)
             / sum(p["utilization"] * p["makespan_s"] for p in runs),
         }
-
-
-def _summary(
-    rule: Policy, server: SpecDecodeLive, seed: int, timelines: list[Timeline] | None
-) -> Play:
-    """Of an episode, whose timeline goes to the list where there is one."""
-    if timelines is None:
-        summary: Play = play(rule, server, seed=seed)["summary"]
-        return summary
-    recorder = TimelineRecorder(server, rule.name)
-    summary = play(rule, recorder, seed=seed)["summary"]
-    assert recorder.timeline is not None  # it has been played
-    timelines.append(recorder.timeline)
-    return summary

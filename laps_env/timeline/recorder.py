@@ -68,14 +68,12 @@ class Timeline:
     Attributes:
         title: who decided.
         categories: names.
-        pool_tokens: size of the key-value pool.
         requests: `laps_env.kernel.tables.REQUEST` records [R], as they are when the episode ends.
         rounds: in order.
     """
 
     title: str
     categories: tuple[str, ...]
-    pool_tokens: int
     requests: npt.NDArray[Any]
     rounds: list[Round] = field(default_factory=list)
 
@@ -108,7 +106,6 @@ class TimelineRecorder(gym.Wrapper[Any, Any, Any, Any]):
         self.timeline = Timeline(
             self._title,
             env.reveal_workload().categories,
-            env.options.server.pool_tokens,
             env.simulation.requests().copy(),
         )
         return result
