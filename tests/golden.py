@@ -1,0 +1,189 @@
+"""Golden numbers: what the simulator answers, as integers and digests, to be compared bit for bit.
+
+`python tests/golden.py` writes tests/golden.json again; do so only together with a new simulator
+version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+import laps_env
+import policies
+from laps_env.evaluation.episodes import serve
+from laps_env.scenarios import get_scenario, list_scenarios
+
+FILE = Path(__file__).with_name("golden.json")
+
+LOAD, SEEDS, REQUESTS = 0.9, (0, 1), 60
+
+#: Integer columns of a request's record, in an order of their own.
+COLUMNS = (
+    "arrival_ns",
+    "prompt_tokens",
+    "output_tokens",
+    "first_token_ns",
+    "completion_ns",
+    "completion_order",
+    "preemptions",
+    "recomputed_tokens",
+    "drafted",
+    "accepted",
+    "attained_ns",
+    "longest_idle_ns",
+)
+
+
+def digest(*parts: Any) -> str:
+    """Eight hexadecimal digits of the bytes of arrays, or of text."""
+    whole = hashlib.sha256()
+    for part in parts:
+        data = part if isinstance(part, str) else np.ascontiguousarray(part)
+        whole.update(data.encode() if isinstance(data, str) else data.tobytes())
+    return whole.hexdigest()[:8]
+
+
+def of_requests(requests: Any) -> list[Any]:
+    """Total latency in nanoseconds, and a digest of everything that happened to the requests."""
+    latency = int((requests["completion_ns"] - requests["arrival_ns"]).sum())
+    return [latency, digest(*(requests[name] for name in COLUMNS))]
+
+
+def policy_names() -> list[str]:
+    return [*policies.list_policies(), "fcfs+smartspec", "laps_sd_tuned+smartspec"]
+
+
+def of_scenario(name: str) -> dict[str, list[Any]]:
+    """Every policy on two workloads."""
+    scenario = get_scenario(name)
+    workloads = [
+        scenario.workload(load=LOAD, num_requests=REQUESTS, set_tag="final", seed=seed)
+        for seed in SEEDS
+    ]
+    found = {}
+    for policy in policy_names():
+        made = policies.make(policy, scenario)
+        found[policy] = [of_requests(serve(made, w, scenario).requests()) for w in workloads]
+    return found
+
+
+def of_steps(env: Any, seed: int, policy: Any = None, steps: int = 400) -> str:
+    """Everything that an environment shows, under a policy or under random valid actions."""
+    observation, info = env.reset(seed=seed)
+    rng = np.random.default_rng(seed)
+    seen, state, ended = [observation["queue"], observation["server"]], None, False
+    for _ in range(steps):
+        if policy is not None:
+            action, state = policy.predict(observation, state)
+        elif "action_mask" in info:
+            action = rng.choice(np.flatnonzero(info["action_mask"]))
+        else:
+            action = rng.uniform(-1, 1, env.action_space.shape).astype(np.float32)
+        observation, reward, terminated, truncated, info = env.step(action)
+        mask = info.get("action_mask", np.zeros(0, np.int8))
+        seen += [observation["queue"], observation["server"], np.float64(reward), mask]
+        ended = terminated or truncated
+        if ended:
+            break
+    return digest(*seen, str(ended))
+
+
+def of_environments() -> dict[str, str]:
+    found = {}
+    for scenario in ("mixed-serial", "chat-batch8-8b", "pressure-batch8"):
+        options = {"scenario": scenario, "load": LOAD, "num_requests": 12, "slots": 10}
+        for env_id in laps_env.REPLAY_IDS:
+            env = gym.make(env_id, disable_env_checker=True, **options)
+            found[f"{env_id} {scenario}"] = of_steps(env, 3)
+        for name in ("fcfs", "laps_sd", "learned"):
+            env = gym.make(laps_env.REPLAY_IDS[0], disable_env_checker=True, **options)
+            found[f"{name} {scenario}"] = of_steps(env, 5, policies.make(name, scenario))
+    return found
+
+
+def of_vectors() -> dict[str, list[str]]:
+    """Four rows under random valid actions; a digest each of all that they show."""
+    found = {}
+    for scenario in ("mixed-serial", "bursty-batch8-8b"):
+        for mode in ("NextStep", "SameStep"):
+            envs = gym.make_vec(
+                laps_env.REPLAY_IDS[0],
+                num_envs=4,
+                autoreset_mode=mode,
+                scenario=scenario,
+                load=LOAD,
+                num_requests=5,
+                slots=8,
+            )
+            observation, info = envs.reset(seed=11)
+            rng = np.random.default_rng(0)
+            seen: list[list[Any]] = [[] for _ in range(4)]
+            for _ in range(600):
+                actions = np.array([rng.choice(np.flatnonzero(m)) for m in valid(info)])
+                observation, reward, terminated, truncated, info = envs.step(actions)
+                for row, shown in enumerate(seen):
+                    shown += [
+                        observation["queue"][row],
+                        observation["server"][row],
+                        reward[row],
+                        terminated[row],
+                        truncated[row],
+                    ]
+            found[f"{scenario} {mode}"] = [digest(*shown) for shown in seen]
+    return found
+
+
+def valid(info: dict[str, Any]) -> Any:
+    """Masks with an action in each; at an episode's end there is none."""
+    mask = info["action_mask"].copy()
+    mask[mask.sum(axis=1) == 0, -1] = 1
+    return mask
+
+
+def of_live() -> dict[str, list[Any]]:
+    """A tiny pair by the cost model's clock."""
+    from tiny_models import tiny_pair
+
+    found = {}
+    for drafter in ("model", "head", "lookup"):
+        for name, draft_length in (("fcfs", 3), ("laps_sd", "smartspec")):
+            env = gym.make(
+                laps_env.LIVE_ID,
+                disable_env_checker=True,
+                target=tiny_pair(drafter),
+                max_new_tokens=24,
+                clock="calibrated",
+                load=2.0,
+                num_requests=8,
+                slots=6,
+                batch_size=3,
+                draft_length=draft_length,
+            )
+            shown = of_steps(env, 2, policies.make(name, "demo"))
+            inner: Any = env.unwrapped
+            texts = digest(*inner.summary()["texts"])
+            found[f"{drafter} {name}"] = [shown, texts, *of_requests(inner.simulation.requests())]
+    return found
+
+
+def golden_numbers() -> dict[str, Any]:
+    """All of them."""
+    with ThreadPoolExecutor(2) as pool:
+        scenarios = dict(zip(list_scenarios(), pool.map(of_scenario, list_scenarios()), strict=True))
+    return {
+        "scenarios": scenarios,
+        "environments": of_environments(),
+        "vectors": of_vectors(),
+        "live": of_live(),
+    }
+
+
+if __name__ == "__main__":
+    FILE.write_text(json.dumps(golden_numbers(), indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,35 @@
+"""No number of the simulator changes unnoticed: today's answers against `golden.json`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from golden import FILE, of_environments, of_live, of_scenario, of_vectors
+
+from laps_env.scenarios import list_scenarios
+
+GOLDEN: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def test_every_scenario_has_its_numbers() -> None:
+    assert list(GOLDEN["scenarios"]) == list_scenarios()
+
+
+@pytest.mark.parametrize("scenario", list_scenarios())
+def test_scenarios(scenario: str) -> None:
+    assert of_scenario(scenario) == GOLDEN["scenarios"][scenario]
+
+
+def test_environments() -> None:
+    assert of_environments() == GOLDEN["environments"]
+
+
+def test_vector_environments() -> None:
+    assert of_vectors() == GOLDEN["vectors"]
+
+
+def test_live_server(one_thread: None) -> None:
+    pytest.importorskip("transformers")
+    assert of_live() == GOLDEN["live"]
