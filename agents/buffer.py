@@ -48,7 +48,7 @@ class TimeDiscountedBuffer(MaskableDictRolloutBuffer):
 
 
 class Clock(BaseCallback):
-    """Tells the buffer how long each step took (`agents.vec_env.ReplayVecEnv.dt`)."""
+    """Tells the buffer how long each step took (`laps_env.agents.vec_env.ReplayVecEnv.dt`)."""
 
     def _on_step(self) -> bool:
         buffer = self.locals["rollout_buffer"]

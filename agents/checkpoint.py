@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from agents.queue_policy import QueuePolicy
-from laps_env.files import read_json, write_beside
+from laps_env.agents.queue_policy import QueuePolicy
+from laps_env.utils.files import read_json, write_beside
 
 NAME = "checkpoint.json"
 

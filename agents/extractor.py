@@ -1,4 +1,4 @@
-"""From raw observations to the features of `policies.features`, as tensors."""
+"""From raw observations to the features of `laps_env.policies.networks.features`, as tensors."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
-from laps_env._jit import jit
-from laps_env.layout import CATEGORY, OCCUPIED
-from policies.features import (
+from laps_env.policies.networks.features import (
     REQUEST_FEATURES,
     SERVER_FEATURES,
     describe_request,
     describe_server,
 )
+from laps_env.sim.observation import CATEGORY, OCCUPIED
+from laps_env.utils.jit import jit
 
 
 class Tables(NamedTuple):
@@ -42,8 +42,8 @@ class TableExtractor(BaseFeaturesExtractor):
 
     Args:
         observation_space: of the environments.
-        laws: float [K, C], constants per category (`policies.gittins.index_tables`).
-        without: what an ablation takes away, `policies.features.Feature.about`; those are 0.
+        laws: float [K, C], constants per category (`laps_env.policies.gittins.index_tables`).
+        without: what an ablation takes away, `laps_env.policies.networks.features.Feature.about`; those are 0.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ def hyperparameters(algorithm: str, scenarios: Sequence[str]) -> dict[str, Any]:
         algorithm: a table of the file.
         scenarios: names; an entry counts where its pattern matches all of them.
     """
-    path = files("agents") / "data" / "hyperparameters.toml"
+    path = files("laps_env.agents") / "data" / "hyperparameters.toml"
     found: dict[str, Any] = {}
     for entry in tomllib.loads(path.read_text(encoding="utf-8")).get(algorithm, []):
         if all(fnmatch(name, entry["scenarios"]) for name in scenarios):

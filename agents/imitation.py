@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import cross_entropy
 
-import policies
-from agents.queue_policy import NEVER, QueuePolicy
-from agents.vec_env import Observation, ReplayVecEnv
+from laps_env import policies
+from laps_env.agents.queue_policy import NEVER, QueuePolicy
+from laps_env.agents.vec_env import Observation, ReplayVecEnv
 
 
 class Teacher:

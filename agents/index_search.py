@@ -1,4 +1,4 @@
-"""Search for a learned index (`policies.learned_index`) without derivatives: CMA-ES.
+"""Search for a learned index (`laps_env.policies.networks.index`) without derivatives: CMA-ES.
 
 A candidate is judged by what it is for: its latency relative to LAPS-SD on simulated workloads,
 whole episodes in the compiled kernel. All candidates of a generation are judged on the same
@@ -17,9 +17,9 @@ from itertools import count
 import cma
 import numpy as np
 
-from agents.judge import Judge
-from policies.features import REQUEST_FEATURES
-from policies.laws import Floats
+from laps_env.agents.objective import Judge
+from laps_env.policies.base.traffic_model import Floats
+from laps_env.policies.networks.features import REQUEST_FEATURES
 
 #: Where the search begins: the Gittins index, everywhere.
 START = np.zeros((3, len(REQUEST_FEATURES)))
@@ -38,7 +38,7 @@ def search(
     """Generation by generation, the candidates' scores and the centre of the distribution.
 
     Args:
-        judge: of a rule that `policies.learned_index.index_spec` made.
+        judge: of a rule that `laps_env.policies.networks.index.index_spec` made.
         rows: of the weights that are searched, the others stay 0: what tells scenarios apart has
             little use where there is one.
         seed: of the search and of its workloads.

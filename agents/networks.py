@@ -1,6 +1,6 @@
 """Networks that score the requests of a table and value the table as a whole.
 
-All take `agents.extractor.Tables` and give a score per request and a value per table.
+All take `laps_env.agents.extractor.Tables` and give a score per request and a value per table.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from agents.extractor import Tables
-from policies import flat
-from policies.attention import HEADS
-from policies.attention import SHAPES as ATTENTION_SHAPES
-from policies.features import REQUEST_FEATURES, SERVER_FEATURES
-from policies.layers import Shapes
-from policies.learned import FIRST, POOLED, SECOND
-from policies.learned import SHAPES as POINTER_SHAPES
+from laps_env.agents.extractor import Tables
+from laps_env.policies import flat
+from laps_env.policies.networks.attention import HEADS
+from laps_env.policies.networks.attention import SHAPES as ATTENTION_SHAPES
+from laps_env.policies.networks.features import REQUEST_FEATURES, SERVER_FEATURES
+from laps_env.policies.networks.layers import Shapes
+from laps_env.policies.networks.pointer import FIRST, POOLED, SECOND
+from laps_env.policies.networks.pointer import SHAPES as POINTER_SHAPES
 
 REQUEST, SERVER = len(REQUEST_FEATURES), len(SERVER_FEATURES)
 #: Width of the networks of value.
@@ -81,7 +81,7 @@ class Scorer(nn.Module):
 
 
 class PointerNetwork(Scorer):
-    """The scorer of `policies.learned`: shared weights, pooled context."""
+    """The scorer of `laps_env.policies.networks.pointer`: shared weights, pooled context."""
 
     shapes = POINTER_SHAPES
     reads: tuple[str, ...] = ("E", "A", "v")
@@ -125,7 +125,7 @@ class PointerNetwork(Scorer):
 
 
 class AttentionNetwork(PointerNetwork):
-    """The scorer of `policies.attention`: each request attends to the others."""
+    """The scorer of `laps_env.policies.networks.attention`: each request attends to the others."""
 
     shapes = ATTENTION_SHAPES
     reads = (*PointerNetwork.reads, "Q", "K")
@@ -162,7 +162,7 @@ class AttentionNetwork(PointerNetwork):
 
 
 class FlatNetwork(Scorer):
-    """The scorer of `policies.flat`, without sharing.
+    """The scorer of `laps_env.policies.networks.flat`, without sharing.
 
     Args:
         slots: N, which its weights are tied to.
@@ -200,7 +200,7 @@ class FlatNetwork(Scorer):
         }
 
 
-#: Scorers by the name of their rule (`policies.LEARNABLE`), made for a number of slots.
+#: Scorers by the name of their rule (`laps_env.policies.LEARNABLE`), made for a number of slots.
 NETWORKS: dict[str, Callable[[int], Scorer]] = {
     "pointer": lambda slots: PointerNetwork(),
     "attention": lambda slots: AttentionNetwork(),

@@ -1,7 +1,7 @@
 """`PPOTrainer`: MaskablePPO on a mix of scenarios, block by block.
 
 A run is a sequence of blocks. Each begins with fresh episodes and random numbers that depend on the
-run's seed and the block's number alone, and ends with a checkpoint (`agents.checkpoint`); so a run
+run's seed and the block's number alone, and ends with a checkpoint (`laps_env.agents.checkpoint`); so a run
 that was killed ends where the unbroken one would, bit for bit.
 """
 
@@ -17,20 +17,20 @@ import torch
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.logger import configure
 
-import policies
-from agents.buffer import Clock, TimeDiscountedBuffer
-from agents.held import HeldRounds
-from agents.imitation import Teacher, imitate
-from agents.networks import NETWORKS
-from agents.queue_policy import QueuePolicy
-from agents.relative import RelativeReward
-from agents.traffic import Traffic
-from agents.vec_env import ReplayVecEnv
-from laps_env.checks import check_count, check_positive, is_finite
+from laps_env import policies
+from laps_env.agents.action_repeat import HeldRounds
+from laps_env.agents.buffer import Clock, TimeDiscountedBuffer
+from laps_env.agents.imitation import Teacher, imitate
+from laps_env.agents.networks import NETWORKS
+from laps_env.agents.queue_policy import QueuePolicy
+from laps_env.agents.relative import RelativeReward
+from laps_env.agents.traffic import Traffic
+from laps_env.agents.vec_env import ReplayVecEnv
 from laps_env.evaluation.grid import REFERENCE
-from policies.features import REQUEST_FEATURES
-from policies.gittins import INDEX_SIZE, index_tables
-from policies.laws import Floats, fit_laws
+from laps_env.policies.base.traffic_model import Floats, fit_laws
+from laps_env.policies.gittins import INDEX_SIZE, index_tables
+from laps_env.policies.networks.features import REQUEST_FEATURES
+from laps_env.utils.checks import check_count, check_positive, is_finite
 
 #: What can be taken away: features by what they are about, or the action mask.
 ABLATIONS = frozenset({"mask", *(feature.about for feature in REQUEST_FEATURES)})
@@ -49,9 +49,9 @@ class PPOOptions(Traffic):
         num_requests: of an episode.
         slots: rows of the request table.
         envs: in all.
-        hold: rounds that the picks of one stand in training (`agents.held.HeldRounds`).
-        network: of `agents.networks.NETWORKS`.
-        without: what an ablation takes away (`policies.features.Feature.about`, "mask").
+        hold: rounds that the picks of one stand in training (`laps_env.agents.action_repeat.HeldRounds`).
+        network: of `laps_env.agents.networks.NETWORKS`.
+        without: what an ablation takes away (`laps_env.policies.networks.features.Feature.about`, "mask").
         teacher: policy that is imitated first, or "none".
         imitation_steps: of all environments.
         exploration: mean entropy of the choices with which PPO begins, in nats (`soften`).

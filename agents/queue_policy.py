@@ -12,8 +12,8 @@ from sb3_contrib.common.maskable.distributions import MaskableDistribution
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
-from agents.extractor import TableExtractor, Tables
-from agents.networks import NETWORKS, TableValue
+from laps_env.agents.extractor import TableExtractor, Tables
+from laps_env.agents.networks import NETWORKS, TableValue
 
 #: Logit of what is never chosen while a request can be: to start a round before it is full.
 NEVER = -1e8
@@ -27,8 +27,8 @@ class QueuePolicy(MaskableActorCriticPolicy):
 
     Args:
         observation_space, action_space, lr_schedule: as every policy of stable-baselines3.
-        network: of `agents.networks.NETWORKS`.
-        laws, without: of `agents.extractor.TableExtractor`.
+        network: of `laps_env.agents.networks.NETWORKS`.
+        laws, without: of `laps_env.agents.extractor.TableExtractor`.
         **kwargs: of the base class.
     """
 

@@ -20,12 +20,12 @@ import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.vec_env import VecEnvWrapper
 
-from agents.vec_env import ReplayVecEnv
-from laps_env._jit import jit
+from laps_env.agents.vec_env import ReplayVecEnv
 from laps_env.evaluation.episodes import serve
-from laps_env.scenarios import Scenario
+from laps_env.policies import Policy
+from laps_env.utils.jit import jit
 from laps_env.workloads import Workload
-from policies import Policy
+from laps_env.workloads.scenarios import Scenario
 
 
 class RelativeReward(VecEnvWrapper):

@@ -2,7 +2,7 @@
 
 - ``journal``: what the folder is a run of, then a line per finished block;
 - ``card.json``, ``model.safetensors``: the best rule so far on the *tune* set
-  (`policies.model_file`);
+  (`laps_env.policies.networks.model_file`);
 - ``checkpoint*``: what a killed run of PPO goes on from;
 - ``log/``: of stable-baselines3, for TensorBoard.
 """
@@ -21,19 +21,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
-from agents.index_search import START, search
-from agents.judge import Judge
-from agents.ppo import PPOOptions, PPOTrainer
-from agents.traffic import Traffic
-from laps_env.checks import check_count, check_positive, is_finite
+from laps_env.agents.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from laps_env.agents.index_search import START, search
+from laps_env.agents.objective import Judge
+from laps_env.agents.ppo import PPOOptions, PPOTrainer
+from laps_env.agents.traffic import Traffic
 from laps_env.evaluation.runner import code_version
-from laps_env.line_journal import LineJournal
-from policies import LEARNABLE, RuleSpec
-from policies.laws import Floats
-from policies.layers import flatten
-from policies.learned_index import index_spec
-from policies.model_file import save_model
+from laps_env.policies import LEARNABLE, RuleSpec
+from laps_env.policies.base.traffic_model import Floats
+from laps_env.policies.networks.index import index_spec
+from laps_env.policies.networks.layers import flatten
+from laps_env.policies.networks.model_file import save_model
+from laps_env.utils.checks import check_count, check_positive, is_finite
+from laps_env.utils.journal import LineJournal
 
 #: What rules are chosen on: seed of the *tune* set, workloads in all (but at least one for each
 #: scenario, error and load), requests.
@@ -42,7 +42,7 @@ TUNE_SEED, TUNE_WORKLOADS, TUNE_REQUESTS = 1000, 24, 1000
 GENERATIONS = 5
 
 #: What a run's results depend on: it goes on with the same code alone.
-TRAINING_CODE = code_version("laps_env", "policies", "agents")
+TRAINING_CODE = code_version("laps_env", "laps_env.policies", "laps_env.agents")
 
 Entry = dict[str, Any]
 

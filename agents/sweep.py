@@ -20,13 +20,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from agents.hyperparameters import as_option, hyperparameters
-from agents.runs import ALGORITHMS, Budget, Options, train
-from laps_env.checks import check_count
+from laps_env.agents.hyperparameters import as_option, hyperparameters
+from laps_env.agents.runs import ALGORITHMS, Budget, Options, train
 from laps_env.evaluation.grid import Grid
 from laps_env.evaluation.runner import Evaluation
-from laps_env.files import write_beside
-from policies.model_file import CARD, WEIGHTS
+from laps_env.policies.networks.model_file import CARD, WEIGHTS
+from laps_env.utils.checks import check_count
+from laps_env.utils.files import write_beside
 
 #: What a trained model leaves in its folder; the card last, because it makes the folder a model.
 FILES = (WEIGHTS, "journal", CARD)

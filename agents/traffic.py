@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
-from laps_env.checks import check_positive
-from laps_env.scenarios import Scenario, get_scenario
-from laps_env.workloads.prediction import RECORDED, PredictorError, make_predictor
+from laps_env.utils.checks import check_positive
+from laps_env.workloads.predictors import RECORDED, PredictorError, make_predictor
+from laps_env.workloads.scenarios import Scenario, get_scenario
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Traffic:
 
     Attributes:
         scenario: names.
-        predictor_errors: of the predictions (`laps_env.scenarios.Scenario.error_in_force`).
+        predictor_errors: of the predictions (`laps_env.workloads.scenarios.Scenario.error_in_force`).
         loads: shares of saturation.
 
     Raises:

@@ -17,8 +17,8 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices
 
-from laps_env.layout import CATEGORY, OCCUPIED
-from laps_env.vector_env import SpecDecodeReplayVectorEnv
+from laps_env.envs.vector import SpecDecodeReplayVectorEnv
+from laps_env.sim.observation import CATEGORY, OCCUPIED
 
 Observation = dict[str, npt.NDArray[np.float32]]
 Infos = list[dict[str, Any]]
@@ -34,7 +34,7 @@ class ReplayVecEnv(VecEnv):
 
     An info is read-only and empty, but for ``TimeLimit.truncated`` and, in a dict of its own, what
     an ended episode leaves: ``terminal_observation``, ``episode`` (``r`` return, ``l`` steps, ``t``
-    seconds since the start, as `Monitor` has them) and ``summary`` (`laps_env.summary.summarize`).
+    seconds since the start, as `Monitor` has them) and ``summary`` (`laps_env.sim.metrics.summarize`).
 
     Args:
         groups: with ``autoreset_mode="SameStep"`` and one number of slots; this adapter alone

@@ -19,8 +19,8 @@ def _register() -> None:
         if env_id not in gym.registry:
             gym.register(
                 id=env_id,
-                entry_point="laps_env.env:SpecDecodeReplay",
-                vector_entry_point="laps_env.vector_env:SpecDecodeReplayVectorEnv",
+                entry_point="laps_env.envs.replay:SpecDecodeReplay",
+                vector_entry_point="laps_env.envs.vector:SpecDecodeReplayVectorEnv",
                 kwargs={"interface": interface},
             )
     if LIVE_ID not in gym.registry:

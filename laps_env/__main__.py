@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Sequence
 
 from laps_env import ENV_IDS
-from laps_env.command.evaluate import run_command
-from laps_env.command.options import add_options
-from laps_env.scenarios import get_scenario, list_scenarios
-from policies import LEARNED, SPECS, list_policies
+from laps_env.cli.evaluate import run_command
+from laps_env.cli.options import add_options
+from laps_env.policies import LEARNED, SPECS, list_policies
+from laps_env.workloads.scenarios import get_scenario, list_scenarios
 
 
 def list_everything() -> None:

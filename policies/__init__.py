@@ -2,7 +2,7 @@
 
 ``make("laps_sd")`` is the rule with published or default constants, ``make("laps_sd_tuned",
 scenario)`` with those tuned on the scenario's *tune* set, and ``+smartspec`` after either adds the
-draft-length rule of `laps_env.kernel.draft_length`.
+draft-length rule of `laps_env.sim.draft_length`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from laps_env._jit import inlined, rule
-from laps_env.checks import is_finite
-from laps_env.kernel.draft_length import SMARTSPEC
-from laps_env.scenarios import Scenario, get_scenario
-from laps_env.workloads.prediction import PredictorError
-from policies import (
+from laps_env.policies import (
     bayes_srpt,
     category_shrunk,
     fastserve,
@@ -31,20 +26,25 @@ from policies import (
     laps_sd,
     las,
     oracle_srpt,
-    random_order,
+    random,
     sjf,
     sprpt,
     trail,
     vllm_ltr,
 )
-from policies.attention import attention_spec
-from policies.flat import flat_spec
-from policies.laws import fit_laws
-from policies.learned import pointer_spec
-from policies.learned_index import index_spec
-from policies.model_file import CARD, WEIGHTS, arrays_for, is_model, load_model
-from policies.own_file import file_of, is_own_file, load_own
-from policies.policy import Parameter, Policy, RuleSpec
+from laps_env.policies.base.policy import Parameter, Policy, RuleSpec
+from laps_env.policies.base.rule_from_file import file_of, is_own_file, load_own
+from laps_env.policies.base.traffic_model import fit_laws
+from laps_env.policies.networks.attention import attention_spec
+from laps_env.policies.networks.flat import flat_spec
+from laps_env.policies.networks.index import index_spec
+from laps_env.policies.networks.model_file import CARD, WEIGHTS, arrays_for, is_model, load_model
+from laps_env.policies.networks.pointer import pointer_spec
+from laps_env.sim.draft_length import SMARTSPEC
+from laps_env.utils.checks import is_finite
+from laps_env.utils.jit import inlined, rule
+from laps_env.workloads.predictors import PredictorError
+from laps_env.workloads.scenarios import Scenario, get_scenario
 
 __all__ = [
     "LEARNED",
@@ -63,7 +63,7 @@ __all__ = [
 SPECS: dict[str, RuleSpec] = {
     module.SPEC.name: module.SPEC
     for module in (
-        random_order,
+        random,
         fcfs,
         sjf,
         sprpt,
@@ -114,7 +114,7 @@ def make(
 
     Args:
         name: from `list_policies`, optionally followed by ``+smartspec``; the folder of a trained
-            model (`policies.model_file`); or a rule of your own, or its file (``rule.py:spec``).
+            model (`laps_env.policies.networks.model_file`); or a rule of your own, or its file (``rule.py:spec``).
         scenario: whose training split fits the laws that a rule needs, and whose tuned parameters
             ``_tuned`` takes (a scenario without an entry takes those tuned over all).
         predictor_error: the error that the training split's predictions have.
@@ -142,7 +142,7 @@ def make(
     if base != rule_name:
         settings = {**tuned_settings(rule_name, scenario.name), **settings}
     if base in LEARNED:
-        with as_file(files("policies") / "data" / base) as folder:
+        with as_file(files("laps_env.policies") / "data" / base) as folder:
             spec = load_rule(base, str(folder), scenario.name)
     else:
         spec = SPECS[rule_name]
@@ -173,7 +173,7 @@ def load_rule(name: str, folder: str, scenario: str) -> RuleSpec:
 
     Args:
         name: of the rule.
-        folder: of the model (`policies.model_file`).
+        folder: of the model (`laps_env.policies.networks.model_file`).
         scenario: whose own weights are taken, where the model has some.
 
     Raises:
@@ -221,7 +221,9 @@ def tuned_settings(rule_name: str, scenario_name: str) -> dict[str, float]:
 
 @cache
 def _tuning_results() -> Any:
-    return json.loads((files("policies") / "data" / "tuned.json").read_text(encoding="utf-8"))
+    return json.loads(
+        (files("laps_env.policies") / "data" / "tuned.json").read_text(encoding="utf-8")
+    )
 
 
 def with_settings(policy: Policy, **settings: float) -> Policy:

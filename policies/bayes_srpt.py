@@ -1,6 +1,6 @@
 """Bayes SRPT: the prediction combined with the category's length law.
 
-Given the prediction, log L is normal (`policies.laws.Laws`, fitted on the training split): for
+Given the prediction, log L is normal (`laps_env.policies.base.traffic_model.Laws`, fitted on the training split): for
 log L ~ Normal(m_c, t_c^2) in category c and a prediction that is log-normal around L, that is the
 posterior with the usual weights. The expected length is its log-normal mean, and remaining rounds =
 (expected length - generated) / tokens per round shrunk to the category's mean.
@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from laps_env._jit import inlined, rule
-from laps_env.layout import CATEGORY, PREDICTED_TOKENS
-from policies.category_shrunk import WEIGHT
-from policies.laws import Floats, Laws
-from policies.policy import RuleSpec
-from policies.remaining import OVERRUN, remaining_tokens, shrunk_tokens_per_round
+from laps_env.policies.base.policy import RuleSpec
+from laps_env.policies.base.remaining import OVERRUN, remaining_tokens, shrunk_tokens_per_round
+from laps_env.policies.base.traffic_model import Floats, Laws
+from laps_env.policies.category_shrunk import WEIGHT
+from laps_env.sim.observation import CATEGORY, PREDICTED_TOKENS
+from laps_env.utils.jit import inlined, rule
 
 _FITTED = 2
 #: Fitted constants of a category: tokens per round; weight, offset, variance, misfit of log L.

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from laps_env._jit import rule
-from laps_env.layout import CATEGORY, PREDICTED_TOKENS
-from policies.laws import Floats, Laws
-from policies.policy import Parameter, RuleSpec
-from policies.remaining import OVERRUN, remaining_tokens, shrunk_tokens_per_round
+from laps_env.policies.base.policy import Parameter, RuleSpec
+from laps_env.policies.base.remaining import OVERRUN, remaining_tokens, shrunk_tokens_per_round
+from laps_env.policies.base.traffic_model import Floats, Laws
+from laps_env.sim.observation import CATEGORY, PREDICTED_TOKENS
+from laps_env.utils.jit import rule
 
 WEIGHT = Parameter(
     "weight", 20.0, 2.0, 200.0, "rounds that the category's mean counts for", log=True

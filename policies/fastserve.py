@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from laps_env._jit import rule
-from laps_env.layout import ATTAINED_S, IDLE_S, PROMPT_TOKENS
-from policies.laws import Floats, Laws
-from policies.policy import Parameter, RuleSpec
+from laps_env.policies.base.policy import Parameter, RuleSpec
+from laps_env.policies.base.traffic_model import Floats, Laws
+from laps_env.sim.observation import ATTAINED_S, IDLE_S, PROMPT_TOKENS
+from laps_env.utils.jit import rule
 
 _DEEPEST = 30
 

@@ -2,7 +2,7 @@
 
 Source: Gittins, "Bandit processes and dynamic allocation indices", JRSS B 41 (1979); for scheduling
 with a known law of sizes it minimises the mean latency of a single server. The law here is the
-posterior of `policies.bayes_srpt`, conditioned on what has been generated: the smallest over D of
+posterior of `laps_env.policies.bayes_srpt`, conditioned on what has been generated: the smallest over D of
 E[min(rest, D)] / P(rest <= D), in rounds through the shrunk tokens per round.
 
 For a log-normal law the index at age a is exp(mu) * G(a / exp(mu)) with G depending on the standard
@@ -16,18 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from laps_env._jit import inlined, rule
-from laps_env.layout import CATEGORY, GENERATED_TOKENS
-from policies.bayes_srpt import LAW_SIZE, length_posteriors, posterior_log_length
-from policies.category_shrunk import WEIGHT
-from policies.laws import Floats, Laws
-from policies.policy import RuleSpec
-from policies.remaining import shrunk_tokens_per_round
+from laps_env.policies.base.policy import RuleSpec
+from laps_env.policies.base.remaining import shrunk_tokens_per_round
+from laps_env.policies.base.traffic_model import Floats, Laws
+from laps_env.policies.bayes_srpt import LAW_SIZE, length_posteriors, posterior_log_length
+from laps_env.policies.category_shrunk import WEIGHT
+from laps_env.sim.observation import CATEGORY, GENERATED_TOKENS
+from laps_env.utils.jit import inlined, rule
 
 _FITTED = 1
 #: G(x) / (1 + x) is tabulated at x / (1 + x) = 0, 1/128, ..., 127/128.
 _POINTS = 128
-#: Fitted constants of a category: its law (`policies.bayes_srpt`), then its index table.
+#: Fitted constants of a category: its law (`laps_env.policies.bayes_srpt`), then its index table.
 INDEX_SIZE = LAW_SIZE + _POINTS
 
 

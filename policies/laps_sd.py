@@ -26,8 +26,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from laps_env._jit import inlined, rule
-from laps_env.layout import (
+from laps_env.policies.base.policy import Parameter, RuleSpec
+from laps_env.policies.base.remaining import OVERRUN, remaining_tokens
+from laps_env.policies.las import GROWTH, QUANTUM, QUEUES, queue_of
+from laps_env.sim.observation import (
     ACCEPTED,
     ATTAINED_S,
     DRAFT_LENGTH,
@@ -38,9 +40,7 @@ from laps_env.layout import (
     VERIFY_S,
     WINDOW_SPREAD,
 )
-from policies.las import GROWTH, QUANTUM, QUEUES, queue_of
-from policies.policy import Parameter, RuleSpec
-from policies.remaining import OVERRUN, remaining_tokens
+from laps_env.utils.jit import inlined, rule
 
 #: More than any estimate in seconds: the distance between two queues' priorities.
 _QUEUE = 1e7

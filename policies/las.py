@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from laps_env._jit import inlined, rule
-from laps_env.layout import ATTAINED_S
-from policies.policy import Parameter, RuleSpec
+from laps_env.policies.base.policy import Parameter, RuleSpec
+from laps_env.sim.observation import ATTAINED_S
+from laps_env.utils.jit import inlined, rule
 
 QUEUES = Parameter("queues", 6, 2, 12, "number of priority queues", integer=True)
 QUANTUM = Parameter("quantum_s", 0.1, 0.01, 30.0, "service that the first queue covers", log=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from laps_env._jit import rule
-from policies.policy import RuleSpec
+from laps_env.policies.base.policy import RuleSpec
+from laps_env.utils.jit import rule
 
 
 @rule

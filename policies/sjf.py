@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from laps_env._jit import rule
-from laps_env.layout import PREDICTED_TOKENS, ROUNDS
-from policies.policy import RuleSpec
+from laps_env.policies.base.policy import RuleSpec
+from laps_env.sim.observation import PREDICTED_TOKENS, ROUNDS
+from laps_env.utils.jit import rule
 
 
 @rule

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from laps_env._jit import rule
-from laps_env.layout import GENERATED_TOKENS, PREDICTED_TOKENS
-from policies.policy import Parameter, RuleSpec
-from policies.remaining import remaining_tokens
+from laps_env.policies.base.policy import Parameter, RuleSpec
+from laps_env.policies.base.remaining import remaining_tokens
+from laps_env.sim.observation import GENERATED_TOKENS, PREDICTED_TOKENS
+from laps_env.utils.jit import rule
 
 
 @rule

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from laps_env._jit import rule
-from laps_env.layout import IDLE_ROUNDS, PREDICTED_TOKENS, ROUNDS
-from policies.policy import Parameter, RuleSpec
+from laps_env.policies.base.policy import Parameter, RuleSpec
+from laps_env.sim.observation import IDLE_ROUNDS, PREDICTED_TOKENS, ROUNDS
+from laps_env.utils.jit import rule
 
 
 @rule

@@ -24,12 +24,12 @@ import gymnasium as gym
 import numpy as np
 
 import laps_env
-import policies
-from laps_env._jit import jit
+from laps_env import policies
 from laps_env.evaluation.episodes import measure_saturation, serve
-from laps_env.files import check_output, write_beside
-from laps_env.layout import OCCUPIED
-from laps_env.scenarios import get_scenario
+from laps_env.sim.observation import OCCUPIED
+from laps_env.utils.files import check_output, write_beside
+from laps_env.utils.jit import jit
+from laps_env.workloads.scenarios import get_scenario
 
 REPLAY = laps_env.ENV_IDS[0]
 CARTPOLE = "CartPole-v1"

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from bench import random_valid_actions, run_command
 
-import policies
-from agents.hyperparameters import hyperparameters
-from agents.ppo import PPOOptions, PPOTrainer
-from agents.vec_env import ReplayVecEnv
-from laps_env.scenarios import get_scenario
-from laps_env.vector_env import SpecDecodeReplayVectorEnv
-from policies.learned import SHAPES, pointer_spec
+from laps_env import policies
+from laps_env.agents.hyperparameters import hyperparameters
+from laps_env.agents.ppo import PPOOptions, PPOTrainer
+from laps_env.agents.vec_env import ReplayVecEnv
+from laps_env.envs.vector import SpecDecodeReplayVectorEnv
+from laps_env.policies.networks.pointer import SHAPES, pointer_spec
+from laps_env.workloads.scenarios import get_scenario
 
 SCENARIO, ENVS = "mixed-serial", 256
 

@@ -25,14 +25,14 @@ from live_floor import floors
 from live_throughput import contenders, describe_setting, ratios, throughput
 from transformers import GenerationConfig
 
-import policies
-from laps_env.checks import check_count
+from laps_env import policies
 from laps_env.evaluation.play import play
-from laps_env.files import check_output, write_beside
+from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, PROMPT_LOOKUP, Pair, load_pair
 from laps_env.live.env import SpecDecodeLive
-from laps_env.live.loading import DEMO_DRAFT, DEMO_TARGET, PROMPT_LOOKUP, Pair, load_pair
 from laps_env.live.prompts import DEMO_PROMPTS, encode, read_questions
-from laps_env.scenarios import get_scenario
+from laps_env.utils.checks import check_count
+from laps_env.utils.files import check_output, write_beside
+from laps_env.workloads.scenarios import get_scenario
 
 #: Prompts that the rounds at batch 1 are timed on.
 ROUND_PROMPTS = 4

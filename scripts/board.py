@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from laps_env.command.messages import errors_as_messages
-from laps_env.evaluation.board import board_table, standings
-from laps_env.evaluation.results_file import read_results
+from laps_env.cli.messages import errors_as_messages
+from laps_env.evaluation.results import read_results
+from laps_env.report.leaderboard import board_table, standings
 
 
 def main(argv: list[str] | None = None) -> None:

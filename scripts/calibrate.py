@@ -1,6 +1,6 @@
 """Measure what rounds of a real engine cost on this device, and fit the replay's cost model to it.
 
-The result is a JSON file that `laps_env.calibration_file.read_calibration` turns into a cost model;
+The result is a JSON file that `laps_env.sim.calibration_file.read_calibration` turns into a cost model;
 with --plot, also a picture of measured against fitted times. What is timed and how the constants
 are told apart: laps_env/live/calibration.py. Give the device to this script alone while it runs.
 """
@@ -21,13 +21,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from laps_env.calibration_file import write_calibration
-from laps_env.checks import check_count
-from laps_env.evaluation.picture import check_picture
-from laps_env.files import check_output, write_beside
-from laps_env.live.calibration import TERMS, Grid, Rates, Sample, compare, errors, fit, measure
-from laps_env.live.engine import Engine, Stopping
-from laps_env.live.loading import DEMO_DRAFT, DEMO_TARGET, Pair, load_pair
+from laps_env.live.engine.engine import Engine, Stopping
+from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, Pair, load_pair
+from laps_env.live.measure.calibration import (
+    TERMS,
+    Grid,
+    Rates,
+    Sample,
+    compare,
+    errors,
+    fit,
+    measure,
+)
+from laps_env.report.picture import check_picture
+from laps_env.sim.calibration_file import write_calibration
+from laps_env.utils.checks import check_count
+from laps_env.utils.files import check_output, write_beside
 
 BATCHES = (1, 2, 4, 8)
 GPU_BATCHES = (*BATCHES, 16, 32)

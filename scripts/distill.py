@@ -22,8 +22,8 @@ from torch.nn.functional import cross_entropy, embedding, linear, pad, smooth_l1
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
-from laps_env.live.head import DraftHead, HeadConfig
-from laps_env.live.head_file import save_head
+from laps_env.live.engine.head import DraftHead, HeadConfig
+from laps_env.live.engine.head_file import save_head
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import laps_env
-import policies
-from laps_env.layout import ACCEPTED, ARRIVAL_NUMBER, DRAFTED, OCCUPIED, RAN, ROUNDS
-from laps_env.timeline import TimelineRecorder
+from laps_env import policies
+from laps_env.report.timeline import TimelineRecorder
+from laps_env.sim.observation import ACCEPTED, ARRIVAL_NUMBER, DRAFTED, OCCUPIED, RAN, ROUNDS
 
 OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "laps_sd.png"
 SCENARIO, SEED, REQUESTS = "chat-serial-8b", 5, 9

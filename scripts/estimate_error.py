@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-import policies
-from laps_env.kernel.fleet import run_rule
-from laps_env.layout import ACCEPTED, DRAFTED, GENERATED_TOKENS
-from laps_env.scenarios import Scenario, get_scenario
-from laps_env.simulation import Simulation
+from laps_env import policies
+from laps_env.policies.laps_sd import estimated_time, is_stable
+from laps_env.sim.loops import run_rule
+from laps_env.sim.observation import ACCEPTED, DRAFTED, GENERATED_TOKENS
+from laps_env.sim.simulation import Simulation
 from laps_env.workloads.arrivals import AllAtOnce
-from policies.laps_sd import estimated_time, is_stable
+from laps_env.workloads.scenarios import Scenario, get_scenario
 
 ROUNDS_SEEN = (1, 2, 5, 10, 20, 40, 80)
 PREDICTOR_ERRORS = (0.0, 0.3, 0.5, 0.8)

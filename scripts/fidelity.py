@@ -21,18 +21,18 @@ from typing import Any
 import torch
 from calibrate import describe, grid_rows
 
-from laps_env.checks import check_count
 from laps_env.evaluation.runner import CODE
-from laps_env.evaluation.tables import markdown_table
-from laps_env.files import check_output, write_beside
-from laps_env.kernel.costs import Work
-from laps_env.line_journal import LineJournal
-from laps_env.live.agreement import METRICS, Error, Order, compare_metrics, compare_order
-from laps_env.live.calibration import Sample
-from laps_env.live.fidelity import CELLS_PER_TURN, TURN_S, Findings, Repetition, run
-from laps_env.live.loading import DEMO_DRAFT, DEMO_TARGET, load_pair
-from laps_env.live.side_by_side import Settings
-from laps_env.physics import CostModel
+from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, load_pair
+from laps_env.live.measure.agreement import METRICS, Error, Order, compare_metrics, compare_order
+from laps_env.live.measure.calibration import Sample
+from laps_env.live.measure.fidelity import CELLS_PER_TURN, TURN_S, Findings, Repetition, run
+from laps_env.live.measure.side_by_side import Settings
+from laps_env.report.tables import markdown_table
+from laps_env.sim.costs import Work
+from laps_env.sim.server_model import CostModel
+from laps_env.utils.checks import check_count
+from laps_env.utils.files import check_output, write_beside
+from laps_env.utils.journal import LineJournal
 
 #: Largest relative errors by kind of device.
 TARGETS = {

@@ -17,10 +17,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from laps_env.files import check_output
-from laps_env.length_model import DEFAULT, LengthModel
 from laps_env.live.prompts import Part, Question, partition, read_questions
 from laps_env.traces import AcceptanceTrace
+from laps_env.utils.files import check_output
+from laps_env.workloads.length_model import DEFAULT, LengthModel
 
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 FOLDS = 10

@@ -7,7 +7,7 @@
     python scripts/import_trace.py vllm responses.jsonl runs.atrace --target big --draft small
     python scripts/evaluate.py --acceptance-trace runs.atrace --scenario chat-batch8-8b
 
-Arrivals of any format that `laps_env.workloads.arrival_traces` knows become Mooncake's; requests
+Arrivals of any format that `laps_env.traces.importers.arrivals` knows become Mooncake's; requests
 without output, which failed, are left out. Acceptance, from vLLM's per-request metrics or from
 Spec-Bench's answer files, becomes an acceptance trace (docs/traces.md). What is left out is counted
 and the first of each kind is shown.
@@ -19,12 +19,12 @@ import argparse
 import json
 from pathlib import Path
 
-from laps_env.command.messages import errors_as_messages, one_line
-from laps_env.files import check_output, write_beside
+from laps_env.cli.messages import errors_as_messages, one_line
 from laps_env.traces import TraceInfo
 from laps_env.traces.importers import import_spec_bench, import_vllm
-from laps_env.traces.records import Sieve
-from laps_env.workloads.arrival_traces import read_arrivals
+from laps_env.traces.importers.arrivals import read_arrivals
+from laps_env.traces.importers.records import Sieve
+from laps_env.utils.files import check_output, write_beside
 
 
 def import_arrivals(source: Path, output: Path, sieve: Sieve) -> str:

@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from laps_env.evaluation.grid import ORACLE, REFERENCE
 from laps_env.evaluation.statistics import gap_closed, nested_ratio_with_interval
 from laps_env.evaluation.statistics import ratio_with_interval as plain_ratio
-from laps_env.evaluation.tables import markdown_table
-from laps_env.files import write_beside
+from laps_env.report.tables import markdown_table
+from laps_env.utils.files import write_beside
 
 PAGE = ROOT / "docs" / "learned.md"
 CURVES = ROOT / "docs" / "learned.png"

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from laps_env.live.engine import Engine
-from laps_env.live.head import DraftHead
-from laps_env.live.loading import Pair
+from laps_env.live.engine.engine import Engine
+from laps_env.live.engine.head import DraftHead
+from laps_env.live.engine.loading import Pair
 
 #: What is read to measure the bandwidth.
 READ_BYTES = 400_000_000

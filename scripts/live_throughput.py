@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from laps_env.live.drafters import PromptLookup
-from laps_env.live.engine import Engine
-from laps_env.live.loading import PROMPT_LOOKUP, Pair
+from laps_env.live.engine.drafters import PromptLookup
+from laps_env.live.engine.engine import Engine
+from laps_env.live.engine.loading import PROMPT_LOOKUP, Pair
 
 BATCH = 8
 

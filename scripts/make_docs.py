@@ -20,16 +20,22 @@ from typing import Any
 
 import numpy as np
 
-import policies
-from laps_env.env import SpecDecodeReplay
-from laps_env.evaluation.board import board_table, standings
-from laps_env.evaluation.tables import families, markdown_table
-from laps_env.files import write_beside
-from laps_env.layout import QUEUE_COLUMNS, SERVER_COLUMNS, Column
-from laps_env.physics import CostModel
-from laps_env.scenarios import Scenario, get_cost, get_scenario, list_costs, list_scenarios
-from laps_env.workloads.prediction import RECORDED
-from policies import Parameter
+from laps_env import policies
+from laps_env.envs.replay import SpecDecodeReplay
+from laps_env.policies import Parameter
+from laps_env.report.leaderboard import board_table, standings
+from laps_env.report.tables import families, markdown_table
+from laps_env.sim.observation import QUEUE_COLUMNS, SERVER_COLUMNS, Column
+from laps_env.sim.server_model import CostModel
+from laps_env.utils.files import write_beside
+from laps_env.workloads.predictors import RECORDED
+from laps_env.workloads.scenarios import (
+    Scenario,
+    get_cost,
+    get_scenario,
+    list_costs,
+    list_scenarios,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -49,8 +55,8 @@ RESULTS_LOAD = 0.9
 
 ENVIRONMENT_PAGE = """# The environment
 
-Written by `python scripts/make_docs.py` from the docstring of `laps_env.env.SpecDecodeReplay` and
-the columns of `laps_env.layout`; edit those.
+Written by `python scripts/make_docs.py` from the docstring of `laps_env.envs.replay.SpecDecodeReplay` and
+the columns of `laps_env.sim.observation`; edit those.
 
 ```python
 import gymnasium as gym
@@ -97,7 +103,7 @@ What the numbers mean and where they stop:
 - On a shared machine the whole level drifts: calibrate on the day of the comparison
   ([fidelity.md](fidelity.md)).
 
-`read_calibration` of `laps_env.calibration_file` makes a `CostModel` of such a file, and a scenario
+`read_calibration` of `laps_env.sim.calibration_file` makes a `CostModel` of such a file, and a scenario
 names one of the package's by `cost` ([scenarios.md](scenarios.md)).
 
 {calibrations}

@@ -23,9 +23,9 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from laps_env.files import write_beside
+from laps_env.live.engine.kv_slots import SlotModel
 from laps_env.live.prompts import partition, read_questions
-from laps_env.live.slot_model import SlotModel
+from laps_env.utils.files import write_beside
 
 #: Texts of a category are made until there are about this many, from at most this many samples
 #: of a question.

@@ -18,11 +18,11 @@ import transformers
 from tqdm import tqdm
 
 from laps_env import __version__
-from laps_env.line_journal import LineJournal
-from laps_env.live.loading import DEMO_DRAFT, DEMO_TARGET, Pair, load_pair
+from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, Pair, load_pair
+from laps_env.live.measure.recording import Job, Recorded, Recorder, assemble
 from laps_env.live.prompts import RECORDED_PARTS, Part, encode, partition, read_questions
-from laps_env.live.recording import Job, Recorded, Recorder, assemble
 from laps_env.traces import TraceInfo
+from laps_env.utils.journal import LineJournal
 
 
 def entry_of(part: Part, group: int, turns: list[Recorded]) -> dict[str, Any]:

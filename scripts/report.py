@@ -12,10 +12,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from laps_env.command.messages import errors_as_messages
-from laps_env.evaluation.results_file import read_results
-from laps_env.files import check_output_folder
-from laps_env.report import steps_of, write_report
+from laps_env.cli.messages import errors_as_messages
+from laps_env.evaluation.results import read_results
+from laps_env.report.write import steps_of, write_report
+from laps_env.utils.files import check_output_folder
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -25,12 +25,12 @@ from estimate_error import (
     record_courses,
 )
 
-import policies
+from laps_env import policies
 from laps_env.evaluation.episodes import evaluate_episode
 from laps_env.evaluation.statistics import ratio_with_interval
-from laps_env.files import check_output, write_beside
-from laps_env.scenarios import Scenario, get_scenario, list_scenarios
+from laps_env.utils.files import check_output, write_beside
 from laps_env.workloads import Workload
+from laps_env.workloads.scenarios import Scenario, get_scenario, list_scenarios
 
 #: Baselines by what they know; each against the LAPS-SD of its kind, default or tuned.
 LENGTH_BLIND = ("fcfs", "las", "fastserve")

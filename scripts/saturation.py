@@ -11,8 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from laps_env.evaluation.episodes import measure_saturation
-from laps_env.files import write_beside
-from laps_env.scenarios import get_scenario, list_scenarios
+from laps_env.utils.files import write_beside
+from laps_env.workloads.scenarios import get_scenario, list_scenarios
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
     python scripts/sweep.py sweeps/learned.toml --out runs/learned
     python scripts/sweep.py sweeps/learned.toml --out runs/learned --address ray://head:10001
 
-What a file asks for: `agents.sweep.read_sweep`. The same command goes on where a sweep was cut off.
+What a file asks for: `laps_env.agents.sweep.read_sweep`. The same command goes on where a sweep was cut off.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agents.runs import about_run
-from agents.sweep import (
+from laps_env.agents.runs import about_run
+from laps_env.agents.sweep import (
     Sweep,
     Tasks,
     Training,
@@ -25,10 +25,10 @@ from agents.sweep import (
     read_sweep,
     write_model,
 )
-from laps_env.checks import check_count
 from laps_env.evaluation.runner import CODE
-from laps_env.line_journal import LineJournal
-from policies.model_file import is_model
+from laps_env.policies.networks.model_file import is_model
+from laps_env.utils.checks import check_count
+from laps_env.utils.journal import LineJournal
 
 
 def main(argv: list[str] | None = None) -> None:

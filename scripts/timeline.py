@@ -14,12 +14,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from laps_env.command.messages import errors_as_messages
-from laps_env.command.options import parse_load
+from laps_env.cli.messages import errors_as_messages
+from laps_env.cli.options import parse_load
 from laps_env.evaluation.grid import FINAL_SEEDS
-from laps_env.evaluation.results_file import read_results
-from laps_env.timeline import Timeline, check_timelines, write_timelines
-from laps_env.timeline.play import record_policy, record_row
+from laps_env.evaluation.results import read_results
+from laps_env.report.timeline import Timeline
+from laps_env.report.timeline_files import check_timelines, write_timelines
+from laps_env.report.timeline_play import record_policy, record_row
 
 REQUESTS = 100
 

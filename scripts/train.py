@@ -17,8 +17,8 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from agents.hyperparameters import hyperparameters
-from agents.runs import ALGORITHMS, Budget, Options, train
+from laps_env.agents.hyperparameters import hyperparameters
+from laps_env.agents.runs import ALGORITHMS, Budget, Options, train
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -25,17 +25,17 @@ from typing import Any
 
 import numpy as np
 
-import policies
+from laps_env import policies
 from laps_env.evaluation.episodes import serve
 from laps_env.evaluation.runner import CODE
-from laps_env.files import check_output, write_beside
-from laps_env.line_journal import LineJournal
-from laps_env.scenarios import Scenario, get_scenario, list_scenarios
+from laps_env.policies import Policy, RuleSpec, with_settings
+from laps_env.utils.files import check_output, write_beside
+from laps_env.utils.journal import LineJournal
 from laps_env.workloads import Workload
-from policies import Policy, RuleSpec, with_settings
+from laps_env.workloads.scenarios import Scenario, get_scenario, list_scenarios
 
 JOURNAL = Path("runs/tune.jsonl")
-OUTPUT = Path(str(files("policies") / "data" / "tuned.json"))
+OUTPUT = Path(str(files("laps_env.policies") / "data" / "tuned.json"))
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import gymnasium as gym
 import numpy as np
 
 import laps_env
-import policies
+from laps_env import policies
 from laps_env.evaluation.episodes import serve
-from laps_env.scenarios import get_scenario, list_scenarios
+from laps_env.workloads.scenarios import get_scenario, list_scenarios
 
 FILE = Path(__file__).with_name("golden.json")
 
@@ -176,7 +176,9 @@ def of_live() -> dict[str, list[Any]]:
 def golden_numbers() -> dict[str, Any]:
     """All of them."""
     with ThreadPoolExecutor(2) as pool:
-        scenarios = dict(zip(list_scenarios(), pool.map(of_scenario, list_scenarios()), strict=True))
+        scenarios = dict(
+            zip(list_scenarios(), pool.map(of_scenario, list_scenarios()), strict=True)
+        )
     return {
         "scenarios": scenarios,
         "environments": of_environments(),

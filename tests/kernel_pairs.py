@@ -11,9 +11,9 @@ import numpy.typing as npt
 from random_instances import random_server, random_workload
 from reference import ReferenceServer
 
-from laps_env.kernel.fleet import step_picks, step_priorities
-from laps_env.physics import CostModel, ServerModel
-from laps_env.simulation import UNLIMITED, Simulation
+from laps_env.sim.loops import step_picks, step_priorities
+from laps_env.sim.server_model import CostModel, ServerModel
+from laps_env.sim.simulation import UNLIMITED, Simulation
 from laps_env.workloads import Workload
 
 REWARD_SCALE = 7.0

@@ -14,10 +14,10 @@ import pytest
 from env_play import PICK, PRIORITY, SLOTS, arguments, play, small, workload_of
 
 import laps_env
-from laps_env.env import SpecDecodeReplay
-from laps_env.scenarios import Scenario, get_scenario
-from laps_env.vector_env import SpecDecodeReplayVectorEnv
+from laps_env.envs.replay import SpecDecodeReplay
+from laps_env.envs.vector import SpecDecodeReplayVectorEnv
 from laps_env.workloads import Workload
+from laps_env.workloads.scenarios import Scenario, get_scenario
 
 
 @pytest.fixture(params=laps_env.ENV_IDS)

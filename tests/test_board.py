@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from laps_env.evaluation.board import board_table, standings
 from laps_env.evaluation.runner import CODE, FORMAT, VERSION
+from laps_env.report.leaderboard import board_table, standings
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 

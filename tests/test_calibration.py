@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from laps_env.calibration_file import CONSTANTS, read_calibration, write_calibration
-from laps_env.kernel.costs import Work, duration_ns
-from laps_env.physics import CostModel, ServerModel
+from laps_env.sim.calibration_file import CONSTANTS, read_calibration, write_calibration
+from laps_env.sim.costs import Work, duration_ns
+from laps_env.sim.server_model import CostModel, ServerModel
 
 COST = CostModel(
     overhead_ns=120_000.0,
@@ -123,7 +123,7 @@ def test_a_file_that_is_no_calibration_is_refused(tmp_path: Path, text: str) -> 
 
 
 def test_the_loader_needs_no_torch() -> None:
-    code = "import sys, laps_env.calibration_file; sys.exit('torch' in sys.modules)"
+    code = "import sys, laps_env.sim.calibration_file; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -133,7 +133,10 @@ pytest.importorskip("scipy")
 
 from tiny_models import tiny_model  # noqa: E402
 
-from laps_env.live.calibration import (  # noqa: E402
+from laps_env.live.engine.drafters import DraftModel  # noqa: E402
+from laps_env.live.engine.engine import Engine  # noqa: E402
+from laps_env.live.engine.loading import Pair  # noqa: E402
+from laps_env.live.measure.calibration import (  # noqa: E402
     TERMS,
     Grid,
     Sample,
@@ -142,9 +145,6 @@ from laps_env.live.calibration import (  # noqa: E402
     fit,
     measure,
 )
-from laps_env.live.drafters import DraftModel  # noqa: E402
-from laps_env.live.engine import Engine  # noqa: E402
-from laps_env.live.loading import Pair  # noqa: E402
 
 GRID = Grid(batches=(1, 3), draft_lengths=(0, 2, 3), contexts=(4, 9), repeats=2)
 

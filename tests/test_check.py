@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from test_evaluation import GRID, run
 
-import policies
+from laps_env import policies
 from laps_env.__main__ import main
 
 
@@ -83,8 +83,8 @@ def test_a_file_that_cannot_be_checked_is_refused(
 
 
 OWN = """
-from laps_env.layout import ARRIVAL_NUMBER
-from policies import RuleSpec, rule
+from laps_env.sim.observation import ARRIVAL_NUMBER
+from laps_env.policies import RuleSpec, rule
 
 
 @rule

@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from laps_env.live.engine import Engine, Generation  # noqa: E402
-from laps_env.live.loading import DEMO_DRAFT, DEMO_TARGET, Pair, load_pair  # noqa: E402
+from laps_env.live.engine.engine import Engine, Generation  # noqa: E402
+from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, Pair, load_pair  # noqa: E402
 from laps_env.live.prompts import DEMO_PROMPTS, encode, read_questions  # noqa: E402
 
 #: In bfloat16 the target's two likeliest tokens may lie so close that rounding decides; a text may

@@ -22,11 +22,11 @@ from tiny_models import (  # noqa: E402
     tiny_model,
 )
 
-from laps_env.live.drafters import DraftModel, PromptLookup  # noqa: E402
-from laps_env.live.engine import Engine, Generation, Stopping  # noqa: E402
-from laps_env.live.head import HeadDrafter  # noqa: E402
-from laps_env.live.slot_model import SlotModel  # noqa: E402
-from laps_env.live.verification import Decoding, Draft, verify  # noqa: E402
+from laps_env.live.engine.drafters import DraftModel, PromptLookup  # noqa: E402
+from laps_env.live.engine.engine import Engine, Generation, Stopping  # noqa: E402
+from laps_env.live.engine.head import HeadDrafter  # noqa: E402
+from laps_env.live.engine.kv_slots import SlotModel  # noqa: E402
+from laps_env.live.engine.verification import Decoding, Draft, verify  # noqa: E402
 
 SLOTS = 4
 
@@ -164,7 +164,7 @@ def test_stop_strings_end_a_text_with_the_token_that_completes_them(
 def test_a_good_draft_is_accepted_and_a_long_prompt_is_chunked(
     models: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("laps_env.live.engine.PREFILL_CHUNK", 7)
+    monkeypatch.setattr("laps_env.live.engine.engine.PREFILL_CHUNK", 7)
     target, _ = models
     engine = Engine(target, DraftModel(target, 1, LENGTH), slots=1, length=LENGTH)
     g = engine.start(list(range(20)), 12)

@@ -16,9 +16,9 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 from kernel_pairs import REWARD_SCALE, SATURATION_RPS, Pair
 
 import laps_env
-from laps_env.env import SpecDecodeReplay
-from laps_env.layout import OCCUPIED
-from laps_env.scenarios import Scenario, get_scenario
+from laps_env.envs.replay import SpecDecodeReplay
+from laps_env.sim.observation import OCCUPIED
+from laps_env.workloads.scenarios import Scenario, get_scenario
 
 # What the checkers say of a design that stays: quantities without a natural bound are documented
 # as unbounded, and the request table is a table.

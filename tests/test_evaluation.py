@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from laps_env.evaluation import runner, statistics
+from laps_env.evaluation.finished_runs import Journal
 from laps_env.evaluation.grid import Grid
-from laps_env.evaluation.journal import Journal
 from laps_env.evaluation.recordings import Recordings
 from laps_env.evaluation.runner import Evaluation, rerun
-from laps_env.scenarios import get_scenario
 from laps_env.traces.importers import chain_fill
-from laps_env.traces.importers.chain import state_alphas
 from laps_env.workloads import Workload
 from laps_env.workloads.acceptance import ChainProfile
+from laps_env.workloads.chain_fill import state_alphas
+from laps_env.workloads.scenarios import get_scenario
 
 GRID = Grid(
     policies=("fcfs", "laps_sd_tuned", "gittins_tuned", "laps_sd+smartspec"),

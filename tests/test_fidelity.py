@@ -19,21 +19,21 @@ pytest.importorskip("scipy")
 
 from tiny_models import tiny_pair  # noqa: E402
 
-from laps_env.live.agreement import (  # noqa: E402
+from laps_env.live.measure.agreement import (  # noqa: E402
     METRICS,
     Metrics,
     Order,
     compare_metrics,
     compare_order,
 )
-from laps_env.live.fidelity import (  # noqa: E402
+from laps_env.live.measure.fidelity import (  # noqa: E402
     Repetition,
     calibration_grid,
     run,
     take_turns,
 )
+from laps_env.live.measure.side_by_side import Servers, Settings, record_questions  # noqa: E402
 from laps_env.live.prompts import DEMO_PROMPTS, partition, read_questions  # noqa: E402
-from laps_env.live.side_by_side import Servers, Settings, record_questions  # noqa: E402
 
 SETTINGS = Settings(num_requests=6, max_new_tokens=24, load=2.0, policies=("fcfs", "laps_sd"))
 SCRIPTS = Path(__file__).parents[1] / "scripts"

@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from laps_env.scenarios import get_scenario, make_arrivals
+from laps_env.traces.importers.arrivals import ArrivalTrace
 from laps_env.workloads import Workload
-from laps_env.workloads.arrival_traces import ArrivalTrace
 from laps_env.workloads.arrivals import (
     AllAtOnce,
     ArrivalProcess,
@@ -19,8 +18,9 @@ from laps_env.workloads.arrivals import (
     Poisson,
     RecordedArrivals,
 )
-from laps_env.workloads.prediction import BucketPredictor, LogNormalPredictor
+from laps_env.workloads.predictors import BucketPredictor, LogNormalPredictor
 from laps_env.workloads.random import make_key
+from laps_env.workloads.scenarios import get_scenario, make_arrivals
 
 BUCKETS = BucketPredictor((1, 64, 128, 256, 512, 1024, 4096), accuracy=0.8)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from golden import FILE, of_environments, of_live, of_scenario, of_vectors
 
-from laps_env.scenarios import list_scenarios
+from laps_env.workloads.scenarios import list_scenarios
 
 GOLDEN: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
 

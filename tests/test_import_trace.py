@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from laps_env.traces import AcceptanceTrace
-from laps_env.workloads.arrival_traces import read_arrivals
+from laps_env.traces.importers.arrivals import read_arrivals
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))

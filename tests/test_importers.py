@@ -9,8 +9,8 @@ import pytest
 
 from laps_env.traces import AcceptanceTrace, TraceError, TraceInfo
 from laps_env.traces.importers import import_spec_bench, import_specdecode_bench, import_vllm
-from laps_env.traces.records import Sieve
-from laps_env.workloads.arrival_traces import read_arrivals
+from laps_env.traces.importers.arrivals import read_arrivals
+from laps_env.traces.importers.records import Sieve
 
 INFO = TraceInfo("draft-model", "big", "small")
 

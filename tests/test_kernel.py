@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from kernel_pairs import NOBODY, REWARD_SCALE, Pair, make_server, make_workload
 from random_instances import random_server, random_workload
 
-from laps_env._jit import no_survey, rule
-from laps_env.kernel.fleet import Scorer, run_rule, step_picks, step_priorities
-from laps_env.kernel.tables import FREE
-from laps_env.layout import (
+from laps_env.sim.loops import Scorer, run_rule, step_picks, step_priorities
+from laps_env.sim.metrics import summarize, time_alone_ns
+from laps_env.sim.observation import (
     GENERATED_TOKENS,
     PREDICTED_TOKENS,
     SELECTABLE,
     SERVER_COLUMNS,
     WAITING_S,
 )
-from laps_env.simulation import Simulation
-from laps_env.summary import summarize, time_alone_ns
+from laps_env.sim.simulation import Simulation
+from laps_env.sim.state import FREE
+from laps_env.utils.jit import no_survey, rule
 
 INSTANCES = range(500)
 BLOCKS = 10  # of instances, so that a failure names a small group

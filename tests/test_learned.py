@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-import policies
+from laps_env import policies
 from laps_env.evaluation.episodes import evaluate_episode
-from laps_env.scenarios import get_scenario
-from policies import flat
-from policies.features import REQUEST_FEATURES, SERVER_FEATURES
-from policies.learned import SHAPES, pointer_spec
-from policies.learned_index import index_spec
-from policies.model_file import CARD, WEIGHTS, save_model
+from laps_env.policies import flat
+from laps_env.policies.networks.features import REQUEST_FEATURES, SERVER_FEATURES
+from laps_env.policies.networks.index import index_spec
+from laps_env.policies.networks.model_file import CARD, WEIGHTS, save_model
+from laps_env.policies.networks.pointer import SHAPES, pointer_spec
+from laps_env.workloads.scenarios import get_scenario
 
 SCENARIO = "mixed-batch8"
 
@@ -82,9 +82,9 @@ def test_the_deployed_network_chooses_as_the_trained_one(network: str) -> None:
     """Also where it was trained without some of the features."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("sb3_contrib")
-    from agents.ppo import PPOOptions, law_table
-    from agents.queue_policy import QueuePolicy
-    from laps_env.vector_env import SpecDecodeReplayVectorEnv
+    from laps_env.agents.ppo import PPOOptions, law_table
+    from laps_env.agents.queue_policy import QueuePolicy
+    from laps_env.envs.vector import SpecDecodeReplayVectorEnv
 
     torch.manual_seed(3)
     envs = SpecDecodeReplayVectorEnv(1, scenario=SCENARIO, num_requests=1, slots=16)
@@ -120,7 +120,7 @@ def test_a_flat_network_serves_the_slots_it_was_made_for() -> None:
 def test_misfit_is_kolmogorovs_distance() -> None:
     from statistics import NormalDist
 
-    from policies.laws import _distance_to_normal
+    from laps_env.policies.base.traffic_model import _distance_to_normal
 
     normal = np.array([NormalDist().inv_cdf((k + 0.5) / 1000) for k in range(1000)])
     assert _distance_to_normal(3 + 2 * normal) < 0.002

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from laps_env.length_model import PLAIN_FEATURES, WORD_BUCKETS, LengthModel
 from laps_env.live.prompts import RECORDED_PARTS, partition, read_questions
 from laps_env.traces import AcceptanceTrace, TraceInfo
+from laps_env.workloads.length_model import PLAIN_FEATURES, WORD_BUCKETS, LengthModel
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = ("list", "explain", "short", "story", "number", "why")

@@ -18,12 +18,12 @@ from tiny_models import STOP, tiny_pair  # noqa: E402
 
 import laps_env  # noqa: E402
 import policies  # noqa: E402
-from laps_env.evaluation.tables import tables  # noqa: E402
 from laps_env.live.evaluation import LiveGrid  # noqa: E402
+from laps_env.live.measure.side_by_side import record_questions, replay_workload  # noqa: E402
 from laps_env.live.prompts import DEMO_PROMPTS, PARTS, partition, read_questions  # noqa: E402
-from laps_env.live.side_by_side import record_questions, replay_workload  # noqa: E402
-from laps_env.report import LiveReport  # noqa: E402
-from laps_env.timeline import Timeline  # noqa: E402
+from laps_env.report.live import LiveReport  # noqa: E402
+from laps_env.report.tables import tables  # noqa: E402
+from laps_env.report.timeline import Timeline  # noqa: E402
 from laps_env.traces import TraceError  # noqa: E402
 from laps_env.workloads import Workload  # noqa: E402
 
@@ -111,7 +111,7 @@ def test_swapping_is_mirrored_and_the_texts_do_not_depend_on_the_schedule() -> N
 
 
 def swapping() -> Any:
-    scenario = laps_env.scenarios.get_scenario("demo")
+    scenario = laps_env.workloads.scenarios.get_scenario("demo")
     return replace(scenario, server=scenario.server.with_changes(eviction="swap"))
 
 

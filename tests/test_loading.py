@@ -21,10 +21,10 @@ from tokenizers.models import WordLevel  # noqa: E402
 from tokenizers.pre_tokenizers import Whitespace  # noqa: E402
 
 from laps_env.live import loading  # noqa: E402
-from laps_env.live.engine import Stopping  # noqa: E402
-from laps_env.live.head import DraftHead, HeadConfig  # noqa: E402
-from laps_env.live.head_file import load_head, save_head  # noqa: E402
-from laps_env.live.loading import DEMO_DRAFT, DEMO_TARGET, PROMPT_LOOKUP, load_pair  # noqa: E402
+from laps_env.live.engine.engine import Stopping  # noqa: E402
+from laps_env.live.engine.head import DraftHead, HeadConfig  # noqa: E402
+from laps_env.live.engine.head_file import load_head, save_head  # noqa: E402
+from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, PROMPT_LOOKUP, load_pair  # noqa: E402
 
 WORDS = [f"w{i}" for i in range(23)]
 WIDTH, LENGTH = 32, 96

@@ -10,7 +10,7 @@ import pytest
 from test_evaluation import GRID, run
 
 from laps_env.__main__ import main
-from laps_env.evaluation.parquet import write_parquet
+from laps_env.report.parquet import write_parquet
 
 pq = pytest.importorskip("pyarrow.parquet")
 

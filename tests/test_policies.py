@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 
 import laps_env
-import policies
+from laps_env import policies
 from laps_env.evaluation.episodes import serve
-from laps_env.kernel.fleet import run_rule
-from laps_env.layout import (
+from laps_env.policies import Policy
+from laps_env.policies.base.traffic_model import Laws, fit_laws
+from laps_env.policies.gittins import index_table
+from laps_env.policies.laps_sd import estimated_time
+from laps_env.sim.loops import run_rule
+from laps_env.sim.observation import (
     ACCEPTED,
     ARRIVAL_NUMBER,
     ATTAINED_S,
@@ -36,16 +40,12 @@ from laps_env.layout import (
     WAITING_S,
     WINDOW_SPREAD,
 )
-from laps_env.physics import CostModel, ServerModel
-from laps_env.scenarios import Scenario, get_scenario, list_scenarios
-from laps_env.simulation import Simulation
+from laps_env.sim.server_model import CostModel, ServerModel
+from laps_env.sim.simulation import Simulation
+from laps_env.traces.importers.arrivals import ArrivalTrace
 from laps_env.workloads import Workload
-from laps_env.workloads.arrival_traces import ArrivalTrace
 from laps_env.workloads.arrivals import RecordedArrivals
-from policies import Policy
-from policies.gittins import index_table
-from policies.laps_sd import estimated_time
-from policies.laws import Laws, fit_laws
+from laps_env.workloads.scenarios import Scenario, get_scenario, list_scenarios
 
 Row = dict[int, float]
 Observation = dict[str, np.ndarray[Any, Any]]

@@ -13,13 +13,13 @@ import pytest
 
 import laps_env
 from laps_env import layout
-from laps_env.kernel.tables import REQUEST
-from laps_env.view import View
+from laps_env.envs.view import View
+from laps_env.sim.state import REQUEST
 
 pytest.importorskip("pygame")
 
 from laps_env import picture_view
-from laps_env.picture_view import HEIGHT, WIDTH, PictureView
+from laps_env.envs.picture import HEIGHT, WIDTH, PictureView
 
 SMALL: dict[str, Any] = {"scenario": "chat-batch8", "num_requests": 6, "load": 2.0}
 

@@ -10,13 +10,19 @@ import numpy as np
 import pytest
 
 import laps_env
-import policies
+from laps_env import policies
 from laps_env.evaluation.episodes import serve
-from laps_env.layout import ARRIVAL_NUMBER, GENERATED_TOKENS, LAST_DRAFTED, OCCUPIED, ROUNDS
-from laps_env.scenarios import get_scenario
+from laps_env.sim.observation import (
+    ARRIVAL_NUMBER,
+    GENERATED_TOKENS,
+    LAST_DRAFTED,
+    OCCUPIED,
+    ROUNDS,
+)
 from laps_env.traces import AcceptanceTrace, TraceInfo
 from laps_env.traces.importers import import_spec_bench
 from laps_env.workloads import replay_recorded
+from laps_env.workloads.scenarios import get_scenario
 
 INFO = TraceInfo(drafter="draft-model", target_model="vicuna-7b-v1.3", draft_model="vicuna-68m")
 

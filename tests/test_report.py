@@ -12,7 +12,9 @@ import pytest
 from test_evaluation import GRID, run
 
 from laps_env.__main__ import main
-from laps_env.report import report_page, sample_latencies, steps_of, write_report
+from laps_env.report.page import report_page
+from laps_env.report.sample import sample_latencies
+from laps_env.report.write import steps_of, write_report
 
 
 @pytest.fixture(scope="module")

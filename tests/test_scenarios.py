@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from laps_env.evaluation.episodes import measure_saturation
-from laps_env.scenarios import get_scenario, list_scenarios
+from laps_env.workloads.scenarios import get_scenario, list_scenarios
 
 
 @pytest.mark.parametrize("name", list_scenarios())

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from laps_env.calibration_file import read_calibration
-from laps_env.length_model import LengthModel
-from laps_env.scenarios import get_scenario, list_scenarios
+from laps_env.sim.calibration_file import read_calibration
 from laps_env.traces import AcceptanceTrace
-from laps_env.workloads.bodies import RecordedBodies
+from laps_env.workloads.length_model import LengthModel
+from laps_env.workloads.requests import RecordedBodies
+from laps_env.workloads.scenarios import get_scenario, list_scenarios
 
 DATA = Path(str(files("laps_env") / "data"))
 NAMES = ("smollm2-135m", "smollm2-135m-lookup")

@@ -16,8 +16,8 @@ import pytest
 pytest.importorskip("sb3_contrib")
 ray = pytest.importorskip("ray")
 
-from agents.runs import Budget, IndexOptions  # noqa: E402
-from agents.sweep import Tasks, read_sweep  # noqa: E402
+from laps_env.agents.runs import Budget, IndexOptions  # noqa: E402
+from laps_env.agents.sweep import Tasks, read_sweep  # noqa: E402
 
 SWEEP = """
 [[train]]

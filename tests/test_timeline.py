@@ -15,16 +15,17 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-import policies
+from laps_env import policies
 from laps_env.evaluation.episodes import serve
 from laps_env.evaluation.grid import Grid
 from laps_env.evaluation.play import play
 from laps_env.evaluation.recordings import Recordings
 from laps_env.evaluation.runner import Evaluation
-from laps_env.scenarios import get_scenario
-from laps_env.timeline import Timeline, TimelineRecorder, chrome_trace, comparison_page
-from laps_env.timeline.play import record_policy, record_row
-from laps_env.timeline.recorder import loads, waiting_spans
+from laps_env.report.chrome_trace import chrome_trace
+from laps_env.report.timeline import Timeline, TimelineRecorder, loads, waiting_spans
+from laps_env.report.timeline_page import comparison_page
+from laps_env.report.timeline_play import record_policy, record_row
+from laps_env.workloads.scenarios import get_scenario
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))

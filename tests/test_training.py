@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-import policies
-from policies.model_file import CARD, WEIGHTS
+from laps_env import policies
+from laps_env.policies.networks.model_file import CARD, WEIGHTS
 
 SCENARIO = "mixed-batch8"
 
@@ -49,8 +49,8 @@ def small_tune_set(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_killed_run_ends_where_the_unbroken_one_does(tmp_path: Path, algorithm: str) -> None:
     """And two runs of one seed are the same, bit for bit."""
     pytest.importorskip("sb3_contrib")
-    from agents.ppo import PPOOptions
-    from agents.runs import Budget, IndexOptions, train
+    from laps_env.agents.ppo import PPOOptions
+    from laps_env.agents.runs import Budget, IndexOptions, train
 
     options: Any = PPOOptions(**TINY)
     if algorithm == "index":
@@ -67,8 +67,8 @@ def test_a_killed_run_ends_where_the_unbroken_one_does(tmp_path: Path, algorithm
 @pytest.mark.usefixtures("one_thread", "small_tune_set")
 def test_a_run_killed_between_checkpoint_and_journal_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("sb3_contrib")
-    from agents.ppo import PPOOptions
-    from agents.runs import Budget, train
+    from laps_env.agents.ppo import PPOOptions
+    from laps_env.agents.runs import Budget, train
 
     options, quiet = PPOOptions(**TINY), {"at": lambda share, text: None}
     train(options, tmp_path / "unbroken", Budget(blocks=3), **quiet)
@@ -83,9 +83,9 @@ def test_a_run_killed_between_checkpoint_and_journal_goes_on(tmp_path: Path) -> 
 @pytest.mark.usefixtures("one_thread", "small_tune_set")
 def test_a_run_without_its_checkpoint_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("sb3_contrib")
-    from agents.checkpoint import NAME
-    from agents.ppo import PPOOptions
-    from agents.runs import Budget, train
+    from laps_env.agents.checkpoint import NAME
+    from laps_env.agents.ppo import PPOOptions
+    from laps_env.agents.runs import Budget, train
 
     options, quiet = PPOOptions(**TINY), {"at": lambda share, text: None}
     train(options, tmp_path, Budget(blocks=1), **quiet)
@@ -104,7 +104,7 @@ def test_a_run_without_its_checkpoint_is_refused(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("small_tune_set")
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("sb3_contrib")
-    from agents.runs import Budget, IndexOptions, train
+    from laps_env.agents.runs import Budget, IndexOptions, train
 
     options = {"scenario": (SCENARIO,), "loads": (0.9,), "num_requests": 20, "repeats": 1}
     train(IndexOptions(**options), tmp_path, Budget(blocks=1), lambda share, text: None)
@@ -129,9 +129,9 @@ def test_budgets() -> None:
 def test_softened_choices_have_the_entropy_and_keep_their_order() -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("sb3_contrib")
-    from agents.ppo import PPOOptions, law_table
-    from agents.queue_policy import QueuePolicy
-    from laps_env.vector_env import SpecDecodeReplayVectorEnv
+    from laps_env.agents.ppo import PPOOptions, law_table
+    from laps_env.agents.queue_policy import QueuePolicy
+    from laps_env.envs.vector import SpecDecodeReplayVectorEnv
 
     torch.manual_seed(0)
     envs = SpecDecodeReplayVectorEnv(8, scenario=SCENARIO, num_requests=12, load=1000.0, slots=16)
@@ -152,7 +152,7 @@ def test_softened_choices_have_the_entropy_and_keep_their_order() -> None:
 def test_what_a_block_draws_depends_on_the_runs_seed(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("sb3_contrib")
-    from agents.ppo import PPOOptions, PPOTrainer
+    from laps_env.agents.ppo import PPOOptions, PPOTrainer
 
     drawn = []
     for seed in (0, 1, 1):
@@ -168,7 +168,7 @@ def test_what_a_block_draws_depends_on_the_runs_seed(tmp_path: Path) -> None:
 
 def test_loads_rise_with_the_curriculum() -> None:
     pytest.importorskip("sb3_contrib")
-    from agents.ppo import PPOOptions
+    from laps_env.agents.ppo import PPOOptions
 
     options = PPOOptions(loads=(0.5, 0.9), curriculum=4)
     assert [options.load_in(block, 0.9) for block in (0, 2, 4, 9)] == pytest.approx(
@@ -197,7 +197,7 @@ def test_loads_rise_with_the_curriculum() -> None:
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     pytest.importorskip("sb3_contrib")
-    from agents.ppo import PPOOptions
+    from laps_env.agents.ppo import PPOOptions
 
     with pytest.raises(ValueError, match=message):
         PPOOptions(**options)
@@ -205,8 +205,8 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
 
 def test_hyperparameters_are_options() -> None:
     pytest.importorskip("sb3_contrib")
-    from agents.hyperparameters import hyperparameters
-    from agents.ppo import PPOOptions
+    from laps_env.agents.hyperparameters import hyperparameters
+    from laps_env.agents.ppo import PPOOptions
 
     assert PPOOptions(**hyperparameters("ppo", ("mixed-serial",))) == PPOOptions()
     assert PPOOptions(**hyperparameters("ppo", ("mixed-batch8", "chat-batch8-8b"))).slots == 64

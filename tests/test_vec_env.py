@@ -15,9 +15,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 import laps_env
-from agents.vec_env import ReplayVecEnv
-from laps_env.layout import CATEGORY, OCCUPIED
-from laps_env.vector_env import SpecDecodeReplayVectorEnv
+from laps_env.agents.vec_env import ReplayVecEnv
+from laps_env.envs.vector import SpecDecodeReplayVectorEnv
+from laps_env.sim.observation import CATEGORY, OCCUPIED
 
 OPTIONS: dict[str, Any] = {"scenario": "mixed-batch8", "num_requests": 12, "slots": 16}
 
@@ -144,7 +144,7 @@ def test_options_count_once_and_are_the_same_for_all() -> None:
 @pytest.mark.parametrize("scenario", ["chat-serial-8b", "pressure-batch8"])
 def test_held_rounds_are_decided_less_often_and_lose_nothing(scenario: str) -> None:
     """The return is minus the summed latency, and time adds up, however few the decisions are."""
-    from agents.held import HeldRounds
+    from laps_env.agents.action_repeat import HeldRounds
 
     steps, options = {}, {"scenario": scenario, "num_requests": 12, "slots": 16, "load": 1.5}
     for rounds in (1, 10):
@@ -170,7 +170,7 @@ def test_held_rounds_are_decided_less_often_and_lose_nothing(scenario: str) -> N
 
 
 def test_rounds_held_once_are_the_environment() -> None:
-    from agents.held import HeldRounds
+    from laps_env.agents.action_repeat import HeldRounds
 
     options = {"scenario": "mixed-batch8", "num_requests": 20, "slots": 16}
     held = HeldRounds(3, rounds=1, **options)

@@ -12,8 +12,8 @@ from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import laps_env
-from laps_env.env import SpecDecodeReplay
-from laps_env.vector_env import SpecDecodeReplayVectorEnv
+from laps_env.envs.replay import SpecDecodeReplay
+from laps_env.envs.vector import SpecDecodeReplayVectorEnv
 
 ENVS, SLOTS, SEED = 3, 4, 100
 
@@ -170,8 +170,8 @@ def test_workloads_of_one_row_do_not_reach_another() -> None:
     from kernel_pairs import make_server, make_workload
     from random_instances import random_server, random_workload
 
-    from laps_env.kernel.fleet import step_picks
-    from laps_env.simulation import Simulation
+    from laps_env.sim.loops import step_picks
+    from laps_env.sim.simulation import Simulation
 
     def run(simulation: Simulation, rows: int) -> list[Any]:
         actions = np.random.default_rng(1).integers(SLOTS + 1, size=(3000, rows))

@@ -11,14 +11,14 @@ import pytest
 from kernel_pairs import make_workload
 from random_instances import random_workload
 
-from laps_env.layout import MOST
-from laps_env.scenarios import get_scenario, list_scenarios
+from laps_env.sim.observation import MOST
 from laps_env.workloads import Workload
 from laps_env.workloads.arrivals import (
     GammaGaps,
 )
-from laps_env.workloads.bodies import RecordedBodies
 from laps_env.workloads.random import SET_TAGS, make_key, normals, philox, uniforms
+from laps_env.workloads.requests import RecordedBodies
+from laps_env.workloads.scenarios import get_scenario, list_scenarios
 
 # -- random numbers -------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 import transformers
 
-from laps_env.live.head import DraftHead, HeadConfig
-from laps_env.live.loading import Pair
+from laps_env.live.engine.head import DraftHead, HeadConfig
+from laps_env.live.engine.loading import Pair
 
 VOCABULARY, LENGTH, STOP = 23, 96, 5
 

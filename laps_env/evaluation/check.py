@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from laps_env.checks import check_count
-from laps_env.evaluation.results_file import LATENCIES, TAILS, place_of, read_results
+from laps_env.evaluation.results import LATENCIES, TAILS, place_of, read_results
 from laps_env.evaluation.runner import rerun
+from laps_env.utils.checks import check_count
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import policies
-from laps_env.kernel.fleet import run_rule
-from laps_env.kernel.foresight import rounds_to_go
-from laps_env.scenarios import Scenario
-from laps_env.simulation import UNLIMITED, Simulation, limit_ns
-from laps_env.summary import summarize, time_alone_ns
+from laps_env import policies
+from laps_env.policies import Policy
+from laps_env.sim.loops import run_rule
+from laps_env.sim.metrics import summarize, time_alone_ns
+from laps_env.sim.remaining_rounds import rounds_to_go
+from laps_env.sim.simulation import UNLIMITED, Simulation, limit_ns
 from laps_env.workloads import Workload
 from laps_env.workloads.arrivals import AllAtOnce
-from policies import Policy
+from laps_env.workloads.scenarios import Scenario
 
 #: Requests of the workload that measures saturation.
 SATURATION_REQUESTS = 2000
@@ -71,7 +71,7 @@ def evaluate_episode(
     time_limit_s: float | None = None,
     alone_ns: npt.NDArray[np.int64] | None = None,
 ) -> dict[str, float]:
-    """Metrics (`laps_env.summary.summarize`) of a policy on a workload; arguments as `serve`."""
+    """Metrics (`laps_env.sim.metrics.summarize`) of a policy on a workload; arguments as `serve`."""
     simulation = serve(policy, workload, scenario, slots=slots, time_limit_s=time_limit_s)
     if alone_ns is None:
         reference = scenario.server.reference_draft_length

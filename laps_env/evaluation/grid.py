@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from laps_env.checks import check_count, check_positive
 from laps_env.evaluation.recordings import Recordings
-from laps_env.layout import MOST
-from laps_env.scenarios import AS_RECORDED, get_scenario
-from laps_env.workloads.prediction import RECORDED, make_predictor
+from laps_env.sim.observation import MOST
+from laps_env.utils.checks import check_count, check_positive
+from laps_env.workloads.predictors import RECORDED, make_predictor
 from laps_env.workloads.random import SET_TAGS, make_key
+from laps_env.workloads.scenarios import AS_RECORDED, get_scenario
 
 #: The workloads that results are reported on. The set tag ``final`` and these seeds of it are used
 #: for nothing else: laws are fitted on *train*, parameters chosen on *tune*, saturation measured on
@@ -29,7 +29,7 @@ class Grid:
     """Policies x scenarios x loads, each on the same ``episodes`` workloads.
 
     Attributes:
-        policies: names for `policies.make`, at least one.
+        policies: names for `laps_env.policies.make`, at least one.
         scenarios: names of the package's scenarios, at least one.
         loads: fractions of saturation, > 0 and finite, or ``"recorded"`` (with recorded arrivals).
         episodes: workloads per scenario and load, >= 1.
@@ -38,7 +38,7 @@ class Grid:
         set_tag: set of the workloads.
         slots: rows of the request table, at least every scenario's batch size.
         predictor_error: sd of log(predicted / true length), >= 0 and finite, ``"recorded"``, or
-            None (`laps_env.scenarios.Scenario.error_in_force`).
+            None (`laps_env.workloads.scenarios.Scenario.error_in_force`).
         recordings: recorded acceptances and arrivals that replace the scenarios' own.
 
     Raises:

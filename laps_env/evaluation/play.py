@@ -6,7 +6,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from policies import Policy
+from laps_env.policies import Policy
 
 
 def play(policy: Policy, env: gym.Env[Any, Any], **reset: Any) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from laps_env.evaluation.episodes import measure_saturation
-from laps_env.scenarios import Scenario
 from laps_env.traces import AcceptanceTrace, TraceInfo
 from laps_env.traces.importers import chain_fill, import_spec_bench
+from laps_env.traces.importers.arrivals import ArrivalTrace, read_arrivals
 from laps_env.workloads.acceptance import ChainProfile, bounded_tokens
-from laps_env.workloads.arrival_traces import ArrivalTrace, read_arrivals
 from laps_env.workloads.arrivals import RecordedArrivals
-from laps_env.workloads.bodies import GeneratedBodies, RecordedBodies
+from laps_env.workloads.requests import GeneratedBodies, RecordedBodies
+from laps_env.workloads.scenarios import Scenario
 
 Lengths = Literal["acceptance", "arrivals"]
 
@@ -34,7 +34,7 @@ class Recordings:
     Attributes:
         acceptance_trace: an ``.atrace`` file, or the reduced Spec-Bench form (``.jsonl``,
             ``.jsonl.gz``), which is read as the run of a plain draft model.
-        arrival_trace: a file that `laps_env.workloads.arrival_traces.read_arrivals` reads.
+        arrival_trace: a file that `laps_env.traces.importers.arrivals.read_arrivals` reads.
         lengths: prompt and output lengths come from the ``acceptance`` (recorded or generated) or
             from the ``arrivals``' own columns, which a generated acceptance then follows.
         prompts: Spec-Bench's question file, from which prompt lengths are estimated where the

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from laps_env.evaluation.journal import Metrics
+from laps_env.evaluation.finished_runs import Metrics
 from laps_env.evaluation.statistics import (
     gap_closed,
     iqm_with_interval,

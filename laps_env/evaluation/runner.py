@@ -24,16 +24,15 @@ from typing import Any
 import numba
 import numpy as np
 
-import policies
-from laps_env import __version__
+from laps_env import __version__, policies
 from laps_env.evaluation.episodes import evaluate_episode
+from laps_env.evaluation.finished_runs import Journal, Metrics, run_key
 from laps_env.evaluation.grid import ORACLE, REFERENCE, Grid
-from laps_env.evaluation.journal import Journal, Metrics, run_key
 from laps_env.evaluation.recordings import Recordings
 from laps_env.evaluation.rows import statistics_of
-from laps_env.scenarios import Scenario, get_scenario
-from laps_env.summary import time_alone_ns
+from laps_env.sim.metrics import time_alone_ns
 from laps_env.workloads import Workload
+from laps_env.workloads.scenarios import Scenario, get_scenario
 
 FORMAT = "laps-env-results"
 VERSION = 1
@@ -52,7 +51,7 @@ def code_version(*packages: str) -> str:
 
 
 #: Results and journals name the code that made them.
-CODE = code_version("laps_env", "policies")
+CODE = code_version("laps_env", "laps_env.policies")
 
 
 @dataclass(frozen=True)

@@ -11,24 +11,24 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from laps_env.env import SpecDecodeReplay
-from laps_env.kernel.draft_length import MAX_DRAFT_LENGTH
-from laps_env.kernel.stepwise import (
+from laps_env.envs.options import EnvOptions
+from laps_env.envs.replay import SpecDecodeReplay
+from laps_env.envs.vector import SpecDecodeReplayVectorEnv
+from laps_env.live.engine.engine import Generation
+from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, Pair, load_pair
+from laps_env.live.engine.verification import Decoding
+from laps_env.live.prompts import DEMO_PROMPTS, read_questions
+from laps_env.live.requests import PromptBodies
+from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
+from laps_env.sim.stepwise import (
     begin,
     begin_by_priority,
     close_as_measured,
     close_at_cost,
     open_for_work,
 )
-from laps_env.length_model import LengthModel
-from laps_env.live.engine import Generation
-from laps_env.live.loading import DEMO_DRAFT, DEMO_TARGET, Pair, load_pair
-from laps_env.live.prompts import DEMO_PROMPTS, read_questions
-from laps_env.live.requests import PromptBodies
-from laps_env.live.verification import Decoding
-from laps_env.options import EnvOptions
-from laps_env.vector_env import SpecDecodeReplayVectorEnv
 from laps_env.workloads import Workload
+from laps_env.workloads.length_model import LengthModel
 
 Clock = Literal["measured", "calibrated"]
 
@@ -37,7 +37,7 @@ class SpecDecodeLive(SpecDecodeReplay):
     """Schedule the rounds of a speculative-decoding server that really runs.
 
     ## Description
-    As `laps_env.env.SpecDecodeReplay`, with real models behind it: a round drafts and verifies real
+    As `laps_env.envs.replay.SpecDecodeReplay`, with real models behind it: a round drafts and verifies real
     tokens of real prompts. Spaces, observations, rewards, masks and the summary are the same, so
     every policy and trained agent runs on both. Arrivals are simulated: waiting for the next one
     takes no real time.
@@ -54,7 +54,7 @@ class SpecDecodeLive(SpecDecodeReplay):
 
     Args:
         target: folder or hub name of the target model (default: the demo pair, `make demo-models`),
-            or a `laps_env.live.loading.Pair` that is loaded already.
+            or a `laps_env.live.engine.loading.Pair` that is loaded already.
         draft: folder or hub name of a draft model, folder of a draft head, or ``"prompt-lookup"``.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         dtype: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.

@@ -8,15 +8,15 @@ from datetime import UTC, datetime
 from itertools import product
 from typing import Any
 
-import policies
+from laps_env import policies
 from laps_env.evaluation.grid import FINAL_SEEDS, REFERENCE
 from laps_env.evaluation.play import play
 from laps_env.evaluation.rows import statistics_of
 from laps_env.evaluation.runner import CODE
+from laps_env.live.engine.loading import Pair
 from laps_env.live.env import SpecDecodeLive
-from laps_env.live.loading import Pair
-from laps_env.scenarios import get_scenario
-from laps_env.timeline import Timeline, TimelineRecorder
+from laps_env.report.timeline import Timeline, TimelineRecorder
+from laps_env.workloads.scenarios import get_scenario
 
 Play = dict[str, Any]
 """The summary of an episode, ``texts`` apart."""
@@ -30,7 +30,7 @@ class LiveGrid:
     """Policies x scenarios x loads, each on the same ``episodes`` workloads.
 
     Attributes:
-        policies: names for `policies.make`, none that needs the truth.
+        policies: names for `laps_env.policies.make`, none that needs the truth.
         scenarios: arrivals, batch, draft length, pool and saturation; the requests are prompts.
         loads: fractions of saturation.
         episodes: workloads per scenario and load, >= 1.

@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from laps_env.traces.records import Record, read_records
+from laps_env.traces.importers.records import Record, read_records
 
 Part = Literal["distil", "record-train", "record-test"]
 PARTS: tuple[Part, ...] = get_args(Part)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from laps_env.length_model import LengthModel
 from laps_env.live.prompts import Question, encode, partition
-from laps_env.workloads.bodies import Bodies, draw_rows
+from laps_env.workloads.length_model import LengthModel
 from laps_env.workloads.random import Key
+from laps_env.workloads.requests import Bodies, draw_rows
 
 
 @dataclass(frozen=True)

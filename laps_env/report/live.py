@@ -8,8 +8,9 @@ from typing import Any
 
 from laps_env.report.page import Links
 from laps_env.report.sample import Sample, sample_of
+from laps_env.report.timeline import Timeline
+from laps_env.report.timeline_files import write_timelines
 from laps_env.report.write import write_pages
-from laps_env.timeline import Timeline, write_timelines
 
 
 class LiveReport:

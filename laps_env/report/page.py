@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from laps_env.html import filled_page
+from laps_env.report.html import filled_page
 from laps_env.report.sample import Sample
 
 #: What the page shows of a row, under the row's own names.
@@ -51,4 +51,4 @@ def report_page(results: dict[str, Any], samples: list[Sample], links: Links) ->
         ],
         "links": links,
     }
-    return filled_page("report", document)
+    return filled_page("report.html", document)

@@ -55,7 +55,7 @@ def sample_of(requests: npt.NDArray[Any], categories: tuple[str, ...]) -> Sample
     """Of an episode that has ended.
 
     Args:
-        requests: `laps_env.kernel.tables.REQUEST` records [R].
+        requests: `laps_env.sim.state.REQUEST` records [R].
         categories: their names.
     """
     latency = (requests["completion_ns"] - requests["arrival_ns"]) * 1e-9

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from laps_env.evaluation.runner import scenario_of
-from laps_env.evaluation.tables import markdown_tables
-from laps_env.files import write_beside
 from laps_env.report.page import Links, report_page
 from laps_env.report.sample import Sample, sample_latencies
-from laps_env.timeline import comparison_page
-from laps_env.timeline.play import record_policy
+from laps_env.report.tables import markdown_tables
+from laps_env.report.timeline_page import comparison_page
+from laps_env.report.timeline_play import record_policy
+from laps_env.utils.files import write_beside
 
 #: Of the workload that is drawn: enough to see, few enough to scroll.
 TIMELINE_REQUESTS = 60

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from laps_env.files import write_beside
+from laps_env.utils.files import write_beside
 
 MAGIC = b"ATRACE\r\n"  # the line ending shows a file damaged by a text-mode copy
 FORMAT = "laps-env acceptance trace"

@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from laps_env.files import write_beside
 from laps_env.traces.file import (
     FORMAT,
     VERSION,
@@ -23,6 +22,7 @@ from laps_env.traces.file import (
     write_trace_file,
 )
 from laps_env.traces.schema import ARRAYS, TraceInfo, check_trace, fail, read_info
+from laps_env.utils.files import write_beside
 
 __all__ = ["AcceptanceTrace", "TraceError", "TraceInfo", "acceptance_counts"]
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from laps_env._jit import jit
+from laps_env.utils.jit import jit
 from laps_env.workloads.random import ACCEPTANCE, ATTRIBUTES, Key, normals, uniforms
 
 #: ``accept_run`` is stored as uint8.

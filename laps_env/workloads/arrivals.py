@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from laps_env._jit import jit
-from laps_env.workloads.arrival_traces import ArrivalTrace
+from laps_env.traces.importers.arrivals import ArrivalTrace
+from laps_env.utils.jit import jit
 from laps_env.workloads.random import ARRIVALS, Key, normals, uniforms
 
 Gaps = npt.NDArray[np.float64]

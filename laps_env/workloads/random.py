@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from laps_env._jit import jit
-from laps_env.checks import check_count
+from laps_env.utils.checks import check_count
+from laps_env.utils.jit import jit
 
 #: Disjoint sets of workloads. Nothing is fitted or chosen on ``final``; ``reference`` is for the
 #: saturation throughput alone.

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 import numpy.typing as npt
 
-from laps_env.layout import LONGEST_S, MOST
+from laps_env.sim.observation import LONGEST_S, MOST
 from laps_env.traces import AcceptanceTrace
 from laps_env.workloads.arrivals import ArrivalProcess
-from laps_env.workloads.bodies import BodySource, Ints
-from laps_env.workloads.prediction import FEWEST, LengthPredictor
+from laps_env.workloads.predictors import FEWEST, LengthPredictor
 from laps_env.workloads.random import make_key
+from laps_env.workloads.requests import BodySource, Ints
 
 #: Latest arrival: what an observation can show, and a ninth of what an int64 clock can.
 LATEST_NS = int(LONGEST_S * 1e9)

@@ -19,11 +19,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from laps_env.checks import check_count
 from laps_env.traces import AcceptanceTrace, TraceError, TraceInfo
+from laps_env.traces.importers.records import Record, Sieve, read_records
 from laps_env.traces.importers.runs import Fill, RecordedRequest, bernoulli_fill, build_trace
-from laps_env.traces.records import Record, Sieve, read_records
 from laps_env.traces.schema import MAX_RUN
+from laps_env.utils.checks import check_count
 
 CHARACTERS_PER_TOKEN = 4  # assumed, for English; used only to estimate prompt lengths
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from laps_env.traces import AcceptanceTrace, TraceInfo
-from laps_env.traces.records import Record, read_records
+from laps_env.traces.importers.records import Record, read_records
 from laps_env.traces.schema import MAX_RUN
 
 

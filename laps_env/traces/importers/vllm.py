@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from laps_env.traces import AcceptanceTrace, TraceError, TraceInfo
+from laps_env.traces.importers.records import Record, Sieve, read_records
 from laps_env.traces.importers.runs import Fill, RecordedRequest, bernoulli_fill, build_trace
-from laps_env.traces.records import Record, Sieve, read_records
 from laps_env.traces.schema import MAX_RUN
 
 MAX_ACCEPTED = 254  # one less than the tokens a trace can hold per round

@@ -1,0 +1,1 @@
+"""The environments: single, vector, their options, spaces and pictures."""

@@ -1,0 +1,79 @@
+"""`EnvOptions`: what ``gym.make`` and ``gym.make_vec`` accept, checked in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from laps_env.sim.observation import MOST
+from laps_env.sim.server_model import ServerModel
+from laps_env.utils.checks import check_count, check_positive
+from laps_env.workloads import Workload
+from laps_env.workloads.predictors import PredictorError
+from laps_env.workloads.scenarios import Scenario, get_scenario
+
+INTERFACES = ("pick", "priority")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvOptions:
+    """Options of an environment; `laps_env.envs.replay.SpecDecodeReplay` documents each.
+
+    Raises:
+        ValueError: a value out of range, naming the option, what was expected and what came.
+        TypeError: an unknown option.
+    """
+
+    scenario: str | Scenario = "chat-serial"
+    load: float | str = 0.9
+    num_requests: int = 200
+    slots: int = 64
+    batch_size: int | None = None
+    draft_length: int | str | None = None
+    pool_tokens: int | None = None
+    predictor_error: PredictorError = None
+    time_limit_s: float | None = None
+    queue_limit: int | None = None
+    reward_scale: float = 1.0
+    set_tag: str = "train"
+    interface: str = "pick"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scenario", get_scenario(self.scenario))
+        for name in ("num_requests", "slots"):  # what an observation counts exactly
+            check_count(name, getattr(self, name), most=int(MOST))
+        check_count("queue_limit", self.queue_limit, optional=True)
+        check_positive("reward_scale", self.reward_scale)
+        if self.time_limit_s is not None:
+            check_positive("time_limit_s", self.time_limit_s)
+        if self.interface not in INTERFACES:
+            raise ValueError(f"interface: expected one of {INTERFACES}, got {self.interface!r}")
+        if self.server.batch_size > self.slots:
+            raise ValueError(
+                f"batch_size: expected at most the number of slots ({self.slots}), "
+                f"got {self.server.batch_size}"
+            )
+        # Drawn and dropped: what no workload can have fails here, not at the first reset.
+        self.get_scenario().workload(**self._traffic() | {"num_requests": 1})
+
+    def get_scenario(self) -> Scenario:
+        """The scenario itself, where a name was given."""
+        return get_scenario(self.scenario)
+
+    @property
+    def server(self) -> ServerModel:
+        """The scenario's server with the overrides."""
+        overrides = {
+            name: getattr(self, name)
+            for name in ("batch_size", "draft_length", "pool_tokens")
+            if getattr(self, name) is not None
+        }
+        return self.get_scenario().server.with_changes(**overrides)
+
+    def workload(self, seed: int, episode: int) -> Workload:
+        """The workload of an episode."""
+        return self.get_scenario().workload(seed=seed, episode=episode, **self._traffic())
+
+    def _traffic(self) -> dict[str, Any]:
+        names = ("load", "num_requests", "set_tag", "predictor_error")
+        return {name: getattr(self, name) for name in names}

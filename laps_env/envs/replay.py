@@ -1,0 +1,199 @@
+"""`SpecDecodeReplay`: the single environment, a view on one row of the vector environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode
+
+from laps_env.envs.infos import Info, first_row
+from laps_env.envs.picture import PictureView
+from laps_env.envs.vector import Observation, SpecDecodeReplayVectorEnv
+from laps_env.sim.simulation import Simulation
+from laps_env.workloads import Workload
+
+
+class SpecDecodeReplay(gym.Env[Observation, Any]):
+    """Schedule the rounds of a speculative-decoding server, replayed from calibrated behaviour.
+
+    ## Description
+    Requests arrive at a server with a small draft model and a large target model. In a *round* the
+    draft proposes a few tokens for each request of the batch and the target verifies them in one
+    pass; a request commits its accepted tokens and one more. How many are accepted differs from
+    request to request and from round to round, so nobody knows how long a request will take. The
+    agent decides, round by round, which requests are served next. The reference policy is LAPS-SD
+    (arXiv 2505.17074): least attained service while a request's acceptance rate is uncertain,
+    shortest estimated time once it is stable.
+
+    Acceptance is replayed position by position, so every order of serving and every draft length
+    meets the same text; costs come from measured grids. `docs/physics.md` has every rule.
+
+    ## Action Space
+    ``Discrete(slots + 1)``: ``i < slots`` puts the request in slot i into the next round, ``slots``
+    starts the round now. Time moves only when a round runs. It starts by itself when the batch is
+    full or nothing that fits is left to add; at batch size 1 every action is a round. A masked
+    action (an empty slot, a request already picked or too large for the pool's room, starting an
+    empty round) starts the round with what is picked, or with the earliest arrival alone, and is
+    flagged in ``info["invalid_action"]``. An action outside the space raises ``ValueError``.
+
+    With ``interface="priority"`` (``laps_env/SpecDecodeReplayPriority-v0``) an action is a whole
+    round: ``Box(-1, 1, (slots,))`` scores, and the highest that fit are served, ties by arrival.
+
+    ## Observation Space
+    ``Dict(queue=Box(slots, 21), server=Box(8))``, float32, physical units, never negative; empty
+    slots are zero. A request keeps its slot from admission to completion. The columns, with units
+    and bounds, are `laps_env.sim.observation.QUEUE_COLUMNS` and ``SERVER_COLUMNS`` (listed in
+    `docs/environment.md`). No true length and no future acceptance is in them.
+
+    ## Rewards
+    Minus the integral of the number of requests in the system (backlog included, arrivals inside a
+    round counted from their instant) over the step, in request-seconds, divided by
+    ``reward_scale``: the return is minus the total latency. A pick that starts no round takes no
+    time and earns 0. Discounting per step is therefore wrong (steps of one round share an instant):
+    use gamma = 1, or gamma ** ``info["dt"]``.
+
+    ## Starting State
+    An empty server at the first arrival. The workload is drawn before anything runs from (set tag,
+    seed, episode), and never depends on actions.
+
+    ## Episode End
+    Terminated when all ``num_requests`` requests are finished. Truncated at ``time_limit_s`` of
+    simulated time, or when more than ``queue_limit`` requests are in the system; unfinished
+    requests then count with their latency so far.
+
+    ## Information
+    ``dt`` (seconds that the step took), ``round`` (a round ran), ``invalid_action``,
+    ``action_mask`` (int8 [slots + 1]; also `action_masks`), and at the end ``summary``: mean and
+    percentile latency, time to first token, time per output token, slowdown, throughput,
+    pre-emptions, recomputed tokens, Jain fairness, the return (`laps_env.sim.metrics.summarize`).
+
+    ## Arguments
+    ```python
+    gym.make("laps_env:laps_env/SpecDecodeReplay-v0", scenario="chat-serial", load=0.9)
+    ```
+
+    Args:
+        scenario: a name from ``python -m laps_env list``, or a `laps_env.workloads.scenarios.Scenario`.
+        load: arrival rate as a fraction of the scenario's saturation throughput, > 0;
+            ``"recorded"`` plays a recorded arrival trace at its own speed.
+        num_requests: requests in an episode, >= 1.
+        slots: rows of the request table, >= the batch size; further requests wait in a backlog.
+        batch_size: requests in a round (the scenario's by default).
+        draft_length: 0 (no speculation) to 16, or ``"smartspec"`` (the scenario's by default).
+        pool_tokens: key-value pool in tokens (the scenario's by default).
+        predictor_error: standard deviation of log(predicted / true output length), a
+            `laps_env.workloads.predictors.LengthPredictor`, or ``"recorded"``; by default the
+            predictions recorded with the requests, where there are none a deviation of 0.5.
+        time_limit_s: see Episode End; none by default.
+        queue_limit: see Episode End; none by default.
+        reward_scale: request-seconds per unit of reward, > 0.
+        set_tag: ``"train"`` (default), ``"tune"`` or ``"final"``: disjoint sets of workloads.
+        interface: ``"pick"`` or ``"priority"``.
+        render_mode: None, ``"ansi"`` (a text), ``"rgb_array"`` (a picture, uint8 [640, 960, 3]) or
+            ``"human"`` (a window); the last two need pygame (the extra ``render``).
+
+    ``reset(options=...)`` takes ``workload`` (a `laps_env.workloads.Workload`) or
+    ``workload_seed`` (an int), each for this episode alone; other keys raise ``ValueError``.
+
+    Raises:
+        ValueError: an argument out of range, naming it, what was expected and what came.
+
+    ## References
+    LAPS-SD: arXiv 2505.17074 (IJCAI 2025). Speculative decoding: arXiv 2211.17192.
+
+    ## Version History
+    - v0: first version.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012 (Gymnasium's own form)
+        "render_modes": ["ansi", "rgb_array", "human"],
+        "render_fps": 4,
+    }
+
+    def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:
+        if "num_envs" in options or "autoreset_mode" in options:
+            raise TypeError("num_envs, autoreset_mode: expected with gym.make_vec only")
+        in_rows = None if render_mode == "human" else render_mode  # a window is not a row's
+        self._rows = self._make_row(
+            autoreset_mode=AutoresetMode.DISABLED, render_mode=in_rows, **options
+        )
+        self._window: PictureView | None = None
+        self.render_mode = render_mode
+        self.observation_space = self._rows.single_observation_space
+        self.action_space = self._rows.single_action_space
+        self.options = self._rows.options
+
+    @staticmethod
+    def _make_row(**options: Any) -> SpecDecodeReplayVectorEnv:
+        """The vector environment of one row behind this one."""
+        return SpecDecodeReplayVectorEnv(1, **options)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, Info]:
+        """Start an episode (see the class: Starting State, Arguments)."""
+        super().reset(seed=seed)
+        if seed is None and not self._rows.is_seeded:
+            seed = int(self.np_random.integers(2**31))
+        if isinstance(options, dict) and "reset_mask" in options:
+            raise ValueError("reset options: reset_mask is for the vector environment")
+        observation, info = self._rows.reset(seed=seed, options=options)
+        self._show()
+        return _first(observation), first_row(info)
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
+        """One action (see the class).
+
+        Raises:
+            ValueError: the action is outside the space.
+            gymnasium.error.ResetNeeded: before `reset` or after the episode's end.
+        """
+        observation, reward, terminated, truncated, info = self._rows.step(np.asarray(action)[None])
+        self._show()
+        return (
+            _first(observation),
+            float(reward[0]),
+            bool(terminated[0]),
+            bool(truncated[0]),
+            first_row(info),
+        )
+
+    def action_masks(self) -> npt.NDArray[np.bool_]:
+        """Valid actions now, bool [slots + 1] (the name that sb3-contrib looks for)."""
+        mask: npt.NDArray[np.bool_] = self._rows.action_masks()[0]
+        return mask
+
+    def summary(self) -> dict[str, Any]:
+        """Metrics of the episode so far."""
+        return self._rows.summary(0)
+
+    @property
+    def simulation(self) -> Simulation:
+        """The server behind the observation, for tools that show what happens in it."""
+        return self._rows.simulation
+
+    def reveal_workload(self) -> Workload:
+        """The true lengths and acceptance: the explicit door for clairvoyant references."""
+        return self._rows.reveal_workload(0)
+
+    def render(self) -> str | npt.NDArray[np.uint8] | None:
+        """The request table as text, or a picture, uint8 [640, 960, 3]; see ``render_mode``."""
+        drawn = None if self.render_mode == "human" else self._rows.render()
+        return None if drawn is None else drawn[0]
+
+    def close(self) -> None:
+        """Close the window of ``render_mode="human"``."""
+        if self._window is not None:
+            self._window.close()
+
+    def _show(self) -> None:
+        if self.render_mode == "human":
+            self._window = self._window or PictureView(self.metadata["render_fps"])
+            self._window.show(self._rows.view())
+
+
+def _first(observation: Observation) -> Observation:
+    return {name: part[0] for name, part in observation.items()}

@@ -1,0 +1,49 @@
+"""Observation and action spaces, and the check of what comes in as an action."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from laps_env.sim.observation import QUEUE_COLUMNS, SERVER_COLUMNS
+
+
+def observation_space(slots: int) -> gym.spaces.Dict:
+    """``queue`` [slots, 21] and ``server`` [8], physical units, bounds as in `laps_env.sim.observation`."""
+    queue_high = np.tile(np.array([c.high for c in QUEUE_COLUMNS], np.float32), (slots, 1))
+    server_high = np.array([c.high for c in SERVER_COLUMNS], np.float32)
+    return gym.spaces.Dict(
+        queue=gym.spaces.Box(np.zeros_like(queue_high), queue_high, dtype=np.float32),
+        server=gym.spaces.Box(np.zeros_like(server_high), server_high, dtype=np.float32),
+    )
+
+
+def action_space(interface: str, slots: int) -> gym.Space[Any]:
+    """``Discrete(slots + 1)`` for picks, ``Box(-1, 1, (slots,))`` for priorities."""
+    if interface == "pick":
+        return gym.spaces.Discrete(slots + 1)
+    return gym.spaces.Box(-1.0, 1.0, (slots,), np.float32)
+
+
+def check_actions(actions: Any, space: gym.Space[Any], slots: int) -> npt.NDArray[Any]:
+    """A batch of actions as the kernel takes it: int64 [E] picks or float64 [E, slots] scores.
+
+    Raises:
+        ValueError: another shape or type, or a value outside the space.
+    """
+    actions = np.asarray(actions)
+    if actions.shape != space.shape:
+        raise ValueError(f"actions: expected shape {space.shape}, got {actions.shape}")
+    scores = isinstance(space, gym.spaces.Box)
+    if actions.dtype.kind not in ("iuf" if scores else "iu"):
+        raise ValueError(
+            f"actions: expected {'numbers' if scores else 'integers'}, got {actions.dtype}"
+        )
+    low, high = (-1, 1) if scores else (0, slots)
+    if not (actions.min() >= low and actions.max() <= high):  # also catches NaN
+        bad = actions[~((actions >= low) & (actions <= high))].flat[0]
+        raise ValueError(f"actions: expected {low}..{high}, got {bad}")
+    return actions.astype(np.float64 if scores else np.int64, copy=False)

@@ -1,0 +1,330 @@
+"""`SpecDecodeReplayVectorEnv`: many replay servers in one compiled step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from laps_env.envs.infos import Info, add_summaries, all_rows, only_rows
+from laps_env.envs.options import EnvOptions
+from laps_env.envs.picture import PictureView
+from laps_env.envs.spaces import action_space, check_actions, observation_space
+from laps_env.envs.text_view import render_table
+from laps_env.envs.view import View
+from laps_env.sim.loops import step_picks, step_priorities
+from laps_env.sim.metrics import summarize, time_alone_ns
+from laps_env.sim.simulation import UNLIMITED, Simulation, limit_ns
+from laps_env.utils.checks import check_count
+from laps_env.workloads import Workload
+
+Observation = dict[str, npt.NDArray[np.float32]]
+
+RESET_OPTIONS = ("workload", "workload_seed", "reset_mask")
+
+
+class SpecDecodeReplayVectorEnv(VectorEnv):
+    """E independent copies of `laps_env.envs.replay.SpecDecodeReplay`, stepped together.
+
+    Row i reset with seed s equals the single environment reset with seed s + i, in every autoreset
+    mode; so base seeds of runs should lie far apart (2**20, say). Observations are fresh arrays.
+
+    Args:
+        num_envs: E.
+        autoreset_mode: ``NEXT_STEP`` (default), ``SAME_STEP`` or ``DISABLED``; with the last,
+            ``reset(options={"reset_mask": bool [E]})`` resets the rows that have ended.
+        max_episode_steps: truncate after so many steps.
+        render_mode: None, ``"ansi"`` or ``"rgb_array"``.
+        **options: as `SpecDecodeReplay` (`laps_env.envs.options.EnvOptions`).
+
+    Raises:
+        ValueError: an argument out of range, naming it, what was expected and what came.
+        TypeError: an unknown argument.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012 (Gymnasium's own declaration)
+        "render_modes": ["ansi", "rgb_array"],
+        "render_fps": 4,
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+    }
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+        **options: Any,
+    ) -> None:
+        check_count("num_envs", num_envs)
+        check_count("max_episode_steps", max_episode_steps, optional=True)
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            modes = ", ".join(map(repr, self.metadata["render_modes"]))
+            raise ValueError(f"render_mode: expected None, {modes}; got {render_mode!r}")
+        self.options = EnvOptions(**options)
+        self.num_envs = num_envs
+        self.render_mode = render_mode
+        self._pictures: list[PictureView] = []
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        slots = self.options.slots
+        self.single_observation_space = observation_space(slots)
+        self.single_action_space = action_space(self.options.interface, slots)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.simulation = Simulation(
+            self.options.server,
+            num_envs=num_envs,
+            slots=slots,
+            saturation_rps=self.options.get_scenario().saturation_rps,
+            time_limit_ns=limit_ns(self.options.time_limit_s),
+            queue_limit=self.options.queue_limit or UNLIMITED,
+        )
+        self._max_episode_steps = max_episode_steps or UNLIMITED
+        self._started = False
+        self._seeds = np.full(num_envs, -1, np.int64)
+        self._episodes = np.zeros(num_envs, np.int64)
+        self._steps = np.zeros(num_envs, np.int64)
+        self._returns = np.zeros(num_envs)
+        self._ended = np.ones(num_envs, np.bool_)
+
+    # -- reset ------------------------------------------------------------------------------------
+
+    def reset(
+        self,
+        *,
+        seed: int | list[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Observation, Info]:
+        """Start an episode in every row, or in those of ``options["reset_mask"]``.
+
+        Args:
+            seed: of row 0; row i gets seed + i. A list gives each row its own. With None a row goes
+                on with its next episode (at first from an arbitrary seed).
+            options: ``workload`` (a `Workload` for every reset row), ``workload_seed`` (int: the
+                workload of that seed, for this episode alone), ``reset_mask`` (bool [E]).
+
+        Raises:
+            ValueError: an unknown option, or one of the wrong kind.
+        """
+        if not isinstance(options, dict | None):
+            raise ValueError(f"reset options: expected a dict, got {options!r}")
+        options = options or {}
+        unknown = [name for name in options if name not in RESET_OPTIONS]
+        if unknown:
+            raise ValueError(
+                f"reset options: expected only {', '.join(RESET_OPTIONS)}; got {unknown}"
+            )
+        rows = self._rows_to_reset(options.get("reset_mask"))
+        self._seed_rows(rows, seed)
+        for row in rows:
+            self._reset_row(row, options)
+        self._started = True
+        started = np.isin(np.arange(self.num_envs), rows)
+        return self._observe(), only_rows(self._info(), started)
+
+    def _rows_to_reset(self, mask: Any) -> npt.NDArray[np.intp]:
+        if mask is None:
+            return np.arange(self.num_envs)
+        mask = np.asarray(mask)
+        if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
+            raise ValueError(
+                f"reset_mask: expected bool [{self.num_envs}] with a True, "
+                f"got {mask.dtype} {mask.shape}"
+            )
+        if not (self._started or mask.all()):
+            raise gym.error.ResetNeeded("reset_mask: reset all rows first")
+        return np.flatnonzero(mask)
+
+    def _seed_rows(self, rows: npt.NDArray[np.intp], seed: int | list[int | None] | None) -> None:
+        """Give each row its seed; episodes of a newly seeded row count from 0."""
+        seeds: list[int | None]
+        if seed is None:
+            seeds = [None] * self.num_envs
+        elif isinstance(seed, list | tuple | np.ndarray):
+            seeds = list(seed)
+        else:
+            check_count("seed", seed, least=0)
+            super().reset(seed=int(seed))
+            seeds = [int(seed) + i for i in range(self.num_envs)]
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"seed: expected {self.num_envs} seeds, got {len(seeds)}")
+        for given in seeds:
+            check_count("seed", given, least=0, optional=True)
+        for row in rows:
+            given = seeds[row]
+            if given is None and self._seeds[row] < 0:
+                given = int(self.np_random.integers(2**31))
+            if given is not None:
+                self._seeds[row] = given
+                self._episodes[row] = -1
+
+    def _reset_row(self, row: int, options: dict[str, Any] | None = None) -> None:
+        """Start the row's next episode; a workload that is refused changes nothing."""
+        episode = int(self._episodes[row]) + 1
+        self.simulation.start(row, self._make_workload(row, episode, options or {}))
+        self._episodes[row] = episode
+        self._steps[row] = 0
+        self._returns[row] = 0.0
+        self._ended[row] = False
+        fleet = self.simulation.fleet
+        fleet.dt[row] = 0.0
+        fleet.ran_round[row] = fleet.invalid[row] = False
+
+    def _make_workload(self, row: int, episode: int, options: dict[str, Any]) -> Workload:
+        workload = options.get("workload")
+        if workload is not None:
+            if not isinstance(workload, Workload):
+                raise ValueError(f"workload: expected a Workload, got {type(workload).__name__}")
+            return workload
+        seed = options.get("workload_seed")
+        if seed is None:
+            seed = int(self._seeds[row])
+        else:
+            check_count("workload_seed", seed, least=0)
+            seed, episode = int(seed), 0
+        return self.options.workload(seed, episode)
+
+    # -- step -------------------------------------------------------------------------------------
+
+    def step(
+        self, actions: npt.NDArray[Any]
+    ) -> tuple[
+        Observation,
+        npt.NDArray[np.float64],
+        npt.NDArray[np.bool_],
+        npt.NDArray[np.bool_],
+        Info,
+    ]:
+        """One action per row.
+
+        Raises:
+            ValueError: actions of another shape or out of range (nothing has moved then).
+            gymnasium.error.ResetNeeded: before `reset`, or, with ``DISABLED``, after a row's end.
+        """
+        actions = check_actions(actions, self.action_space, self.options.slots)
+        skip = self._ended.copy()
+        if skip.any() and not (self._started and self.autoreset_mode == AutoresetMode.NEXT_STEP):
+            raise gym.error.ResetNeeded(f"reset needed in rows {np.flatnonzero(skip).tolist()}")
+        for row in np.flatnonzero(skip).tolist():
+            self._reset_row(row)
+        self._move(actions, skip)
+        servers = self.simulation.fleet.servers
+        reward = np.where(skip, 0.0, self.simulation.fleet.reward)
+        self._steps += ~skip
+        self._returns += reward
+        terminated = servers["finished"] == servers["requests"]
+        truncated = (servers["truncated"] == 1) | (self._steps >= self._max_episode_steps)
+        truncated &= ~terminated
+        self._ended = terminated | truncated
+        if not self._ended.any():
+            return self._observe(), reward, terminated, truncated, self._info()
+        info = self._info()
+        summaries = {row: self.summary(row) for row in np.flatnonzero(self._ended).tolist()}
+        add_summaries(info, summaries, self._ended)
+        if self.autoreset_mode == AutoresetMode.SAME_STEP:
+            info = self._reset_same_step(info)
+        return self._observe(), reward, terminated, truncated, info
+
+    def _move(self, actions: npt.NDArray[Any], skip: npt.NDArray[np.bool_]) -> None:
+        """Every row not skipped takes its action."""
+        fleet = self.simulation.fleet
+        constants, scale = self.simulation.constants, self.options.reward_scale
+        if self.options.interface == "pick":
+            step_picks(constants, fleet, actions, skip, scale)
+        else:
+            step_priorities(constants, fleet, -actions, skip, scale)
+
+    def _reset_same_step(self, info: Info) -> Info:
+        """The ended rows start anew; their last observation and info go to ``final_*``."""
+        ended = self._ended.copy()
+        last = self._observe()
+        final_obs = np.full(self.num_envs, None, object)
+        for row in np.flatnonzero(ended).tolist():
+            final_obs[row] = {name: part[row].copy() for name, part in last.items()}
+            self._reset_row(row)
+        return {
+            **self._info(),
+            "final_obs": final_obs,
+            "_final_obs": ended,
+            "final_info": only_rows(info, ended),
+            "_final_info": ended.copy(),
+        }
+
+    # -- what is seen -----------------------------------------------------------------------------
+
+    def _observe(self) -> Observation:
+        fleet = self.simulation.fleet
+        return {"queue": fleet.queue.copy(), "server": fleet.server_view.copy()}
+
+    def _info(self) -> Info:
+        fleet = self.simulation.fleet
+        info: Info = {
+            "dt": fleet.dt.copy(),
+            "round": fleet.ran_round.copy(),
+            "invalid_action": fleet.invalid.copy(),
+        }
+        if self.options.interface == "pick":
+            info["action_mask"] = fleet.mask.copy()
+        return all_rows(info, self.num_envs)
+
+    def summary(self, row: int = 0) -> dict[str, Any]:
+        """Metrics of a row's episode so far (`laps_env.sim.metrics.summarize`) and its ``return``."""
+        workload = self.reveal_workload(row)
+        reference = self.options.get_scenario().server.reference_draft_length
+        alone = time_alone_ns(workload, self.options.server, reference)
+        server = self.simulation.fleet.servers[row]
+        metrics = summarize(self.simulation.requests(row), server, alone)
+        return {**metrics, "return": float(self._returns[row])}
+
+    def render(self) -> tuple[str, ...] | tuple[npt.NDArray[np.uint8], ...] | None:
+        """Every row: its request table as text (``"ansi"``), or its picture (``"rgb_array"``)."""
+        if self.render_mode is None:
+            return None
+        views = [self.view(row) for row in range(self.num_envs)]
+        if self.render_mode == "ansi":
+            return tuple(map(render_table, views))
+        if not self._pictures:
+            self._pictures = [PictureView(self.metadata["render_fps"]) for _ in views]
+        return tuple(p.frame(view) for p, view in zip(self._pictures, views, strict=True))
+
+    def view(self, row: int = 0) -> View:
+        """What a person is shown of a row."""
+        fleet, options = self.simulation.fleet, self.options
+        server = fleet.servers[row]
+        return View(
+            queue=fleet.queue[row],
+            server=fleet.server_view[row],
+            requests=self.simulation.requests(row),
+            now_s=int(server["now"]) * 1e-9,
+            arrived=int(server["arrived"]),
+            finished=int(server["finished"]),
+            categories=self.reveal_workload(row).categories,
+            pool_tokens=options.server.pool_tokens,
+            title=f"{options.get_scenario().name}, load {options.load}",
+        )
+
+    @property
+    def is_seeded(self) -> bool:
+        """Whether every row has got its seed."""
+        return bool((self._seeds >= 0).all())
+
+    def action_masks(self) -> npt.NDArray[np.bool_]:
+        """Valid actions now, bool [E, slots + 1] (the name that sb3-contrib looks for)."""
+        return self.simulation.fleet.mask.astype(np.bool_)
+
+    def reveal_workload(self, row: int = 0) -> Workload:
+        """The row's workload with its true lengths and acceptance.
+
+        The explicit door for clairvoyant references and for tests: no observation or info holds
+        any of this before the episode ends.
+        """
+        workload = self.simulation.workloads[row]
+        if workload is None:
+            raise gym.error.ResetNeeded("reset the environment first")
+        return workload

@@ -1,0 +1,1 @@
+"""A speculative-decoding engine on PyTorch and transformers, one round at a time."""

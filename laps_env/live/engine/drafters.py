@@ -1,0 +1,194 @@
+"""Drafters: what proposes the tokens that the target verifies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from laps_env.live.engine.kv_slots import SlotModel
+from laps_env.live.engine.verification import Decoding, Draft, draw
+
+Rows = Sequence[int]
+
+
+class Drafter(Protocol):
+    """Anything that proposes tokens for a batch of sequences, each known by its slot."""
+
+    def propose(
+        self,
+        rows: Rows,
+        texts: Sequence[list[int]],
+        count: int,
+        decoding: Decoding,
+        rngs: Sequence[torch.Generator],
+    ) -> list[Draft]:
+        """Up to ``count`` tokens to follow ``texts[i]``, the sequence in slot ``rows[i]``.
+
+        Under sampling a drafter draws with the sequence's own generator ``rngs[i]``.
+        """
+
+    def watch(self, row: int, start: int, hidden: Tensor) -> None:
+        """The target has fed tokens from position ``start`` on; its states [tokens, width]."""
+
+    def save(self, row: int) -> Any:
+        """What the drafter holds of a sequence, on the host, for `restore`."""
+
+    def restore(self, row: int, saved: Any) -> None:
+        """Take up a saved sequence in any slot."""
+
+    def forget(self, row: int) -> None:
+        """The sequence in this slot has left."""
+
+
+class Stateless:
+    """A drafter that keeps nothing from round to round."""
+
+    def watch(self, row: int, start: int, hidden: Tensor) -> None:
+        """Nothing is kept."""
+
+    def save(self, row: int) -> Any:
+        """Nothing to save."""
+
+    def restore(self, row: int, saved: Any) -> None:
+        """Nothing to restore."""
+
+    def forget(self, row: int) -> None:
+        """Nothing is kept."""
+
+
+class PromptLookup(Stateless):
+    """What followed the last tokens when they came up before: no model, and few but cheap hits.
+
+    Source: Saxena, "Prompt Lookup Decoding" (2023), as transformers' ``prompt_lookup_num_tokens``.
+
+    Args:
+        longest_match: tokens that are looked up first; then fewer, down to one.
+    """
+
+    def __init__(self, longest_match: int = 3) -> None:
+        self.longest_match = longest_match
+
+    def propose(
+        self,
+        rows: Rows,
+        texts: Sequence[list[int]],
+        count: int,
+        decoding: Decoding,
+        rngs: Sequence[torch.Generator],
+    ) -> list[Draft]:
+        """As `Drafter.propose`; nothing where the text does not repeat itself."""
+        return [Draft(self.continuation(text)[:count]) for text in texts]
+
+    def continuation(self, text: list[int]) -> list[int]:
+        """What followed the latest earlier occurrence of the longest tail that has one."""
+        longest, after = 0, len(text)
+        for end in range(len(text) - 2, -1, -1):
+            if text[end] != text[-1]:
+                continue
+            size = 1
+            while size < min(self.longest_match, end + 1) and text[end - size] == text[-1 - size]:
+                size += 1
+            if size > longest:
+                longest, after = size, end + 1
+        return text[after:]
+
+
+class DraftModel:
+    """A small model with the target's vocabulary, drafting token by token.
+
+    Args:
+        model: decoder-only.
+        slots, length: as the target's `SlotModel`.
+    """
+
+    def __init__(self, model: PreTrainedModel, slots: int, length: int) -> None:
+        self.model = SlotModel(model, slots, length)
+        self._fed: dict[int, list[int]] = {}
+
+    def propose(
+        self,
+        rows: Rows,
+        texts: Sequence[list[int]],
+        count: int,
+        decoding: Decoding,
+        rngs: Sequence[torch.Generator],
+    ) -> list[Draft]:
+        """As `Drafter.propose`: one pass of the small model per token and batch."""
+        chosen = Choices(decoding, rngs)
+        for row, text in zip(rows, texts, strict=True):
+            self._catch_up(row, text)
+        tokens = [text[-1] for text in texts]
+        starts = [len(text) - 1 for text in texts]
+        for step in range(count):
+            out = self.model.forward(rows, [[t] for t in tokens], [s + step for s in starts])
+            tokens = chosen.add(out.logits[:, -1])
+        drafts = chosen.drafts()
+        for row, text, draft in zip(rows, texts, drafts, strict=True):
+            self._fed[row] = [*text, *draft.tokens[:-1]]
+        return drafts
+
+    def _catch_up(self, row: int, text: list[int]) -> None:
+        """Feed all but the last token, as far as the slot does not hold them.
+
+        That is a new sequence's prompt, or one token after a fully accepted round.
+        """
+        held = 0
+        for known, token in zip(self._fed.get(row, []), text[:-1], strict=False):
+            if known != token:
+                break
+            held += 1
+        if held < len(text) - 1:
+            self.model.forward([row], [text[held:-1]], [held], last_logits=True)
+
+    def watch(self, row: int, start: int, hidden: Tensor) -> None:
+        """The target's states are not read."""
+
+    def save(self, row: int) -> Any:
+        """The tokens that the slot holds, and its cache."""
+        fed = self._fed.get(row, [])
+        return fed, self.model.read(row, len(fed)) if fed else []
+
+    def restore(self, row: int, saved: Any) -> None:
+        """Put back what `save` returned."""
+        self._fed[row], cache = saved
+        if cache:
+            self.model.write(row, cache)
+
+    def forget(self, row: int) -> None:
+        """The slot's content is not the next sequence's."""
+        self._fed.pop(row, None)
+
+
+class Choices:
+    """The tokens drafted so far for a batch, and the distributions they were drawn from."""
+
+    def __init__(self, decoding: Decoding, rngs: Sequence[torch.Generator]) -> None:
+        self.decoding = decoding
+        self.rngs = rngs
+        self.tokens: list[list[int]] = []
+        self.chances: list[Tensor] = []
+
+    def add(self, logits: Tensor) -> list[int]:
+        """The next token of each sequence, from its logits [batch, vocabulary]."""
+        if self.decoding.greedy:
+            chosen = logits.argmax(-1).tolist()
+        else:
+            chances = self.decoding.probabilities(logits)
+            chosen = [draw(own, rng) for own, rng in zip(chances, self.rngs, strict=True)]
+            self.chances.append(chances)
+        self.tokens.append(chosen)
+        return list(chosen)
+
+    def drafts(self) -> list[Draft]:
+        """One draft per sequence."""
+        tokens = [list(own) for own in zip(*self.tokens, strict=True)]
+        if self.decoding.greedy:
+            return [Draft(own) for own in tokens]
+        return [
+            Draft(own, chances)
+            for own, chances in zip(tokens, torch.stack(self.chances, 1), strict=True)
+        ]

@@ -1,0 +1,297 @@
+"""A step-controlled speculative-decoding engine: one call is one round for whoever is chosen.
+
+Between rounds a sequence may wait with its cache in place, be offloaded to the host, or be dropped
+and recomputed; with greedy decoding in float32 none of it changes its text.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from laps_env.live.engine.drafters import Drafter
+from laps_env.live.engine.kv_slots import SlotModel, StoredLayer
+from laps_env.live.engine.verification import Decoding, Draft, longest_match, verify
+
+#: Most tokens of a sequence that one pass of a prefill feeds.
+PREFILL_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """What ends an output before its limit.
+
+    Attributes:
+        tokens: token ids.
+        strings: texts; an output ends with the token that completes one.
+        decode: text of token ids, needed for ``strings``.
+
+    Raises:
+        ValueError: strings without ``decode``, or an empty string.
+    """
+
+    tokens: Collection[int] = ()
+    strings: Collection[str] = ()
+    decode: Callable[[list[int]], str] | None = None
+
+    def __post_init__(self) -> None:
+        if "" in self.strings:
+            raise ValueError("stop strings: expected texts of at least one character, got ''")
+        if self.strings and self.decode is None:
+            raise ValueError("stop strings: expected a tokenizer's decode beside them, got none")
+
+    def cut(self, output: list[int], committed: list[int]) -> tuple[list[int], bool]:
+        """The part of the coming tokens that still belongs to the output, and whether it ends."""
+        for count in range(1, len(committed) + 1):
+            if committed[count - 1] in self.tokens or self._says(output + committed[:count]):
+                return committed[:count], True
+        return committed, False
+
+    def _says(self, output: list[int]) -> bool:
+        """Whether the last token completes one of the strings."""
+        if not self.strings or self.decode is None:
+            return False
+        # a token adds at least a byte, so a string ends within as many tokens as it has bytes
+        longest = max(len(string.encode()) for string in self.strings)
+        tail = self.decode(output[-longest:])
+        return any(string in tail for string in self.strings)
+
+
+@dataclass(eq=False)
+class Generation:
+    """One sequence on its way.
+
+    Attributes:
+        prompt: token ids, at least one.
+        limit: most output tokens.
+        rng: the generator of its draws.
+        output: token ids committed so far, with the stop token at the end where one came.
+        slot: of its cache, None where it has none on the device.
+        cached: leading tokens of prompt and output that are in the target's cache.
+        stored: its caches on the host while it is offloaded, the target's and the drafter's.
+        finished: no more rounds.
+    """
+
+    prompt: list[int]
+    limit: int
+    rng: torch.Generator
+    output: list[int] = field(default_factory=list)
+    slot: int | None = None
+    cached: int = 0
+    stored: tuple[list[StoredLayer], Any] | None = None
+    finished: bool = False
+
+    @property
+    def text(self) -> list[int]:
+        """Prompt and output."""
+        return [*self.prompt, *self.output]
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What a round did for one sequence.
+
+    Attributes:
+        drafted, accepted: draft tokens; accepted may point past the end of the output.
+        committed: tokens that its output grew by, at least one.
+    """
+
+    drafted: int
+    accepted: int
+    committed: list[int]
+
+
+@dataclass(frozen=True)
+class RoundTimes:
+    """Measured device time of one round, in nanoseconds.
+
+    Attributes:
+        caches: restoring and computing caches.
+        draft: all draft steps.
+        verify: the target's pass, verification and commitment.
+    """
+
+    caches: int
+    draft: int
+    verify: int
+
+    @property
+    def total(self) -> int:
+        """The round's duration."""
+        return self.caches + self.draft + self.verify
+
+
+class Engine:
+    """Speculative decoding of many sequences, round by round.
+
+    Args:
+        target: the model whose text is generated.
+        drafter: proposes tokens; its vocabulary is the target's.
+        slots: sequences with a cache on the device at once, >= 1.
+        length: most tokens of a sequence, prompt and output.
+        decoding: greedy by default.
+        stopping: what ends an output before its limit.
+
+    Attributes:
+        times: of the last round.
+    """
+
+    def __init__(
+        self,
+        target: PreTrainedModel,
+        drafter: Drafter,
+        *,
+        slots: int,
+        length: int,
+        decoding: Decoding | None = None,
+        stopping: Stopping | None = None,
+    ) -> None:
+        self.target = SlotModel(target, slots, length)
+        self.drafter = drafter
+        self.decoding = decoding or Decoding()
+        self.stopping = stopping or Stopping()
+        self.times = RoundTimes(0, 0, 0)
+        self._free = list(range(slots))
+
+    def start(self, prompt: Sequence[int], limit: int, seed: int = 0) -> Generation:
+        """A new sequence; nothing runs yet.
+
+        Raises:
+            ValueError: an empty prompt, no room for output, or more than a slot holds.
+        """
+        if not prompt:
+            raise ValueError("prompt: expected at least one token, got none")
+        if limit < 1 or len(prompt) + limit > self.target.length:
+            raise ValueError(
+                f"limit: expected 1..{self.target.length - len(prompt)} output tokens after a "
+                f"prompt of {len(prompt)} in slots of {self.target.length}, got {limit}"
+            )
+        return Generation(list(prompt), limit, torch.Generator().manual_seed(seed))
+
+    def run_round(self, chosen: Sequence[Generation], draft_length: int) -> list[RoundResult]:
+        """One round: restore or prefill what needs it, draft, verify in one pass, commit.
+
+        Args:
+            chosen: unfinished sequences, all different, at most as many as slots.
+            draft_length: tokens to draft for each, 0 (no speculation) or more.
+
+        Raises:
+            RuntimeError: no slot is free for one of them (nothing has run then).
+            FloatingPointError: the target's logits are not finite (nothing is committed then).
+        """
+        begin = self._now()
+        self._give_slots(chosen)
+        for g in chosen:
+            self._prefill(g)
+        ready = self._now()
+        drafts = self._draft(chosen, draft_length)
+        drafted = self._now()
+        results = self._verify(chosen, drafts)
+        self.times = RoundTimes(ready - begin, drafted - ready, self._now() - drafted)
+        return results
+
+    def _now(self) -> int:
+        """Nanoseconds, when the device has done all that was asked of it."""
+        if self.target.model.device.type == "cuda":
+            torch.cuda.synchronize(self.target.model.device)
+        return time.perf_counter_ns()
+
+    def _give_slots(self, chosen: Sequence[Generation]) -> None:
+        homeless = [g for g in chosen if g.slot is None]
+        if len(homeless) > len(self._free):
+            raise RuntimeError(
+                f"slots: expected {len(homeless)} free, got {len(self._free)}; "
+                "offload or drop a waiting sequence first"
+            )
+        for g in homeless:
+            g.slot = self._free.pop(0)
+            if g.stored is not None:
+                cache, saved = g.stored
+                self.target.write(g.slot, cache)
+                self.drafter.restore(g.slot, saved)
+                g.stored = None
+
+    def _prefill(self, g: Generation) -> None:
+        """Feed all but the last token of the text; the round itself feeds the last one."""
+        assert g.slot is not None  # it was just given one
+        text = g.text
+        while g.cached < len(text) - 1:
+            chunk = text[g.cached : -1][:PREFILL_CHUNK]
+            out = self.target.forward([g.slot], [chunk], [g.cached], last_logits=True)
+            self.drafter.watch(g.slot, g.cached, out.hidden[0])
+            g.cached += len(chunk)
+
+    def _draft(self, chosen: Sequence[Generation], draft_length: int) -> list[Draft]:
+        texts = [g.text for g in chosen]
+        # a draft may run past the output's end, not past the slot's
+        room = self.target.length - max(len(text) for text in texts)
+        count = min(draft_length, room)
+        if count == 0:
+            return [Draft([]) for _ in chosen]
+        rngs = [g.rng for g in chosen]
+        return self.drafter.propose(_slots(chosen), texts, count, self.decoding, rngs)
+
+    def _verify(self, chosen: Sequence[Generation], drafts: Sequence[Draft]) -> list[RoundResult]:
+        fed = [[g.text[-1], *draft.tokens] for g, draft in zip(chosen, drafts, strict=True)]
+        out = self.target.forward(_slots(chosen), fed, [g.cached for g in chosen])
+        largest, choices = out.logits.max(-1)
+        if not bool(largest.isfinite().all()):
+            raise FloatingPointError("target: expected finite logits, got NaN or infinity")
+        outcomes = (
+            [longest_match(d.tokens, c) for d, c in zip(drafts, choices.tolist(), strict=True)]
+            if self.decoding.greedy
+            else [
+                verify(d, own[: len(d.tokens) + 1], self.decoding, g.rng)
+                for g, d, own in zip(chosen, drafts, out.logits, strict=True)
+            ]
+        )
+        return [
+            self._commit(g, draft, accepted, token, hidden)
+            for g, draft, (accepted, token), hidden in zip(
+                chosen, drafts, outcomes, out.hidden, strict=True
+            )
+        ]
+
+    def _commit(
+        self, g: Generation, draft: Draft, accepted: int, token: int, hidden: Tensor
+    ) -> RoundResult:
+        """The accepted tokens and the target's own, up to a stop or the limit."""
+        assert g.slot is not None  # it has just been served
+        committed = [*draft.tokens[:accepted], token][: g.limit - len(g.output)]
+        committed, stopped = self.stopping.cut(g.output, committed)
+        self.drafter.watch(g.slot, g.cached, hidden[: len(committed)])
+        g.output += committed
+        g.cached += len(committed)  # rejected entries lie past it: forgotten
+        g.finished = stopped or len(g.output) == g.limit
+        if g.finished:
+            self.drop(g)
+        return RoundResult(len(draft.tokens), accepted, committed)
+
+    def offload(self, g: Generation) -> None:
+        """Move a sequence's caches to the host; its next round brings them back into any slot."""
+        if g.slot is not None:
+            g.stored = self.target.read(g.slot, g.cached), self.drafter.save(g.slot)
+            self._leave_slot(g)
+
+    def drop(self, g: Generation) -> None:
+        """Forget a sequence's caches; its next round recomputes them from prompt and output."""
+        g.stored = None
+        g.cached = 0
+        self._leave_slot(g)
+
+    def _leave_slot(self, g: Generation) -> None:
+        if g.slot is not None:
+            self.drafter.forget(g.slot)
+            self._free.append(g.slot)
+            g.slot = None
+
+
+def _slots(generations: Sequence[Generation]) -> list[int]:
+    """The slots of sequences that have one."""
+    return [g.slot for g in generations if g.slot is not None]

@@ -1,0 +1,338 @@
+"""A draft head: one layer that reads the target's last hidden state and the next token.
+
+Source: Li et al., "EAGLE: Speculative Sampling Requires Rethinking Feature Uncertainty" (arXiv
+2401.15077), as a chain, not a tree. At position j the head sees the target's state h[j] and the
+token x[j + 1] that was chosen from it, and foretells h[j + 1], from which the target's own output
+weights give the next token. Further tokens of a draft are had from the head's own states instead.
+The head borrows the target's embedding and output weights, the latter cut to frequent tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding, scaled_dot_product_attention, silu
+from transformers import PreTrainedModel
+
+from laps_env.live.engine.drafters import Choices, Rows
+from laps_env.live.engine.onednn_linear import PackedLinears, pack
+from laps_env.live.engine.verification import Decoding, Draft
+from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
+
+#: Most keys that the drafts from several positions are checked against at once.
+_CHAIN_KEYS = 32_768
+
+Cache = tuple[Tensor, Tensor]
+"""Keys and values [batch, heads, length, head width]."""
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Sizes of a draft head.
+
+    Attributes:
+        width: of the target's hidden state.
+        heads, inner: attention heads, width inside the feed-forward block.
+        rope_theta: base of the rotary position embedding.
+        frequent_tokens: of the target's vocabulary that can be drafted.
+    """
+
+    width: int
+    heads: int
+    inner: int
+    rope_theta: float
+    frequent_tokens: int
+
+
+class DraftHead(nn.Module):
+    """The layer itself, with weights in float32.
+
+    Args:
+        config: its sizes.
+    """
+
+    frequent: Tensor  # [frequent tokens] their ids in the target's vocabulary
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.config = config
+        self.token_norm = nn.RMSNorm(width, eps=1e-5)
+        self.state_norm = nn.RMSNorm(width, eps=1e-5)
+        self.fuse = nn.Linear(2 * width, width, bias=False)
+        self.attention_norm = nn.RMSNorm(width, eps=1e-5)
+        self.project = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.inner_norm = nn.RMSNorm(width, eps=1e-5)
+        self.up = nn.Linear(width, 2 * config.inner, bias=False)
+        self.down = nn.Linear(config.inner, width, bias=False)
+        self.last_norm = nn.RMSNorm(width, eps=1e-5)
+        self.register_buffer("frequent", torch.arange(config.frequent_tokens))
+
+    def forward(
+        self, tokens: Tensor, states: Tensor, positions: Tensor, mask: Tensor, cache: Any
+    ) -> Tensor:
+        """Foretell the target's next states.
+
+        Args:
+            tokens: embeddings [batch, tokens, width] of x[j + 1].
+            states: [batch, tokens, width], h[j] or the head's own.
+            positions: [batch, tokens], j.
+            mask: bool, True where a query sees a key, to [batch, heads, tokens, keys].
+            cache: takes the keys and values of these tokens, [batch, heads, tokens, head width]
+                each, and returns all that the mask covers.
+
+        Returns:
+            [batch, tokens, width].
+        """
+        x = self.fuse(torch.cat([self.token_norm(tokens), self.state_norm(states)], -1))
+        batch, count, width = x.shape
+        q, k, v = (
+            part.view(batch, count, self.config.heads, -1).transpose(1, 2)
+            for part in self.project(self.attention_norm(x)).chunk(3, -1)
+        )
+        turn = self._turn(positions, q.shape[-1])
+        keys, values = cache(_rotate(k, turn), v)
+        seen = scaled_dot_product_attention(_rotate(q, turn), keys, values, mask)
+        x = x + self.out(seen.transpose(1, 2).reshape(batch, count, width))
+        gate, inner = self.up(self.inner_norm(x)).chunk(2, -1)
+        x = x + self.down(silu(gate) * inner)
+        return self.last_norm(x)
+
+    def _turn(self, positions: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of the rotary embedding, [batch, 1, tokens, size]."""
+        powers = torch.arange(0, size, 2, device=positions.device) / size
+        angles = positions[:, None, :, None] * self.config.rope_theta**-powers
+        angles = torch.cat([angles, angles], -1)
+        return angles.cos(), angles.sin()
+
+
+def _rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    first, second = x.chunk(2, -1)
+    return x * turn[0] + torch.cat([-second, first], -1) * turn[1]
+
+
+def _weight(module: nn.Module) -> Tensor:
+    weight = module.weight
+    assert isinstance(weight, Tensor)  # of an embedding or a linear layer
+    return weight
+
+
+class _Chain:
+    """The cache of several drafts that go on from the same text, each at its own position."""
+
+    def __init__(self, text: Cache, own: Cache) -> None:
+        self.text = text
+        self.own = own
+
+    def __call__(self, keys: Tensor, values: Tensor) -> Cache:
+        """Add a step to each draft; the text's keys and values, and then the draft's own."""
+        self.own = torch.cat([self.own[0], keys], 2), torch.cat([self.own[1], values], 2)
+        shape = (len(keys), -1, -1, -1)
+        return (
+            torch.cat([self.text[0].expand(shape), self.own[0]], 2),
+            torch.cat([self.text[1].expand(shape), self.own[1]], 2),
+        )
+
+
+class HeadDrafter:
+    """Drafts with a `DraftHead`.
+
+    Args:
+        head: of the target's width.
+        target: lends its embedding and its output weights.
+        slots, length: as the target's `SlotModel`.
+
+    Raises:
+        ValueError: a head of another width or vocabulary.
+    """
+
+    def __init__(self, head: DraftHead, target: PreTrainedModel, slots: int, length: int) -> None:
+        self.embedding = _weight(target.get_input_embeddings())
+        output = _weight(target.get_output_embeddings())
+        if head.config.width != output.shape[1] or int(head.frequent.max()) >= output.shape[0]:
+            raise ValueError(
+                f"draft head: expected width {output.shape[1]} and tokens below {output.shape[0]}, "
+                f"got width {head.config.width}, tokens up to {int(head.frequent.max())}"
+            )
+        self.head = head.to(output.device, output.dtype).eval()
+        self.output = output[head.frequent]
+        self._to_logits = pack(self.output)
+        self._linears = PackedLinears.of(self.head)
+        self.length = length
+        room = (slots, head.config.heads, length, head.config.width // head.config.heads)
+        self._keys, self._values = output.new_zeros(room), output.new_zeros(room)
+        self._held: dict[int, int] = {}
+        self._states: dict[int, list[tuple[int, Tensor]]] = {}
+
+    def watch(self, row: int, start: int, hidden: Tensor) -> None:
+        """Keep the target's states until the next draft reads those that were committed."""
+        self._states.setdefault(row, []).append((start, hidden))
+
+    @torch.inference_mode()
+    def propose(
+        self,
+        rows: Rows,
+        texts: Sequence[list[int]],
+        count: int,
+        decoding: Decoding,
+        rngs: Sequence[torch.Generator],
+    ) -> list[Draft]:
+        """As `Drafter.propose`; a text of a single token, which has no state yet, gets no draft."""
+        # in order of their slots: neighbours' caches are read where they are
+        known = sorted((i for i, text in enumerate(texts) if len(text) > 1), key=rows.__getitem__)
+        drafts = [Draft([]) for _ in texts]
+        if known:
+            chain = self._chain(
+                [rows[i] for i in known],
+                [texts[i] for i in known],
+                count,
+                Choices(decoding, [rngs[i] for i in known]),
+            )
+            for i, draft in zip(known, chain, strict=True):
+                drafts[i] = draft
+        return drafts
+
+    def _chain(
+        self, rows: Rows, texts: Sequence[list[int]], count: int, chosen: Choices
+    ) -> list[Draft]:
+        starts = [self._held.get(row, 0) for row in rows]
+        fresh = [
+            self._committed(row, start, len(text) - 1)
+            for row, start, text in zip(rows, starts, texts, strict=True)
+        ]
+        tokens = [text[start + 1 :] for text, start in zip(texts, starts, strict=True)]
+        states = nn.utils.rnn.pad_sequence(fresh, batch_first=True)
+        longest = states.shape[1]
+        padded = [[*own, *[0] * (longest - len(own))] for own in tokens]
+        ahead = self._feed(rows, padded, states, starts)
+        last = torch.tensor([len(own) - 1 for own in tokens], device=ahead.device)
+        state = ahead[torch.arange(len(rows), device=ahead.device), last][:, None]
+        drafted = chosen.add(self._logits(state[:, 0]))
+        starts = [len(text) - 1 for text in texts]
+        for row, start in zip(rows, starts, strict=True):
+            self._held[row] = start
+        for step in range(count - 1):
+            state = self._feed(rows, [[t] for t in drafted], state, [s + step for s in starts])
+            drafted = chosen.add(self._logits(state[:, 0]))
+        return chosen.drafts()
+
+    def _committed(self, row: int, start: int, end: int) -> Tensor:
+        """The target's states of positions ``start`` .. ``end``; what lies past it was rejected."""
+        parts = [
+            hidden[max(start - first, 0) : end - first]
+            for first, hidden in self._states.pop(row, [])
+            if first < end
+        ]
+        return torch.cat(parts)
+
+    def _feed(
+        self, rows: Rows, tokens: list[list[int]], states: Tensor, starts: Sequence[int]
+    ) -> Tensor:
+        """One pass of the head over some slots; its states [batch, tokens, width]."""
+        device = self.output.device
+        steps = torch.arange(states.shape[1], device=device)
+        positions = (torch.tensor(starts, device=device)[:, None] + steps).clamp(
+            max=self.length - 1
+        )
+        visible = min(max(starts) + states.shape[1], self.length)
+        index = torch.tensor(list(rows), device=device)
+        neighbours = rows[-1] - rows[0] + 1 == len(rows)
+        read = slice(rows[0], rows[-1] + 1) if neighbours else index
+
+        def cache(keys: Tensor, values: Tensor) -> Cache:
+            heads = torch.arange(keys.shape[1], device=device)[:, None]
+            where = (index[:, None, None], heads, positions[:, None])
+            self._keys[where], self._values[where] = keys, values
+            return self._keys[read, :, :visible], self._values[read, :, :visible]
+
+        mask = torch.arange(visible, device=device) <= positions[:, None, :, None]
+        embedded = embedding(torch.tensor(tokens, device=device), self.embedding)
+        with self._linears:
+            return self.head(embedded, states, positions, mask, cache)
+
+    @torch.inference_mode()
+    def runs(self, text: list[int], hidden: Tensor, first: int, count: int) -> list[int]:
+        """How many drafted tokens in a row a round would accept, from every position of a text.
+
+        Slot 0 is used and left empty.
+
+        Args:
+            text: prompt, output and what the target says after it, enough for the longest draft.
+            hidden: the target's states [tokens - 1, width] or more.
+            first: position of the first output token.
+            count: output tokens.
+
+        Returns:
+            [count]; 0 where there is no state to draft from.
+        """
+        ahead = self._feed([0], [text[1:]], hidden[None, : len(text) - 1], [0])[0]
+        keys, values = self._keys[:1, :, : len(text) - 1], self._values[:1, :, : len(text) - 1]
+        truth = torch.tensor(text, device=self.output.device)
+        runs = torch.zeros(count, dtype=torch.long)
+        starts = torch.arange(max(first, 2), first + count)
+        for part in starts.split(max(1, _CHAIN_KEYS // len(text))):
+            runs[part - first] = self._chain_runs(part, ahead, keys, values, truth)
+        return runs.tolist()
+
+    def _chain_runs(
+        self, starts: Tensor, ahead: Tensor, keys: Tensor, values: Tensor, truth: Tensor
+    ) -> Tensor:
+        """Accepted tokens of one draft from each of some positions; [positions], on the host."""
+        device = truth.device
+        runs = torch.zeros(len(starts), dtype=torch.long)
+        alive = torch.arange(len(starts))
+        places = (starts - 2).to(device)  # the last pair that the text itself gives
+        state = ahead[places]
+        empty = keys[:, :, :0].expand(len(starts), -1, -1, -1)
+        own = empty, empty
+        for step in range(MAX_DRAFT_LENGTH):
+            token = self.head.frequent[self._to_logits(state).argmax(-1)]
+            hit = token == truth[places + 2 + step]
+            alive, places, state = alive[hit.cpu()], places[hit], state[hit]
+            own = own[0][hit], own[1][hit]
+            if not len(alive):
+                break
+            runs[alive] += 1
+            before = torch.arange(keys.shape[2], device=device) <= places[:, None, None, None]
+            mask = torch.cat([before, before.new_ones(len(alive), 1, 1, step + 1)], -1)
+            chain = _Chain((keys, values), own)
+            embedded = embedding(truth[places + 2 + step], self.embedding)[:, None]
+            positions = (places + 1 + step)[:, None]
+            with self._linears:
+                state = self.head(embedded, state[:, None], positions, mask, chain)[:, 0]
+            own = chain.own
+        return runs
+
+    def _logits(self, states: Tensor) -> Tensor:
+        """[batch, vocabulary]; tokens that cannot be drafted have no chance."""
+        own = self._to_logits(states)
+        logits = own.new_full((len(states), self.embedding.shape[0]), -torch.inf)
+        logits[:, self.head.frequent] = own
+        return logits
+
+    @torch.inference_mode()
+    def save(self, row: int) -> Any:
+        """The head's cache and the states that it has not read yet."""
+        held = self._held.get(row, 0)
+        states = [(first, hidden.cpu()) for first, hidden in self._states.get(row, [])]
+        keys, values = (part[row, :, :held].cpu().clone() for part in (self._keys, self._values))
+        return held, keys, values, states
+
+    @torch.inference_mode()
+    def restore(self, row: int, saved: Any) -> None:
+        """Put back what `save` returned."""
+        held, keys, values, states = saved
+        device = self.output.device
+        self._held[row] = held
+        self._keys[row, :, :held], self._values[row, :, :held] = keys.to(device), values.to(device)
+        self._states[row] = [(first, hidden.to(device)) for first, hidden in states]
+
+    def forget(self, row: int) -> None:
+        """The slot's content is not the next sequence's."""
+        self._held.pop(row, None)
+        self._states.pop(row, None)

@@ -1,0 +1,328 @@
+"""A causal language model over a key-value cache with slots.
+
+Speculative decoding leaves every sequence of a batch at another length and takes tokens back in
+every round. The caches of transformers keep one length for the whole batch; here each sequence owns
+a *slot*, a row of one buffer per layer, and taking tokens back is forgetting a length: what lies
+past it is overwritten before it can be seen.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
+from transformers.cache_utils import CacheLayerMixin
+from transformers.masking_utils import sdpa_mask
+
+from laps_env.live.engine.graphs import GraphedPasses, Pass, Shape, bucket
+from laps_env.live.engine.onednn_linear import PackedLinears
+
+#: With graphs, the visible part of the cache grows in steps of so many tokens.
+VISIBLE_STEP = 256
+
+#: One layer's keys and values of one sequence, [heads, tokens, width] each.
+StoredLayer = tuple[Tensor, Tensor]
+
+
+def grouped_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention [batch, heads, tokens, width] without copying keys for grouped queries.
+
+    The heads that share a key-value head are laid one behind the other as if they were tokens.
+    """
+    batch, heads, tokens, width = query.shape
+    shared = key.shape[1]
+    folded = query.reshape(batch, shared, -1, width)
+    if attention_mask is None:
+        attention_mask = torch.ones(tokens, key.shape[2], dtype=torch.bool, device=query.device)
+        attention_mask = attention_mask.tril(key.shape[2] - tokens)[None, None]
+    mask = attention_mask.repeat(1, 1, heads // shared, 1)
+    out = scaled_dot_product_attention(folded, key, value, mask, scale=scaling)
+    return out.reshape(batch, heads, tokens, width).transpose(1, 2), None
+
+
+# An attention without a mask function of the same name would silently lose the causal mask.
+AttentionInterface.register("grouped", grouped_attention)
+AttentionMaskInterface.register("grouped", sdpa_mask)
+
+
+class SlotLayer(CacheLayerMixin):
+    """One layer's keys and values, [slots, heads, length, width] each.
+
+    ``rows`` [batch], ``positions`` [batch, tokens] and ``visible`` say where the coming pass writes
+    and how far it reads; `SlotModel.forward` sets them.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, slots: int, length: int) -> None:
+        super().__init__()
+        self.slots = slots
+        self.length = length
+        self.rows = torch.zeros(0, dtype=torch.long)
+        self.read: Tensor | slice = slice(0)
+        self.positions = torch.zeros(0, 0, dtype=torch.long)
+        self.visible = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Allocate at the first pass, when heads, width, type and device are known."""
+        _, heads, _, width = key_states.shape
+        self.keys = key_states.new_zeros(self.slots, heads, self.length, width)
+        self.values = value_states.new_zeros(self.slots, heads, self.length, value_states.shape[3])
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write [batch, heads, tokens, width]; return what is visible, with ``visible`` tokens."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        heads = torch.arange(key_states.shape[1], device=key_states.device)[:, None]
+        where = (self.rows[:, None, None], heads, self.positions[:, None])
+        self.keys[where] = key_states
+        self.values[where] = value_states
+        return (
+            self.keys[self.read, :, : self.visible],
+            self.values[self.read, :, : self.visible],
+        )
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Keys under the mask, and the first of them."""
+        return self.visible, 0
+
+    def get_seq_length(self) -> int:
+        """The batch has no one length: positions and mask are always given."""
+        return 0
+
+    def get_max_length(self) -> int:
+        """Tokens that a slot holds."""
+        return self.length
+
+
+class _LastStates:
+    """The states that the head read in the last pass."""
+
+    hidden: Tensor
+
+    def keep(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        self.hidden = output.last_hidden_state
+
+
+class SlotModel:
+    """A causal model whose sequences live in slots.
+
+    Args:
+        model: a decoder-only model of transformers with full attention in every layer.
+        slots: sequences that can be resident at once, >= 1.
+        length: tokens that a slot holds, 1 to the model's context.
+        graphs: run passes in the fixed shapes of `laps_env.live.engine.graphs`; by default on a GPU.
+
+    Raises:
+        ValueError: a slot longer than the model's context, or a layer with another attention.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, slots: int, length: int, *, graphs: bool | None = None
+    ) -> None:
+        config = model.config.get_text_config()
+        context = getattr(config, "max_position_embeddings", length)
+        if not 1 <= length <= context:
+            raise ValueError(f"length: expected 1..{context}, the model's context, got {length}")
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        if kinds != {"full_attention"}:
+            raise ValueError(f"model: expected full attention in every layer, got {sorted(kinds)}")
+        self.model = model.eval()
+        self.model.set_attn_implementation("grouped")
+        self._states = _LastStates()
+        hook = self.model.base_model.register_forward_hook(self._states.keep)
+        weakref.finalize(self, hook.remove)  # the model may outlive this view of it
+        self.slots = slots
+        self.length = length
+        graphed = model.device.type == "cuda" if graphs is None else graphs
+        self._graphs = GraphedPasses(self._run) if graphed else None
+        # One column more than a sequence may use: padding is written there at the longest. Rows
+        # that only fill up a graph's batch have slots of their own.
+        rows = slots + (bucket(slots) if graphed else 0)
+        self._layers = [SlotLayer(rows, length + 1) for _ in range(config.num_hidden_layers)]
+        self._cache = Cache(layers=list(self._layers))
+        self._linears = PackedLinears.of(model)
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        rows: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        starts: Sequence[int],
+        *,
+        last_logits: bool = False,
+    ) -> Pass:
+        """One ragged pass over some slots.
+
+        Args:
+            rows: the slot of each sequence, all different.
+            tokens: what each sequence feeds, at least one token.
+            starts: the position of its first token; all earlier ones must be in the slot.
+            last_logits: logits of the last column only (of use where all feed as many tokens).
+
+        Raises:
+            torch.OutOfMemoryError: the device has no room even for one token of one sequence; with
+                less room than for all, the pass is done in parts.
+        """
+        try:
+            return self._forward(rows, tokens, starts, last_logits)
+        except torch.OutOfMemoryError:
+            if len(rows) == len(tokens[0]) == 1:
+                raise
+        torch.cuda.empty_cache()
+        if len(rows) == 1:
+            half = len(tokens[0]) // 2
+            parts = [
+                self.forward(rows, [fed], [start], last_logits=last_logits)
+                for fed, start in (
+                    (tokens[0][:half], starts[0]),
+                    (tokens[0][half:], starts[0] + half),
+                )
+            ]
+            logits = [part.logits for part in parts[last_logits:]]
+            return Pass(torch.cat(logits, 1), torch.cat([part.hidden for part in parts], 1))
+        half = len(rows) // 2
+        parts = [
+            self.forward(rows[own], tokens[own], starts[own], last_logits=last_logits)
+            for own in (slice(half), slice(half, None))
+        ]
+        return Pass(_stack([p.logits for p in parts]), _stack([p.hidden for p in parts]))
+
+    def _forward(
+        self,
+        rows: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        starts: Sequence[int],
+        last_logits: bool,
+    ) -> Pass:
+        batch, longest = len(rows), max(len(fed) for fed in tokens)
+        visible = min(max(starts) + longest, self.length + 1)
+        if self._graphs is None:
+            return self._run_in_place(rows, tokens, starts, longest, visible, last_logits)
+        shape = Shape(bucket(batch), bucket(longest), self._round_up(visible), last_logits)
+        spare = range(self.slots, self.slots + shape.batch - batch)
+        inputs = self._inputs(
+            [*rows, *spare],
+            [*tokens, *[[0]] * len(spare)],
+            [*starts, *[0] * len(spare)],
+            shape.tokens,
+        )
+        out = self._graphs.run(shape, inputs)
+        return Pass(out.logits[:batch, :longest], out.hidden[:batch, :longest])
+
+    def _run_in_place(
+        self,
+        rows: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        starts: Sequence[int],
+        longest: int,
+        visible: int,
+        last_logits: bool,
+    ) -> Pass:
+        """The pass with its sequences in order of their slots.
+
+        Slots that are neighbours are then read where they are; copying their caches in every layer
+        would take as long as half of the pass on a CPU.
+        """
+        order = sorted(range(len(rows)), key=rows.__getitem__)
+        first, last = rows[order[0]], rows[order[-1]]
+        inputs = self._inputs(
+            [rows[i] for i in order],
+            [tokens[i] for i in order],
+            [starts[i] for i in order],
+            longest,
+        )
+        read = slice(first, last + 1) if last - first + 1 == len(rows) else None
+        out = self._run(*inputs, visible=visible, read=read, last_logits=last_logits)
+        if order == list(range(len(rows))):
+            return out
+        back = torch.tensor(order, device=out.logits.device).argsort()
+        return Pass(out.logits[back], out.hidden[back])
+
+    def _round_up(self, visible: int) -> int:
+        return min(-(-visible // VISIBLE_STEP) * VISIBLE_STEP, self.length + 1)
+
+    def _inputs(
+        self,
+        rows: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        starts: Sequence[int],
+        longest: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens [batch, longest], their positions, and the rows [batch]."""
+        device = self.model.device
+        # Shorter sequences repeat their last token past their end, where nobody will look.
+        padded = [[*fed, *[fed[-1]] * (longest - len(fed))] for fed in tokens]
+        steps = torch.arange(longest, device=device)
+        positions = (torch.tensor(starts, device=device)[:, None] + steps).clamp(max=self.length)
+        return torch.tensor(padded, device=device), positions, torch.tensor(rows, device=device)
+
+    def _run(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        rows: Tensor,
+        *,
+        visible: int,
+        read: slice | None = None,
+        last_logits: bool = False,
+    ) -> Pass:
+        """The pass itself: nothing in it depends on the values of its inputs, only on shapes."""
+        for layer in self._layers:
+            layer.rows = rows
+            layer.read = rows if read is None else read
+            layer.positions = positions
+            layer.visible = visible
+        with self._linears:
+            logits = self.model(
+                input_ids=tokens,
+                # 4-D, so that transformers passes it through: a token sees what is not after it
+                attention_mask=torch.arange(visible, device=tokens.device)
+                <= positions[:, None, :, None],
+                position_ids=positions,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1 if last_logits else 0,
+            ).logits
+        return Pass(logits, self._states.hidden)
+
+    @torch.inference_mode()
+    def read(self, row: int, length: int) -> list[StoredLayer]:
+        """A copy on the host of a slot's first ``length`` entries, layer by layer."""
+        return [
+            (
+                layer.keys[row, :, :length].to("cpu", copy=True),
+                layer.values[row, :, :length].to("cpu", copy=True),
+            )
+            for layer in self._layers
+        ]
+
+    @torch.inference_mode()
+    def write(self, row: int, stored: Sequence[StoredLayer]) -> None:
+        """Put back what `read` returned, into any slot."""
+        for layer, (keys, values) in zip(self._layers, stored, strict=True):
+            layer.keys[row, :, : keys.shape[1]] = keys.to(layer.keys.device)
+            layer.values[row, :, : values.shape[1]] = values.to(layer.values.device)
+
+
+def _stack(parts: Sequence[Tensor]) -> Tensor:
+    """Two halves of a batch, the one with shorter sequences padded."""
+    longest = max(part.shape[1] for part in parts)
+    return torch.cat([pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts])

@@ -1,0 +1,1 @@
+"""Measurements of real models: costs, recordings, fidelity of the replay."""

@@ -1,0 +1,270 @@
+"""Recording: prompts in, acceptance of every output position out.
+
+A greedy text does not depend on how it is served, so it is generated once, in rounds of a fixed
+draft length (whose times are kept), and goes on past its end for as many tokens as a draft may
+overshoot it. From the target's states along the text the drafter is then asked what it would have
+proposed at every position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from laps_env.live.engine.drafters import Drafter, DraftModel, PromptLookup
+from laps_env.live.engine.engine import Generation, RoundResult, Stopping
+from laps_env.live.engine.head import HeadDrafter
+from laps_env.live.engine.loading import Pair
+from laps_env.live.engine.verification import longest_match
+from laps_env.live.prompts import Question, encode
+from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
+from laps_env.traces import AcceptanceTrace, TraceInfo
+
+
+@dataclass(frozen=True)
+class Job:
+    """One question to record, turn by turn.
+
+    Attributes:
+        group: its number.
+        question: what the user says in every turn.
+    """
+
+    group: int
+    question: Question
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One recorded request, plain numbers.
+
+    Attributes:
+        group, category: of its question.
+        prompt_tokens, output_tokens: lengths.
+        runs: [output_tokens] accepted in a row by the drafter that served.
+        lookup_runs, lookup_proposable: the same for prompt lookup, and how many it proposes.
+        schedule, committed, round_ns: of each round it was served in.
+        corrected: positions at which a round accepted other than the pass over the text says
+            (near-ties of the target or the draft); the round is believed.
+    """
+
+    group: int
+    category: str
+    prompt_tokens: int
+    output_tokens: int
+    runs: list[int]
+    lookup_runs: list[int]
+    lookup_proposable: list[int]
+    schedule: list[int]
+    committed: list[int]
+    round_ns: list[int]
+    corrected: int
+
+
+@dataclass
+class _Conversation:
+    """A question on its way: what was said so far, and the answer that is being generated."""
+
+    job: Job
+    said: list[str]
+    generation: Generation
+    rounds: list[tuple[int, RoundResult, int]] = field(default_factory=list)
+    recorded: list[Recorded] = field(default_factory=list)
+
+
+class _States:
+    """A drafter that also keeps the target's states of every sequence it drafts for."""
+
+    def __init__(self, drafter: Drafter) -> None:
+        self._drafter = drafter
+        self._parts: dict[int, list[Tensor]] = {}
+        self.propose = drafter.propose
+        self.save = drafter.save
+        self.restore = drafter.restore
+
+    def of(self, row: int) -> Tensor:
+        """[tokens, width] of the sequence in this slot, all but its last token."""
+        return torch.cat(self._parts[row])
+
+    def watch(self, row: int, start: int, hidden: Tensor) -> None:
+        """Keep them, and pass them on."""
+        self._parts.setdefault(row, []).append(hidden)
+        self._drafter.watch(row, start, hidden)
+
+    def forget(self, row: int) -> None:
+        """The sequence has left."""
+        self._parts.pop(row, None)
+        self._drafter.forget(row)
+
+
+class Recorder:
+    """Records requests with one pair of models.
+
+    Args:
+        pair: greedy in float32, so that the texts are the target's own.
+        limit: most output tokens.
+        longest: most prompt tokens; a conversation ends before a turn that is longer.
+        batch: requests served together.
+        draft_length: of the rounds, 1..16.
+    """
+
+    def __init__(
+        self, pair: Pair, *, limit: int, longest: int, batch: int = 8, draft_length: int = 5
+    ) -> None:
+        self.pair = pair
+        self.limit = limit
+        self.longest = longest
+        self.batch = batch
+        self.draft_length = draft_length
+        # the text goes on past its end, which the engine must not notice
+        length = longest + limit + 3 * MAX_DRAFT_LENGTH + 3
+        self._serving = pair.engine(slots=batch, length=length, stopping=Stopping())
+        self._reading = pair.engine(slots=1, length=length).drafter
+        self._states = _States(self._serving.drafter)
+        self._serving.drafter = self._states
+
+    def record(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, list[Recorded]]]:
+        """Serve the jobs, first come first served; each comes back when its last turn is done."""
+        waiting = iter(jobs)
+        running: list[_Conversation] = []
+        while True:
+            while len(running) < self.batch and (job := next(waiting, None)) is not None:
+                said = [job.question.turns[0]]
+                running.append(_Conversation(job, said, self._start(said)))
+            if not running:
+                return
+            starts = [len(c.generation.output) for c in running]
+            results = self._serving.run_round([c.generation for c in running], self.draft_length)
+            took = self._serving.times.total
+            for c, start, result in zip(running, starts, results, strict=True):
+                c.rounds.append((start, result, took))
+            for c in [c for c in running if self._is_complete(c.generation)]:
+                c.recorded.append(self._measure(c))
+                self._serving.drop(c.generation)
+                if not self._next_turn(c):
+                    running.remove(c)
+                    yield c.job, c.recorded
+
+    def _start(self, said: list[str]) -> Generation:
+        prompt = encode(self.pair.tokenizer, said)
+        if len(prompt) > self.longest:
+            raise ValueError(
+                f"prompt: expected at most {self.longest} tokens, got {len(prompt)}: {said[0][:60]}"
+            )
+        # never reached: a finished text would lose its slot, and with it its states
+        return self._serving.start(prompt, self.limit + 2 * MAX_DRAFT_LENGTH + 2)
+
+    def _next_turn(self, c: _Conversation) -> bool:
+        """Put the user's next turn, where there is one that fits."""
+        turns = c.job.question.turns
+        answer = c.generation.output[: self._end(c.generation.output)]
+        said = [*c.said, self.pair.tokenizer.decode(answer, skip_special_tokens=True)]
+        turn = len(said) // 2
+        if turn == len(turns):
+            return False
+        said.append(turns[turn])
+        if len(encode(self.pair.tokenizer, said)) > self.longest:
+            return False
+        c.said, c.generation, c.rounds = said, self._start(said), []
+        return True
+
+    def _end(self, output: list[int]) -> int:
+        """Output tokens up to the limit or the first stop token."""
+        stops = self.pair.stop_tokens
+        ends = (i + 1 for i, token in enumerate(output[: self.limit]) if token in stops)
+        return next(ends, self.limit)
+
+    def _is_complete(self, generation: Generation) -> bool:
+        return len(generation.output) - self._end(generation.output) > MAX_DRAFT_LENGTH
+
+    def _measure(self, c: _Conversation) -> Recorded:
+        prompt, output = c.generation.prompt, c.generation.output
+        end = self._end(output)
+        text = [*prompt, *output[: end + MAX_DRAFT_LENGTH]]
+        runs = self._runs(c.generation, text, len(prompt), end)
+        rounds = [(start, result, ns) for start, result, ns in c.rounds if start < end]
+        corrected = 0
+        for start, result, _ in rounds:
+            if min(runs[start], result.drafted) != result.accepted:
+                runs[start] = result.accepted
+                corrected += 1
+        lookups = [self._lookup(text, len(prompt) + position) for position in range(end)]
+        return Recorded(
+            group=c.job.group,
+            category=c.job.question.category,
+            prompt_tokens=len(prompt),
+            output_tokens=end,
+            runs=runs,
+            lookup_runs=[accepted for accepted, _ in lookups],
+            lookup_proposable=[proposed for _, proposed in lookups],
+            schedule=[result.drafted for _, result, _ in rounds],
+            committed=[min(len(result.committed), end - start) for start, result, _ in rounds],
+            round_ns=[ns for _, _, ns in rounds],
+            corrected=corrected,
+        )
+
+    def _runs(self, g: Generation, text: list[int], first: int, count: int) -> list[int]:
+        """Drafted tokens accepted in a row, from each output position."""
+        drafter = self._reading
+        if isinstance(drafter, HeadDrafter):
+            assert g.slot is not None  # it has not finished, see _start
+            return drafter.runs(text, self._states.of(g.slot), first, count)
+        if isinstance(drafter, DraftModel):
+            return plain_runs(drafter, text, first, count)
+        return [self._lookup(text, first + position)[0] for position in range(count)]
+
+    @staticmethod
+    def _lookup(text: list[int], place: int) -> tuple[int, int]:
+        """Accepted and proposed by prompt lookup before the token at ``place``."""
+        proposed = PromptLookup().continuation(text[:place])[:MAX_DRAFT_LENGTH]
+        return longest_match(proposed, text[place:])[0], len(proposed)
+
+
+def plain_runs(drafter: DraftModel, text: list[int], first: int, count: int) -> list[int]:
+    """Accepted in a row by a plain draft model: one bit per position says whether it is right."""
+    logits = drafter.model.forward([0], [text[:-1]], [0]).logits[0]
+    right = logits.argmax(-1).tolist()
+    runs, run = [], 0
+    for place in range(len(text) - 1, first - 1, -1):
+        run = run + 1 if place > 0 and right[place - 1] == text[place] else 0
+        runs.append(run)
+    return runs[::-1][:count]
+
+
+def assemble(
+    recorded: Sequence[Recorded], categories: Sequence[str], info: TraceInfo, *, lookup: bool
+) -> AcceptanceTrace:
+    """The trace of recorded requests, of the serving drafter or of prompt lookup (no rounds)."""
+
+    def flat(lists: Sequence[Sequence[int]], kind: type[Any]) -> Any:
+        return np.concatenate([np.array(own, kind) for own in lists])
+
+    def starts(lists: Sequence[Sequence[int]]) -> Any:
+        return np.concatenate([[0], np.cumsum([len(own) for own in lists])]).astype(np.int64)
+
+    runs = [r.lookup_runs if lookup else r.runs for r in recorded]
+    rounds: dict[str, Any] = {}
+    if not lookup:
+        rounds = {
+            "schedule": flat([r.schedule for r in recorded], np.uint8),
+            "schedule_offset": starts([r.schedule for r in recorded]),
+            "committed": flat([r.committed for r in recorded], np.uint8),
+            "round_ns": flat([r.round_ns for r in recorded], np.int64),
+        }
+    return AcceptanceTrace(
+        accept_run=flat(runs, np.uint8),
+        offset=starts(runs),
+        output_tokens=np.array([r.output_tokens for r in recorded], np.int64),
+        prompt_tokens=np.array([r.prompt_tokens for r in recorded], np.int64),
+        category=np.array([list(categories).index(r.category) for r in recorded], np.int64),
+        categories=tuple(categories),
+        info=info,
+        proposable=flat([r.lookup_proposable for r in recorded], np.uint8) if lookup else None,
+        group=np.array([r.group for r in recorded], np.int64),
+        **rounds,
+    )

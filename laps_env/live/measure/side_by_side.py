@@ -1,0 +1,230 @@
+"""A live server and its replay side by side, on the same requests under the same policies."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from laps_env import policies
+from laps_env.envs.vector import SpecDecodeReplayVectorEnv
+from laps_env.evaluation.episodes import measure_saturation
+from laps_env.evaluation.grid import FINAL_SEEDS
+from laps_env.live.engine.loading import Pair
+from laps_env.live.env import LiveRow
+from laps_env.live.measure.agreement import METRICS, Exactness, Metrics, compare_rounds
+from laps_env.live.measure.recording import Job, Recorder, assemble
+from laps_env.live.prompts import DEMO_PROMPTS, Question, encode
+from laps_env.policies import Policy
+from laps_env.sim.server_model import CostModel, ServerModel
+from laps_env.traces import AcceptanceTrace, TraceInfo
+from laps_env.workloads import Workload
+from laps_env.workloads.requests import RecordedBodies
+from laps_env.workloads.scenarios import get_scenario
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is served.
+
+    Attributes:
+        scenario: name; arrivals, batch and pool are taken from it, costs and saturation measured.
+        prompts: prompt files; the *record-test* questions are asked.
+        num_requests: of the one workload.
+        max_new_tokens: most output tokens of a request.
+        load: arrival rate over the replay's saturation under the first calibration.
+        policies: names for `laps_env.policies.make`.
+        draft_length: tokens drafted a round; the scenario's by default.
+
+    Raises:
+        ValueError: an unknown scenario or policy, a draft length out of range, or a policy that
+            needs the truth or chooses the draft length.
+    """
+
+    scenario: str = "demo"
+    prompts: tuple[str, ...] = (DEMO_PROMPTS,)
+    num_requests: int = 24
+    max_new_tokens: int = 96
+    load: float = 0.9
+    policies: tuple[str, ...] = ("fcfs", "las", "sprpt", "laps_sd")
+    draft_length: int | None = None
+
+    def __post_init__(self) -> None:
+        self.server()  # refuses a draft length out of range
+        for name, rule in self.rules().items():
+            if rule.spec.clairvoyant or rule.draft_length is not None:
+                raise ValueError(
+                    "policies: expected rules that know no true length and leave the draft length "
+                    f"to the server, got {name!r}"
+                )
+
+    def rules(self) -> dict[str, Policy]:
+        """The policies by name."""
+        return {name: policies.make(name, get_scenario(self.scenario)) for name in self.policies}
+
+    def server(self) -> ServerModel:
+        """The scenario's server with the draft length in force."""
+        server = get_scenario(self.scenario).server
+        chosen = server.draft_length if self.draft_length is None else self.draft_length
+        return server.with_changes(draft_length=chosen)
+
+
+def record_questions(
+    pair: Pair, questions: Sequence[Question], categories: Sequence[str], limit: int
+) -> AcceptanceTrace:
+    """The acceptance of each question's first turn at every position, one request per question.
+
+    Args:
+        pair: greedy, float32.
+        questions: in the trace's order.
+        categories: names, those of the questions among them.
+        limit: most output tokens.
+
+    Returns:
+        The trace; ``corrected_positions`` in its provenance counts near-ties of the models.
+    """
+    longest = max(len(encode(pair.tokenizer, q.turns[:1])) for q in questions)
+    recorder = Recorder(pair, limit=limit, longest=longest)
+    jobs = [Job(k, replace(q, turns=q.turns[:1])) for k, q in enumerate(questions)]
+    done = {job.group: turns[0] for job, turns in recorder.record(jobs)}
+    recorded = [done[job.group] for job in jobs]
+    info = TraceInfo(
+        drafter=pair.drafter_kind,
+        target_model=pair.target_name,
+        provenance={"corrected_positions": sum(r.corrected for r in recorded)},
+    )
+    return assemble(recorded, categories, info, lookup=pair.drafter_kind == "ngram")
+
+
+def replay_workload(live: Workload, trace: AcceptanceTrace) -> Workload:
+    """A live workload with the lengths and the acceptance that were recorded.
+
+    Args:
+        live: its ``body`` says which recorded request each one is.
+        trace: of the same prompts, in their order.
+    """
+    assert live.body is not None  # a live server's own
+    chosen = trace.select(live.body)
+    return replace(
+        live,
+        output_tokens=np.asarray(chosen.output_tokens),
+        accept_run=np.asarray(chosen.accept_run),
+        proposable=chosen.proposable,
+    )
+
+
+class Servers:
+    """A live server and its replay, for one workload.
+
+    Args:
+        pair: of both.
+        settings: what is served.
+        trace: the prompts' acceptance (`record_questions`).
+        cost: of the calibrated clock, and of the saturation that the load is a fraction of.
+
+    Attributes:
+        saturation_rps: of the replay.
+        workload: the live server's.
+        known: the replay's.
+    """
+
+    def __init__(
+        self, pair: Pair, settings: Settings, trace: AcceptanceTrace, cost: CostModel
+    ) -> None:
+        self.rules = settings.rules()
+        server = settings.server().with_changes(cost=cost)
+        scenario = replace(get_scenario(settings.scenario), server=server)
+        bodies = RecordedBodies(trace, trace, name="recorded prompts")
+        self.saturation_rps = measure_saturation(scenario.with_recorded_acceptance(bodies))
+        self._options: dict[str, Any] = {
+            "load": settings.load,
+            "num_requests": settings.num_requests,
+            "slots": max(settings.num_requests, server.batch_size),
+            "set_tag": "final",
+            "autoreset_mode": AutoresetMode.DISABLED,
+        }
+        self._live = {
+            policy: LiveRow(
+                target=pair,
+                prompts=settings.prompts,
+                max_new_tokens=settings.max_new_tokens,
+                scenario=replace(scenario, saturation_rps=self.saturation_rps),
+                **self._options,
+            )
+            for policy in settings.policies
+        }
+        options = next(iter(self._live.values())).options
+        self._scenario = options.get_scenario()
+        self.workload = options.workload(FINAL_SEEDS.start, episode=0)
+        self.known = replay_workload(self.workload, trace)
+
+    def play_live(self, policy: str) -> Generator[float, None, Metrics]:
+        """An episode under the measured clock: yields each step's seconds, returns the metrics."""
+        live = self._live[policy]
+        live.clock = "measured"
+        for seconds, _ in self._follow(policy, live, self.workload):
+            yield seconds
+        return _metrics(live)
+
+    def play_replay(self, policy: str, cost: CostModel) -> Metrics:
+        """The same episode as a cost model predicts it."""
+        replayed = self._replay(cost)
+        deque(self._follow(policy, replayed, self.known), maxlen=0)
+        return _metrics(replayed)
+
+    def check(self, policy: str) -> Exactness:
+        """Live and replay under the calibrated clock."""
+        live, replayed = self._live[policy], self._replay(self._scenario.server.cost)
+        live.clock = "calibrated"
+        here = [shown for _, shown in self._follow(policy, live, self.workload)]
+        there = [shown for _, shown in self._follow(policy, replayed, self.known)]
+        same = sum(all(map(np.array_equal, *pair)) for pair in zip(here, there, strict=False))
+        metrics, predicted = _metrics(live), _metrics(replayed)
+        realised = live.reveal_workload()
+        rounds, rounds_apart = compare_rounds(realised, self.known)
+        return Exactness(
+            policy,
+            steps=len(here),
+            steps_apart=max(len(here), len(there)) - same,
+            rounds=rounds,
+            rounds_apart=rounds_apart,
+            tokens=int(realised.output_tokens.sum()),
+            metrics_apart=sum(metrics[name] != predicted[name] for name in METRICS),
+        )
+
+    def _replay(self, cost: CostModel) -> SpecDecodeReplayVectorEnv:
+        server = self._scenario.server.with_changes(cost=cost)
+        scenario = replace(self._scenario, server=server)
+        return SpecDecodeReplayVectorEnv(1, scenario=scenario, **self._options)
+
+    def _follow(
+        self, policy: str, rows: SpecDecodeReplayVectorEnv, workload: Workload
+    ) -> Iterator[tuple[float, list[Any]]]:
+        """An episode; per step its seconds and all arrays that it shows."""
+        observation, info = rows.reset(seed=0, options={"workload": workload})
+        yield 0.0, [*observation.values(), info["action_mask"]]
+        state, ended = None, False
+        while not ended:
+            actions, state = self.rules[policy].predict(observation, state)
+            observation, reward, terminated, truncated, info = rows.step(actions)
+            ended = bool(terminated[0] or truncated[0])
+            told = [info[name] for name in ("dt", "round", "action_mask")]
+            yield (
+                float(info["dt"][0]),
+                [
+                    *observation.values(),
+                    reward,
+                    terminated,
+                    truncated,
+                    *told,
+                ],
+            )
+
+
+def _metrics(rows: SpecDecodeReplayVectorEnv) -> Metrics:
+    summary = rows.summary()
+    return {name: summary[name] for name in METRICS}

@@ -1,0 +1,52 @@
+"""The rows of a results file as a Parquet table."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from laps_env.utils.files import write_beside
+
+#: A number in most rows, "recorded" in some.
+_NUMBER_OR_RECORDED = ("load", "predictor_error")
+
+
+def check_parquet() -> None:
+    """Whether the library is there.
+
+    Raises:
+        ValueError: it is not.
+    """
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f"parquet: expected the extra 'parquet' (pyarrow), got {error}") from None
+
+
+def write_parquet(results: dict[str, Any], path: Path) -> None:
+    """A line per row, a column per entry; lists stay lists, dictionaries become JSON text.
+
+    A load or a predictor error "as recorded" is null, for a column holds numbers or text. What else
+    is in the results is JSON text, ``laps_env`` in the table's metadata.
+
+    Args:
+        results: content of a results file, of the replay or of a live server.
+        path: written beside and renamed.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    about = {name: value for name, value in results.items() if name not in ("rows", "texts")}
+    table = pa.Table.from_pylist([_line(row) for row in results["rows"]])
+    table = table.replace_schema_metadata({"laps_env": json.dumps(about)})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    write_beside(path, [buffer.getvalue()])
+
+
+def _line(row: dict[str, Any]) -> dict[str, Any]:
+    plain = {n: json.dumps(v) if isinstance(v, dict) else v for n, v in row.items()}
+    text = [n for n in _NUMBER_OR_RECORDED if isinstance(plain.get(n), str)]
+    return plain | dict.fromkeys(text)

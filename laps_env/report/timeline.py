@@ -1,0 +1,203 @@
+"""`TimelineRecorder`: writes down an episode of any of the environments, round by round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from laps_env.sim.state import FREE
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a round did for one request.
+
+    Attributes:
+        request: arrival number.
+        drafted, accepted: tokens.
+        committed: tokens of the output.
+        computed: context tokens whose cache was computed, 0 where it was there.
+        moved: context tokens whose cache came back from the host.
+    """
+
+    request: int
+    drafted: int
+    accepted: int
+    committed: int
+    computed: int
+    moved: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round of the server.
+
+    Attributes:
+        start_ns, duration_ns: of the whole; what drafting and verification leave of it went into
+            prefill and moves of caches, which come first.
+        draft_ns, verify_ns: as a scheduler measures them.
+        in_system: requests that had arrived and were not finished when it began.
+        cached_tokens: in the key-value pool when it ended.
+        turns: of the requests in it.
+        evicted: requests whose cache left the device for it.
+    """
+
+    start_ns: int
+    duration_ns: int
+    draft_ns: int
+    verify_ns: int
+    in_system: int
+    cached_tokens: int
+    turns: tuple[Turn, ...]
+    evicted: tuple[int, ...]
+
+    @property
+    def end_ns(self) -> int:
+        """When it ended."""
+        return self.start_ns + self.duration_ns
+
+
+@dataclass
+class Timeline:
+    """An episode.
+
+    Attributes:
+        title: who decided.
+        categories: names.
+        requests: `laps_env.sim.state.REQUEST` records [R], as they are when the episode ends.
+        rounds: in order.
+    """
+
+    title: str
+    categories: tuple[str, ...]
+    requests: npt.NDArray[Any]
+    rounds: list[Round] = field(default_factory=list)
+
+    @property
+    def end_ns(self) -> int:
+        """When the last round ended; 0 without one."""
+        return self.rounds[-1].end_ns if self.rounds else 0
+
+
+class TimelineRecorder(gym.Wrapper[Any, Any, Any, Any]):
+    """Keeps the `Timeline` of the latest episode; the environment behaves as without it.
+
+    Args:
+        env: of this package, replayed or live.
+        title: who decides, for those who look at the timeline.
+
+    Attributes:
+        timeline: of the episode, complete once it has ended; None before the first reset.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], title: str) -> None:
+        super().__init__(env)
+        self._title = title
+        self.timeline: Timeline | None = None
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """Start an episode and its timeline."""
+        result = self.env.reset(**options)
+        env: Any = self.env.unwrapped
+        self.timeline = Timeline(
+            self._title,
+            env.reveal_workload().categories,
+            env.simulation.requests().copy(),
+        )
+        return result
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take the step; a round that it ran is written down."""
+        env: Any = self.env.unwrapped
+        fleet = env.simulation.fleet
+        slots, server = fleet.slots[0].copy(), fleet.servers[0].copy()
+        result = self.env.step(action)
+        info = result[-1]
+        if info["round"]:
+            assert self.timeline is not None  # a step needs a reset
+            requests = env.simulation.requests()
+            self.timeline.requests = requests.copy()
+            self.timeline.rounds.append(_round(slots, server, fleet, requests))
+        return result
+
+
+def _round(slots: Any, server: Any, fleet: Any, requests: Any) -> Round:
+    """The round between a copy of slots and server before it, and the fleet after it."""
+    now = fleet.servers[0]
+    after = {int(slot["request"]): slot for slot in fleet.slots[0] if slot["request"] != FREE}
+    turns, evicted = [], []
+    for slot in slots[slots["request"] != FREE]:
+        number = int(slot["request"])
+        left = after.get(number)
+        if left is not None and not left["ran"]:
+            if slot["resident"] and not left["resident"]:
+                evicted.append(number)
+            continue
+        request = requests[number]
+        totals = request if left is None else left
+        committed = request["output_tokens"] if left is None else left["generated"]
+        context = 0 if slot["resident"] else int(slot["context"])
+        turns.append(
+            Turn(
+                number,
+                int(totals["drafted"] - slot["drafted"]),
+                int(totals["accepted"] - slot["accepted"]),
+                int(committed - slot["generated"]),
+                computed=0 if slot["swapped"] else context,
+                moved=context if slot["swapped"] else 0,
+            )
+        )
+    steps = max((turn.drafted for turn in turns), default=0)  # no more than it could propose
+    return Round(
+        start_ns=int(server["now"]),
+        duration_ns=int(now["busy_ns"] - server["busy_ns"]),
+        draft_ns=round(now["draft_step_ns"] * steps),
+        verify_ns=round(now["verify_ns"]),
+        in_system=int(server["arrived"] - server["finished"]),
+        cached_tokens=int(now["held"]),
+        turns=tuple(turns),
+        evicted=tuple(evicted),
+    )
+
+
+def waiting_spans(timeline: Timeline) -> list[list[tuple[int, int, bool]]]:
+    """When each request had to wait: (start, end, whether it had been served before), in ns.
+
+    What is unfinished where an episode was cut waits until then.
+    """
+    spans: list[list[tuple[int, int, bool]]] = [[] for _ in timeline.requests]
+    since = timeline.requests["arrival_ns"].tolist()
+    served = np.zeros(len(since), np.bool_)
+    for played in timeline.rounds:
+        for turn in played.turns:
+            number = turn.request
+            if played.start_ns > since[number]:
+                spans[number].append((since[number], played.start_ns, bool(served[number])))
+            since[number] = played.end_ns
+            served[number] = True
+    for number in np.flatnonzero(timeline.requests["completion_ns"] == 0).tolist():
+        if since[number] < timeline.end_ns:
+            spans[number].append((since[number], timeline.end_ns, bool(served[number])))
+    return spans
+
+
+def loads(timeline: Timeline) -> list[tuple[int, int, int]]:
+    """Steps of the server's load: from when on, in ns, how many in the system and in the batch."""
+    steps = []
+    for played, following in zip(timeline.rounds, [*timeline.rounds[1:], None], strict=True):
+        steps.append((played.start_ns, played.in_system, len(played.turns)))
+        if following is None or following.start_ns > played.end_ns:
+            steps.append((played.end_ns, 0 if following else _unfinished(timeline), 0))
+    changed = [k for k, step in enumerate(steps) if k == 0 or step[1:] != steps[k - 1][1:]]
+    return [steps[k] for k in changed]
+
+
+def _unfinished(timeline: Timeline) -> int:
+    """Requests in the system when the episode ended, where it was cut."""
+    requests = timeline.requests
+    arrived = requests["arrival_ns"] <= timeline.end_ns
+    return int((arrived & (requests["completion_ns"] == 0)).sum())

@@ -1,0 +1,144 @@
+"""What happened in an episode, in numbers (the environment's last ``info``, the result rows)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from laps_env.sim.costs import Work, duration_ns
+from laps_env.sim.server_model import ServerModel
+from laps_env.utils.jit import jit
+from laps_env.workloads import Workload
+
+#: Percentiles of latency that are reported.
+PERCENTILES = (50, 95, 99)
+
+
+@jit
+def _time_alone(
+    c: Any,
+    draft_length: int,
+    requests: npt.NDArray[Any],
+    accept_run: npt.NDArray[np.uint8],
+    proposable: npt.NDArray[np.uint8],
+    alone_ns: npt.NDArray[np.int64],
+) -> None:
+    """Each request served alone on an empty server (the kernel's formula with a batch of one)."""
+    for i in range(requests.size):
+        request = requests[i]
+        position = 0
+        while position < request.output_tokens:
+            n: Any = draft_length
+            if proposable.size > 0:
+                n = min(n, np.int64(proposable[request.offset + position]))
+            context = request.prompt_tokens + position
+            prefill = context if position == 0 else 0
+            prefills = 1 if position == 0 else 0
+            work = Work(n + 1, prefill, context, n, n, n * context, prefills, 0, 0)
+            alone_ns[i] += duration_ns(c, work)
+            position += min(np.int64(accept_run[request.offset + position]), n) + 1
+
+
+def time_alone_ns(workload: Workload, server: ServerModel, draft_length: int) -> Any:
+    """Time that each request needs alone on an empty server, prefill included.
+
+    Args:
+        workload: the requests.
+        server: its cost model counts.
+        draft_length: the scenario's reference draft length, whatever rule is in force.
+
+    Returns:
+        int64 [R] nanoseconds.
+    """
+    count = workload.num_requests
+    requests = np.zeros(
+        count,
+        [("prompt_tokens", np.int64), ("output_tokens", np.int64), ("offset", np.int64)],
+    )
+    requests["prompt_tokens"] = workload.prompt_tokens
+    requests["output_tokens"] = workload.output_tokens
+    requests["offset"] = workload.offset[:-1]
+    alone = np.zeros(count, np.int64)
+    proposable = workload.proposable if workload.proposable is not None else np.zeros(0, np.uint8)
+    _time_alone(server.constants(), draft_length, requests, workload.accept_run, proposable, alone)
+    return alone
+
+
+def summarize(
+    requests: npt.NDArray[Any],
+    server: Any,
+    alone_ns: npt.NDArray[np.int64],
+) -> dict[str, float]:
+    """Metrics of one episode, over the requests that had arrived at its end.
+
+    Args:
+        requests: `laps_env.sim.state.REQUEST` records [R] of the episode.
+        server: the `laps_env.sim.state.SERVER` record at its end.
+        alone_ns: int64 [R], `time_alone_ns`.
+
+    Returns:
+        Seconds, unless the name says otherwise:
+
+        - ``requests``, ``finished`` (counts; unfinished requests count with their latency so far),
+        - ``mean_latency_s``, ``p50_latency_s``, ``p95_latency_s``, ``p99_latency_s``,
+          ``max_latency_s``: completion - arrival, backlog included,
+        - ``mean_ttft_s``, ``p99_ttft_s``: arrival to the end of the first round,
+        - ``mean_tpot_s``: (completion - first token) / (output tokens - 1), per finished request,
+        - ``mean_slowdown``, ``max_slowdown``: latency / time alone,
+        - ``jain_fairness``: Jain's index of 1 / slowdown, in (0, 1],
+        - ``max_idle_s``: longest time that any request waited for a round (starvation),
+        - ``throughput_rps``, ``throughput_tps``: finished requests, their tokens, per second from
+          time 0 to the end,
+        - ``makespan_s``, ``utilization``: time of the end, share of it spent in rounds,
+        - ``rounds``, ``preemptions``, ``recomputed_tokens``: totals.
+    """
+    now = int(server["now"])
+    arrived = requests["arrival_ns"] <= now
+    done = requests["completion_ns"] > 0
+    seen, alone = requests[arrived], alone_ns[arrived]
+    finished = requests[done]
+    end = np.where(seen["completion_ns"] > 0, seen["completion_ns"], now)
+    latency = (end - seen["arrival_ns"]) * 1e-9
+    slowdown = (end - seen["arrival_ns"]) / alone
+    started = seen[seen["first_token_ns"] > 0]
+    ttft = (started["first_token_ns"] - started["arrival_ns"]) * 1e-9
+    long = finished[finished["output_tokens"] > 1]
+    tpot = (long["completion_ns"] - long["first_token_ns"]) * 1e-9 / (long["output_tokens"] - 1)
+    rate = 1.0 / np.maximum(slowdown, 1e-12)
+    waiting = seen[seen["first_token_ns"] == 0]
+    idle = max(_largest(seen["longest_idle_ns"]), _largest(now - waiting["arrival_ns"]))
+    elapsed_ns = max(now, 1)  # before the first round, nothing has been done in no time
+    p50, p95, p99 = (float(x) for x in np.percentile(latency, PERCENTILES))
+    return {
+        "requests": float(seen.size),
+        "finished": float(finished.size),
+        "mean_latency_s": float(latency.mean()),
+        "p50_latency_s": p50,
+        "p95_latency_s": p95,
+        "p99_latency_s": p99,
+        "max_latency_s": float(latency.max()),
+        "mean_ttft_s": _mean(ttft),
+        "p99_ttft_s": float(np.percentile(ttft, 99)) if ttft.size else 0.0,
+        "mean_tpot_s": _mean(tpot),
+        "mean_slowdown": float(slowdown.mean()),
+        "max_slowdown": float(slowdown.max()),
+        "jain_fairness": float(rate.sum() ** 2 / (rate.size * (rate**2).sum())),
+        "max_idle_s": idle * 1e-9,
+        "throughput_rps": finished.size / (elapsed_ns * 1e-9),
+        "throughput_tps": float(finished["output_tokens"].sum()) / (elapsed_ns * 1e-9),
+        "makespan_s": now * 1e-9,
+        "utilization": int(server["busy_ns"]) / elapsed_ns,
+        "rounds": float(server["rounds"]),
+        "preemptions": float(seen["preemptions"].sum()),
+        "recomputed_tokens": float(seen["recomputed_tokens"].sum()),
+    }
+
+
+def _largest(values: npt.NDArray[np.int64]) -> int:
+    return int(values.max()) if values.size else 0
+
+
+def _mean(values: npt.NDArray[np.float64]) -> float:
+    return float(values.mean()) if values.size else 0.0

@@ -1,0 +1,220 @@
+"""One round of speculative decoding, the physics that every face drives.
+
+`docs/physics.md` states the same rules in words; `tests/reference.py` states them again in plain
+Python and must agree in every integer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from laps_env.sim.admission import release
+from laps_env.sim.costs import Work, draft_step_ns, duration_ns, verification_ns
+from laps_env.sim.draft_length import FORGETTING, smartspec_draft_length
+from laps_env.sim.eviction import make_room
+from laps_env.sim.observation import RAN
+from laps_env.sim.observing import show_progress
+from laps_env.sim.state import Episode
+from laps_env.utils.jit import inlined
+
+
+@inlined
+def run_round(c: Any, server: Any, e: Episode) -> None:
+    """Serve the picked requests for one round: make room, restore, draft, verify, commit."""
+    open_round(c, server, e)
+    finish_at_cost(c, server, e)
+
+
+@inlined
+def finish_at_cost(c: Any, server: Any, e: Episode) -> None:
+    """The rest of an opened round, at what the cost model says."""
+    work = do_work(c, server, e)
+    steps_ns = draft_step_ns(c, work) if work.steps > 0 else 0.0
+    close_round(server, e, work, duration_ns(c, work), steps_ns, verification_ns(c, work))
+
+
+@inlined
+def open_round(c: Any, server: Any, e: Episode) -> None:
+    """Note who is left out of the round, and make room for those who are in it."""
+    note_preemptions(server, e)
+    make_room(c, server, e)
+
+
+@inlined
+def do_work(c: Any, server: Any, e: Episode) -> Work:
+    """Restore the caches and draft; what the round then costs."""
+    prefill, prefills, restores, restored = restore_caches(server, e)
+    verify, kv, steps, drafted, draft_kv = draft(c, server, e)
+    swaps, swapped = server.offloads + restores, server.offloaded + restored
+    return Work(verify, prefill, kv, steps, drafted, draft_kv, prefills, swaps, swapped)
+
+
+@inlined
+def close_round(
+    server: Any, e: Episode, work: Work, duration: int, step_ns: float, verify_ns: float
+) -> None:
+    """Let the round take its time and commit its tokens; both measured times are observed."""
+    server.verify_ns = verify_ns
+    if work.steps > 0:
+        server.draft_step_ns = step_ns
+    pass_time(server, e, duration)
+    finish_round(server, e, duration)
+
+
+@inlined
+def note_preemptions(server: Any, e: Episode) -> None:
+    """Unfinished requests of the last round that are left out of this one were pre-empted."""
+    for k in range(server.active):
+        slot = e.slots[e.active[k]]
+        if slot.ran == 1 and slot.picked == 0:
+            e.requests[slot.request].preemptions += 1
+        slot.ran = 0
+        e.queue[e.active[k], RAN] = 0
+
+
+@inlined
+def restore_caches(server: Any, e: Episode) -> tuple[int, int, int, int]:
+    """Bring the picked requests' caches onto the device.
+
+    Returns:
+        Tokens to compute, requests with such, requests to move back from the host, their tokens.
+    """
+    prefill, prefills, restores, restored = 0, 0, 0, 0
+    for k in range(server.picked):
+        slot = e.slots[e.batch[k]]
+        if slot.resident == 1:
+            continue
+        if slot.swapped == 1:
+            restores += 1
+            restored += slot.context
+        else:
+            prefill += slot.context
+            prefills += 1
+            if slot.generated > 0:
+                e.requests[slot.request].recomputed_tokens += slot.context
+        slot.resident = 1
+        slot.swapped = 0
+        server.held += slot.context
+    return prefill, prefills, restores, restored
+
+
+@inlined
+def draft(c: Any, server: Any, e: Episode) -> tuple[int, int, int, int, int]:
+    """Decide how many tokens are drafted for each picked request (``slot.drafting``).
+
+    Returns:
+        Tokens to verify, context tokens read, sequential draft steps, tokens drafted, context
+        tokens that their steps read.
+    """
+    chosen = draft_length_of_round(c, server)
+    server.last_draft_length = 0
+    verify, kv, steps, drafted, draft_kv = 0, 0, 0, 0, 0
+    for k in range(server.picked):
+        slot = e.slots[e.batch[k]]
+        draft_length = draft_length_of(server, e, slot, chosen)
+        server.last_draft_length = max(server.last_draft_length, draft_length)
+        slot.drafting = proposed(e, slot, draft_length)
+        verify += slot.drafting + 1
+        drafted += slot.drafting
+        draft_kv += slot.drafting * slot.context
+        steps = max(steps, slot.drafting)
+        kv += slot.context
+    return verify, kv, steps, drafted, draft_kv
+
+
+@inlined
+def draft_length_of_round(c: Any, server: Any) -> Any:
+    """The fixed draft length, or what SmartSpec chooses for this round."""
+    if c.draft_length < 0:
+        return smartspec_draft_length(c, server.hits, server.trials, server.picked)
+    return c.draft_length
+
+
+@inlined
+def draft_length_of(server: Any, e: Episode, slot: Any, chosen: int) -> Any:
+    """Draft length in force for one request: its given schedule goes before the round's."""
+    if server.scheduled == 1:
+        return np.int64(e.schedule[e.requests[slot.request].schedule_offset + slot.rounds])
+    return chosen
+
+
+@inlined
+def proposed(e: Episode, slot: Any, draft_length: int) -> Any:
+    """Tokens drafted for a request: as far as the drafter can propose at its position."""
+    if e.proposable.size == 0:
+        return draft_length
+    position = e.requests[slot.request].offset + slot.generated
+    return min(draft_length, np.int64(e.proposable[position]))
+
+
+@inlined
+def pass_time(server: Any, e: Episode, duration: int) -> None:
+    """Advance the clock, integrating the number of requests in the system."""
+    server.integral_ns += (server.arrived - server.finished) * duration
+    server.now += duration
+    server.busy_ns += duration
+    server.rounds += 1
+    number = server.arrived
+    while number < server.requests and e.requests[number].arrival_ns <= server.now:
+        server.integral_ns += server.now - e.requests[number].arrival_ns
+        number += 1
+
+
+@inlined
+def finish_round(server: Any, e: Episode, duration: int) -> None:
+    """Commit to each request of the round what its acceptance allows."""
+    hits, trials, drafted_total = 0, 0, 0
+    for k in range(server.picked):
+        slot = e.slots[e.batch[k]]
+        drafted = slot.drafting
+        accepted = min(
+            np.int64(e.accept_run[e.requests[slot.request].offset + slot.generated]), drafted
+        )
+        drafted_total += drafted
+        hits += accepted
+        trials += accepted + (1 if accepted < drafted else 0)
+        commit(server, e, e.batch[k], drafted, accepted, duration)
+    if drafted_total > 0:
+        server.hits = FORGETTING * server.hits + hits
+        server.trials = FORGETTING * server.trials + trials
+    server.picked = 0
+    server.reserved = 0
+
+
+@inlined
+def commit(server: Any, e: Episode, index: int, drafted: int, accepted: int, duration: int) -> None:
+    """Account one round, which ends ``now``, to one request; release it if it is complete."""
+    slot = e.slots[index]
+    request = e.requests[slot.request]
+    tokens = min(accepted + 1, request.output_tokens - slot.generated)
+    idle = server.now - duration - slot.served_at
+    request.longest_idle_ns = max(request.longest_idle_ns, idle)
+    if slot.rounds == 0:
+        request.first_token_ns = server.now
+    latest = e.window[index, slot.rounds % e.window.shape[1]]
+    latest.drafted = drafted
+    latest.accepted = accepted
+    latest.rate = accepted / max(drafted, 1)
+    slot.generated += tokens
+    slot.rounds += 1
+    slot.drafted += drafted
+    slot.accepted += accepted
+    slot.attained_ns += duration
+    slot.served_at = server.now
+    slot.served_round = server.rounds
+    slot.context += tokens
+    slot.picked = 0
+    slot.ran = 1
+    server.held += tokens
+    server.wanted += tokens
+    if slot.generated == request.output_tokens:
+        request.completion_ns = server.now
+        request.completion_order = server.order
+        request.drafted, request.accepted = slot.drafted, slot.accepted
+        request.attained_ns = slot.attained_ns
+        server.order += 1
+        release(server, e, index)
+    else:
+        show_progress(e, index, drafted, accepted)

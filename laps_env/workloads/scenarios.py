@@ -1,0 +1,256 @@
+"""Named scenarios: data in `laps_env/data`, not code.
+
+A scenario pairs the acceptance and the costs of *one* system with an arrival process and a server;
+its saturation throughput is stored beside it, so that a load means the same for every policy.
+`docs/scenarios.md` documents the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.resources import as_file, files
+from typing import Any, Literal
+
+from laps_env.sim.calibration_file import read_calibration
+from laps_env.sim.observation import MOST
+from laps_env.sim.server_model import CostModel, ServerModel
+from laps_env.traces import AcceptanceTrace
+from laps_env.utils.checks import check_count, check_positive
+from laps_env.workloads.acceptance import ChainProfile
+from laps_env.workloads.arrivals import (
+    AllAtOnce,
+    ArrivalProcess,
+    GammaGaps,
+    ModulatedPoisson,
+    Poisson,
+    RecordedArrivals,
+)
+from laps_env.workloads.predictors import RECORDED, LengthPredictor, PredictorError, make_predictor
+from laps_env.workloads.requests import BodySource, GeneratedBodies, RecordedBodies
+from laps_env.workloads.workload import Workload, WorkloadFamily
+
+#: Standard deviation of log(predicted / true length) where none is given (assumed).
+DEFAULT_PREDICTOR_ERROR = 0.5
+
+#: In place of a load: play recorded arrivals back with the gaps they had.
+AS_RECORDED = "recorded"
+
+#: A rate that is told from 0, so that gaps are finite (the workload refuses them all the same).
+_LEAST_RPS = 1e-300
+
+_ARRIVALS: dict[str, type[Any]] = {
+    "poisson": Poisson,
+    "gamma": GammaGaps,
+    "modulated_poisson": ModulatedPoisson,
+    "all_at_once": AllAtOnce,
+}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A server and the traffic it meets.
+
+    Attributes:
+        name: as given to ``gym.make(..., scenario=name)``.
+        description: one line.
+        server: batch, draft length, pool and costs.
+        bodies: lengths and acceptance of the requests.
+        arrivals: when they come.
+        saturation_rps: completed requests per second of first come first served with all requests
+            present at time 0, on the ``reference`` workload, at the scenario's own server; every
+            load is a fraction of it, whatever is overridden.
+    """
+
+    name: str
+    description: str
+    server: ServerModel
+    bodies: BodySource
+    arrivals: ArrivalProcess
+    saturation_rps: float = field(default=math.nan)
+
+    def workload(
+        self,
+        *,
+        load: float | str,
+        num_requests: int,
+        set_tag: str = "train",
+        seed: int = 0,
+        episode: int = 0,
+        predictor_error: PredictorError = None,
+    ) -> Workload:
+        """The workload at an address (set tag, seed, episode).
+
+        Args:
+            load: arrival rate as a fraction of the saturation throughput, > 0 and finite; or
+                ``"recorded"`` for a recorded arrival trace at its own speed.
+            num_requests: >= 1.
+            set_tag: ``train``, ``tune``, ``final`` or ``reference``.
+            seed: >= 0.
+            episode: >= 0 (and below 2**32), counts the episodes of one environment row.
+            predictor_error: sd of log(predicted / true length), a predictor, ``"recorded"`` for
+                the predictions that come with the requests, or None (`error_in_force`).
+
+        Raises:
+            ValueError: a load, count or address that is out of range.
+        """
+        check_count("num_requests", num_requests, most=int(MOST))
+        check_count("episode", episode, least=0, most=2**32 - 1)
+        error = self.error_in_force(predictor_error)
+        predictor = None if error == RECORDED else make_predictor(error)
+        family = WorkloadFamily(self.bodies, self.arrivals, predictor)
+        mean_gap_s = self.mean_gap_s(load, set_tag)
+        return family.draw(set_tag, seed, episode, num_requests, mean_gap_s)
+
+    def error_in_force(
+        self, predictor_error: PredictorError
+    ) -> float | LengthPredictor | Literal["recorded"]:
+        """None becomes ``"recorded"`` where the requests bring predictions, else the default sd.
+
+        Raises:
+            ValueError: recorded predictions where there are none.
+        """
+        if predictor_error is None:
+            return RECORDED if self.bodies.has_predictions else DEFAULT_PREDICTOR_ERROR
+        if predictor_error == RECORDED and not self.bodies.has_predictions:
+            raise ValueError(
+                f"predictor_error: expected a number on scenario {self.name!r}, whose requests "
+                f"bring no predictions, got {predictor_error!r}"
+            )
+        return predictor_error
+
+    def mean_gap_s(self, load: float | str, set_tag: str) -> float:
+        """Mean seconds between arrivals (arguments and errors as for `workload`)."""
+        if load == AS_RECORDED:
+            if not isinstance(self.arrivals, RecordedArrivals):
+                raise ValueError(
+                    f"load: {AS_RECORDED!r} needs a recorded arrival trace, "
+                    f"scenario {self.name!r} has {self.arrivals}"
+                )
+            return self.arrivals.mean_gap_s(heldout=set_tag == "final")
+        if not self.saturation_rps > 0:
+            raise ValueError(
+                f"saturation_rps of scenario {self.name!r}: expected a measured number > 0, "
+                f"got {self.saturation_rps!r}"
+            )
+        rate = check_positive("load", load) * self.saturation_rps
+        return 1.0 / max(rate, _LEAST_RPS)
+
+    def with_arrivals(self, arrivals: ArrivalProcess) -> Scenario:
+        """The same server and requests, arriving otherwise."""
+        return replace(self, arrivals=arrivals)
+
+    def with_recorded_acceptance(self, bodies: RecordedBodies) -> Scenario:
+        """The same server on recorded requests; the saturation must be measured anew."""
+        return replace(self, bodies=bodies, saturation_rps=math.nan)
+
+    def with_lengths_of(self, trace: RecordedArrivals) -> Scenario:
+        """The same acceptance profiles, prompt and output lengths as in an arrival trace."""
+        if not isinstance(self.bodies, GeneratedBodies):
+            raise ValueError(
+                "lengths of an arrival trace: expected a scenario with generated acceptance "
+                f"(...-8b), got {self.bodies.name}"
+            )
+        return replace(self, bodies=replace(self.bodies, lengths=trace), saturation_rps=math.nan)
+
+
+def list_scenarios() -> list[str]:
+    """Names of the scenarios that the package carries."""
+    return list(_data("scenarios.json")["scenarios"])
+
+
+def get_scenario(scenario: str | Scenario) -> Scenario:
+    """A scenario by name (or as it is).
+
+    Raises:
+        ValueError: unknown name, listing the known ones.
+    """
+    if isinstance(scenario, Scenario):
+        return scenario
+    known = list_scenarios()
+    if scenario not in known:
+        raise ValueError(f"scenario: expected one of {', '.join(known)}; got {scenario!r}")
+    return _named(scenario)
+
+
+@cache
+def _named(name: str) -> Scenario:
+    entry = _data("scenarios.json")["scenarios"][name]
+    server = ServerModel(cost=get_cost(entry["cost"]), **entry["server"])
+    return Scenario(
+        name=name,
+        description=entry["description"],
+        server=server,
+        bodies=_recorded_bodies(entry) if "trace" in entry else _generated_bodies(entry),
+        arrivals=make_arrivals(entry["arrivals"]),
+        saturation_rps=entry["saturation_rps"],
+    )
+
+
+def list_costs() -> list[str]:
+    """Names of the cost models that the package carries: published ones, then measured ones."""
+    measured = (files("laps_env") / "data" / "calibrations").iterdir()
+    return [*_data("costs.json"), *sorted(file.name.removesuffix(".json") for file in measured)]
+
+
+@cache
+def get_cost(name: str) -> CostModel:
+    """A cost model of the package by name.
+
+    Raises:
+        ValueError: unknown name, listing the known ones.
+    """
+    if name not in list_costs():
+        raise ValueError(f"cost: expected one of {', '.join(list_costs())}; got {name!r}")
+    published = _data("costs.json")
+    if name in published:
+        return CostModel(**published[name])
+    with as_file(files("laps_env") / "data" / "calibrations" / f"{name}.json") as path:
+        return read_calibration(path)
+
+
+def make_arrivals(spec: dict[str, Any]) -> ArrivalProcess:
+    """An arrival process from its data, ``{"kind": ..., parameters}``.
+
+    Raises:
+        ValueError: unknown kind.
+        TypeError: unknown or missing parameter.
+    """
+    parameters = dict(spec)
+    kind = parameters.pop("kind")
+    if kind not in _ARRIVALS:
+        raise ValueError(f"arrivals: expected one of {', '.join(_ARRIVALS)}; got {kind!r}")
+    process: ArrivalProcess = _ARRIVALS[kind](**parameters)
+    return process
+
+
+def _recorded_bodies(entry: dict[str, Any]) -> RecordedBodies:
+    train, test = (
+        _trace(f"{entry['trace']}-{part}").of_categories(list(entry["mix"]))
+        for part in ("train", "test")
+    )
+    name = f"recorded {entry['trace']}"
+    return RecordedBodies(train, test, name=name, weights=tuple(entry["mix"].values()))
+
+
+@cache
+def _trace(name: str) -> AcceptanceTrace:
+    with as_file(files("laps_env") / "data" / "traces" / f"{name}.atrace") as path:
+        return AcceptanceTrace.load(path, mmap=False)
+
+
+def _generated_bodies(entry: dict[str, Any]) -> GeneratedBodies:
+    family = _data("profiles.json")["families"][entry["family"]]
+    profiles = {
+        name: ChainProfile(**family["categories"][name], source=family["source"])
+        for name in entry["mix"]
+    }
+    weights = tuple(entry["mix"].values())
+    return GeneratedBodies(profiles, weights, entry["longest_tokens"], family=entry["family"])
+
+
+@cache
+def _data(name: str) -> Any:
+    return json.loads((files("laps_env") / "data" / name).read_text(encoding="utf-8"))

@@ -1,0 +1,101 @@
+"""Laws of a scenario's traffic, fitted on its *train* set: what a rule may know in advance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from laps_env.sim.remaining_rounds import rounds_to_go
+from laps_env.workloads.predictors import PredictorError
+from laps_env.workloads.scenarios import Scenario
+
+Floats = npt.NDArray[np.float64]
+
+#: Requests of the training sample, and its seed within the *train* set.
+TRAINING_REQUESTS = 4000
+TRAINING_SEED = 2**40
+
+#: A category with fewer training requests takes the law of all of them.
+FEWEST_REQUESTS = 20
+
+
+@dataclass(frozen=True)
+class Laws:
+    """Per category: the output length given its prediction, and the speed of decoding.
+
+    log L is normal around weight * log(prediction) + offset. For an unbiased log-normal predictor
+    of error e and lengths of deviation t that is Bayes' rule, with weight t^2 / (t^2 + e^2); fitted
+    as a line, it also holds for predictors that are cautious or biased.
+
+    Attributes:
+        weight, offset, variance: float64 [C], the line and the variance of log L around it.
+        misfit: float64 [C], largest difference between the distribution of log L around the line
+            and the normal one (Kolmogorov's distance): large where lengths are cut by a limit.
+        tokens_per_round: float64 [C], output tokens / rounds at the reference draft length.
+        seconds_per_prefill_token, seconds_per_prefill: cost of a prefill, from the cost model.
+    """
+
+    weight: Floats
+    offset: Floats
+    variance: Floats
+    misfit: Floats
+    tokens_per_round: Floats
+    seconds_per_prefill_token: float
+    seconds_per_prefill: float
+
+
+def fit_laws(scenario: Scenario, predictor_error: PredictorError) -> Laws:
+    """Fit on `TRAINING_REQUESTS` requests of the *train* set, at the reference draft length."""
+    workload = scenario.workload(
+        load=1.0,
+        num_requests=TRAINING_REQUESTS,
+        set_tag="train",
+        seed=TRAINING_SEED,
+        predictor_error=predictor_error,
+    )
+    log_length = np.log(workload.output_tokens)
+    to_go = rounds_to_go(workload, scenario.server.reference_draft_length)
+    rounds = to_go[workload.offset[:-1]]
+    members = [
+        workload.category == c
+        if np.count_nonzero(workload.category == c) >= FEWEST_REQUESTS
+        else np.ones(workload.num_requests, np.bool_)
+        for c in range(len(workload.categories))
+    ]
+    log_predicted = np.log(workload.predicted_tokens)
+    lines = np.array([_line(log_predicted[m], log_length[m]) for m in members])
+    cost = scenario.server.cost
+    return Laws(
+        weight=lines[:, 0],
+        offset=lines[:, 1],
+        variance=lines[:, 2],
+        misfit=lines[:, 3],
+        tokens_per_round=np.array(
+            [workload.output_tokens[m].sum() / rounds[m].sum() for m in members]
+        ),
+        seconds_per_prefill_token=cost.target_token_ns * 1e-9,
+        seconds_per_prefill=cost.prefill_request_ns * 1e-9,
+    )
+
+
+def _line(x: Floats, y: Floats) -> tuple[float, float, float, float]:
+    """Least squares y = weight * x + offset, 0 <= weight; variance and misfit of y around it."""
+    spread = float(x.var())
+    weight = max(float(np.cov(x, y, bias=True)[0, 1]) / spread, 0.0) if spread > 0 else 0.0
+    offset = float(y.mean() - weight * x.mean())
+    around = np.sort(y - weight * x - offset)
+    return weight, offset, float(around.var()), _distance_to_normal(around)
+
+
+def _distance_to_normal(ordered: Floats) -> float:
+    """Kolmogorov's distance to the normal law with the same mean and variance."""
+    sd = float(ordered.std())
+    if sd == 0.0:
+        return 0.0
+    z = (ordered - ordered.mean()) / (sd * math.sqrt(2.0))
+    normal = np.array([0.5 * math.erfc(-v) for v in z])
+    ranks = np.arange(z.size + 1) / z.size
+    return float(max((ranks[1:] - normal).max(), (normal - ranks[:-1]).max()))

@@ -1,0 +1,1 @@
+"""Rules whose weights are learned."""

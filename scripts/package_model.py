@@ -1,0 +1,69 @@
+"""Put the runs of a sweep together as a model that the package carries; see docs/learned.md.
+
+    python scripts/sweep.py sweeps/index.toml --out runs/index
+    python scripts/ship.py runs/index learned_index
+    python scripts/sweep.py sweeps/pointer.toml --out runs/pointer
+    python scripts/ship.py runs/pointer learned
+
+For each run the weights that were best on the *tune* set: of a run on one scenario those of that
+scenario, of the run on many those of all others.
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from laps_env.policies import LEARNED
+from laps_env.policies.base.traffic_model import Floats
+from laps_env.policies.networks.model_file import is_model, load_model, save_model
+
+
+def gather(folder: Path) -> tuple[str, dict[str, Floats], dict[str, Any]]:
+    """The kind of rule, its arrays (`laps_env.policies.networks.model_file`), and what the card says of each run.
+
+    Raises:
+        ValueError: no run, several for the same scenario, none for all, or different kinds.
+    """
+    arrays: dict[str, Floats] = {}
+    training: dict[str, Any] = {}
+    kinds = set()
+    for run in sorted(path for path in folder.iterdir() if is_model(path)):
+        card, weights = load_model(run)
+        scenarios = card["training"]["scenario"]
+        owner = scenarios[0] if len(scenarios) == 1 else "all others"
+        if owner in training:
+            raise ValueError(f"{run}: expected one run for {owner}, got another")
+        suffix = "" if len(scenarios) > 1 else f".{owner}"
+        arrays |= {name + suffix: array for name, array in weights.items()}
+        training[owner] = {
+            key: card[key] for key in ("training", "blocks", "log_ratios_to_laps_sd_on_tune")
+        }
+        kinds.add(card["kind"])
+    if len(kinds) != 1 or "all others" not in training:
+        raise ValueError(
+            f"{folder}: expected runs of one kind, one of them on many scenarios, got "
+            f"{sorted(kinds)} for {sorted(training)}"
+        )
+    return kinds.pop(), arrays, training
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="of the sweep")
+    parser.add_argument("name", choices=LEARNED, help="of the policy")
+    given = parser.parse_args()
+    output = Path(str(files("laps_env.policies") / "data" / given.name))
+    try:
+        kind, arrays, training = gather(given.folder)
+        save_model(output, kind, arrays, {"training": training})
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    print(f"written: {output}, {len(training)} runs")
+
+
+if __name__ == "__main__":
+    main()
