@@ -1,6 +1,6 @@
 # Every target works alone on a fresh clone: it makes .venv and installs there, once, what it needs.
 # Another interpreter: make venv PYTHON=python3.12. Options for the script behind a target, or for
-# pytest: make evaluate ARGS="--scenario code-serial", make test ARGS="-k wheel".
+# pytest: make evaluate ARGS="--scenario code-serial-135m", make test ARGS="-k wheel".
 
 PYTHON ?= python3
 VENV := .venv

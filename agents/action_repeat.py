@@ -1,4 +1,4 @@
-"""`HeldRounds`: in training, the picks of a round stand for several rounds."""
+"""`ActionRepeat`: in training, the picks of a round stand for several rounds."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env.envs.vector import SpecDecodeReplayVectorEnv
-from laps_env.sim.loops import Fleet, begin_step, choose, end_step, episode_of, serve
+from laps_env.sim.loops import BatchedState, begin_step, choose, end_step, episode_of, serve
 from laps_env.utils.checks import check_count
 from laps_env.utils.jit import jit
 
 Bools = npt.NDArray[np.bool_]
 
 
-class HeldRounds(SpecDecodeReplayVectorEnv):
+class ActionRepeat(SpecDecodeReplayVectorEnv):
     """The vector environment, but a round is served again as it was until something happens.
 
     A request takes some hundred rounds, and one round of another request more or less changes next
@@ -35,7 +35,7 @@ class HeldRounds(SpecDecodeReplayVectorEnv):
         self._rounds = rounds
         check_count("rounds", rounds)
         if self.options.interface != "pick":
-            raise ValueError(f"interface: expected 'pick', got {self.options.interface!r}")
+            raise ValueError(f"interface: expected 'sequential', got {self.options.interface!r}")
         most = self.options.server.batch_size
         self._picks = np.zeros((most, num_envs), np.int64)
         self._picked = np.zeros(num_envs, np.int64)
@@ -45,16 +45,16 @@ class HeldRounds(SpecDecodeReplayVectorEnv):
         self._picked[row] = 0
 
     def _move(self, actions: npt.NDArray[Any], skip: Bools) -> None:
-        simulation, fleet = self.simulation, self.simulation.fleet
+        simulation, state = self.simulation, self.simulation.state
         moved = np.flatnonzero(~skip)
         self._picks[self._picked[moved], moved] = actions[moved]
         self._picked[moved] += 1
-        before = fleet.servers[["finished", "active", "truncated"]].copy()
+        before = state.servers[["finished", "active", "truncated"]].copy()
         super()._move(actions, skip)
-        ran = fleet.ran_round & ~skip
+        ran = state.ran_round & ~skip
         scale = self.options.reward_scale
         _hold(
-            simulation.constants, fleet, before, self._picks, self._picked, ran, self._rounds, scale
+            simulation.constants, state, before, self._picks, self._picked, ran, self._rounds, scale
         )
         self._picked[ran] = 0
 
@@ -62,7 +62,7 @@ class HeldRounds(SpecDecodeReplayVectorEnv):
 @jit
 def _hold(
     c: Any,
-    fleet: Fleet,
+    state: BatchedState,
     before: npt.NDArray[Any],
     picks: npt.NDArray[np.int64],
     picked: npt.NDArray[np.int64],
@@ -72,14 +72,14 @@ def _hold(
 ) -> None:
     """Repeat the round that each of these servers ``ran``, until something happens.
 
-    Rewards and durations add up in the fleet; ``before`` says how many requests each server had
+    Rewards and durations add up in the state; ``before`` says how many requests each server had
     finished and had in its table before the round, and whether its episode was cut off.
     """
     for i in range(picked.size):
         if not ran[i]:
             continue
-        server, e, first = fleet.servers[i], episode_of(fleet, i), before[i]
-        reward, dt, invalid = fleet.reward[i], fleet.dt[i], fleet.invalid[i]
+        server, e, first = state.servers[i], episode_of(state, i), before[i]
+        reward, dt, invalid = state.reward[i], state.dt[i], state.invalid[i]
         more = rounds - 1
         while (
             more > 0
@@ -90,15 +90,15 @@ def _hold(
             more -= 1
             for k in range(picked[i]):
                 began = server.now
-                begin_step(fleet, i)
-                if choose(c, fleet, i, e, picks[k, i]):
-                    serve(c, fleet, i, e)
-                end_step(fleet, i, began, scale)
-                reward += fleet.reward[i]
-                dt += fleet.dt[i]
+                begin_step(state, i)
+                if choose(c, state, i, e, picks[k, i]):
+                    serve(c, state, i, e)
+                end_step(state, i, began, scale)
+                reward += state.reward[i]
+                dt += state.dt[i]
                 # Contexts grow: where one no longer fits, the round has begun without it.
-                if fleet.invalid[i] or (fleet.ran_round[i] and k + 1 < picked[i]):
+                if state.invalid[i] or (state.ran_round[i] and k + 1 < picked[i]):
                     more = 0
                     break
-        fleet.reward[i], fleet.dt[i], fleet.invalid[i] = reward, dt, invalid
-        fleet.ran_round[i] = True
+        state.reward[i], state.dt[i], state.invalid[i] = reward, dt, invalid
+        state.ran_round[i] = True

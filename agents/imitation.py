@@ -46,8 +46,8 @@ class Teacher:
         self._begins[row] = True
         if self._made[row].spec.clairvoyant:
             envs, i = self._venv.places[row]
-            workload = envs.reveal_workload(i)
-            self._made[row] = self._made[row].knowing(workload, envs.options.server)
+            workload = envs.workload(i)
+            self._made[row] = self._made[row].with_oracle(workload, envs.options.server)
 
     def choose(self, observation: Observation) -> npt.NDArray[np.int64]:
         """Its actions [E]."""

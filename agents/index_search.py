@@ -17,7 +17,7 @@ from itertools import count
 import cma
 import numpy as np
 
-from laps_env.agents.objective import Judge
+from laps_env.agents.objective import Objective
 from laps_env.policies.base.traffic_model import Floats
 from laps_env.policies.networks.features import REQUEST_FEATURES
 
@@ -29,7 +29,7 @@ STEP = 0.1
 
 
 def search(
-    judge: Judge,
+    judge: Objective,
     rows: int,
     seed: int,
     threads: int,

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
+import laps_env.policies.networks.flat as flat
 from laps_env.agents.extractor import Tables
-from laps_env.policies import flat
 from laps_env.policies.networks.attention import HEADS
 from laps_env.policies.networks.attention import SHAPES as ATTENTION_SHAPES
 from laps_env.policies.networks.features import REQUEST_FEATURES, SERVER_FEATURES

@@ -1,4 +1,4 @@
-"""`Judge`: scores the weights of a learned rule by what the rule is for."""
+"""`Objective`: scores the weights of a learned rule by what the rule is for."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Judge:
+class Objective:
     """Scores weights: log of latency / the reference's on the same workloads, lower is better.
 
     Attributes:
@@ -68,11 +68,11 @@ class Judge:
     def _candidates(self) -> list[Policy]:
         return self._made(self.rule)
 
-    def tasks(self, set_tag: str, seed: int, pool: ThreadPoolExecutor) -> list[Task]:
+    def tasks(self, split: str, seed: int, pool: ThreadPoolExecutor) -> list[Task]:
         """The workloads of a seed, served by the reference.
 
         Args:
-            set_tag: *train* for the search, *tune* to choose.
+            split: *train* for the search, *validation* to choose.
             seed: seeds of different numbers give disjoint workloads.
             pool: the threads.
         """
@@ -81,14 +81,14 @@ class Judge:
             chosen = np.random.default_rng(seed).choice(len(cells), self.cells, replace=False)
             cells = [cells[k] for k in sorted(chosen)]
         asked = [(*cell, repeat) for cell, repeat in product(cells, range(self.repeats))]
-        return list(pool.map(lambda cell: self._task(set_tag, seed, *cell), asked))
+        return list(pool.map(lambda cell: self._task(split, seed, *cell), asked))
 
-    def _task(self, set_tag: str, seed: int, place: int, load: float, repeat: int) -> Task:
+    def _task(self, split: str, seed: int, place: int, load: float, repeat: int) -> Task:
         scenario, error = self.traffic[place]
         workload = scenario.workload(
             load=load,
             num_requests=self.num_requests,
-            set_tag=set_tag,
+            split=split,
             seed=seed * self.repeats + repeat,
             predictor_error=error,
         )

@@ -1,8 +1,8 @@
 """`PPOTrainer`: MaskablePPO on a mix of scenarios, block by block.
 
 A run is a sequence of blocks. Each begins with fresh episodes and random numbers that depend on the
-run's seed and the block's number alone, and ends with a checkpoint (`laps_env.agents.checkpoint`); so a run
-that was killed ends where the unbroken one would, bit for bit.
+run's seed and the block's number alone, and ends with a checkpoint (`laps_env.agents.checkpoint`);
+so a run that was killed ends where the unbroken one would, bit for bit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3.common.logger import configure
 
 from laps_env import policies
-from laps_env.agents.action_repeat import HeldRounds
+from laps_env.agents.action_repeat import ActionRepeat
 from laps_env.agents.buffer import Clock, TimeDiscountedBuffer
 from laps_env.agents.imitation import Teacher, imitate
 from laps_env.agents.networks import NETWORKS
@@ -27,7 +27,7 @@ from laps_env.agents.relative import RelativeReward
 from laps_env.agents.traffic import Traffic
 from laps_env.agents.vec_env import ReplayVecEnv
 from laps_env.evaluation.grid import REFERENCE
-from laps_env.policies.base.traffic_model import Floats, fit_laws
+from laps_env.policies.base.traffic_model import Floats, fit_traffic_model
 from laps_env.policies.gittins import INDEX_SIZE, index_tables
 from laps_env.policies.networks.features import REQUEST_FEATURES
 from laps_env.utils.checks import check_count, check_positive, is_finite
@@ -49,7 +49,8 @@ class PPOOptions(Traffic):
         num_requests: of an episode.
         slots: rows of the request table.
         envs: in all.
-        hold: rounds that the picks of one stand in training (`laps_env.agents.action_repeat.HeldRounds`).
+        hold: rounds that the picks of one stand in training
+            (`laps_env.agents.action_repeat.ActionRepeat`).
         network: of `laps_env.agents.networks.NETWORKS`.
         without: what an ablation takes away (`laps_env.policies.networks.features.Feature.about`, "mask").
         teacher: policy that is imitated first, or "none".
@@ -122,11 +123,11 @@ class PPOOptions(Traffic):
         if unknown:
             raise ValueError(f"without: expected some of {sorted(ABLATIONS)}, got {unknown}")
 
-    def groups(self) -> list[HeldRounds]:
+    def groups(self) -> list[ActionRepeat]:
         """A vector environment per scenario, predictor error and load."""
         cells = list(product(self.sources(), self.loads))
         return [
-            HeldRounds(
+            ActionRepeat(
                 self.envs // len(cells),
                 rounds=self.hold,
                 scenario=scenario,
@@ -149,7 +150,7 @@ class PPOOptions(Traffic):
 def law_table(options: PPOOptions) -> tuple[Floats, list[int]]:
     """Constants per category of all traffic [K, C], and where each vector environment's begin."""
     tables = [
-        index_tables(fit_laws(scenario, error)).reshape(-1, INDEX_SIZE)
+        index_tables(fit_traffic_model(scenario, error)).reshape(-1, INDEX_SIZE)
         for scenario, error in options.sources()
     ]
     starts = np.cumsum([0, *map(len, tables[:-1])]).tolist()

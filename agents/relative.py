@@ -56,7 +56,7 @@ class RelativeReward(VecEnvWrapper):
         """Take the step; a row that ends gets what is left of the reference's episode."""
         observation, rewards, dones, infos = self.venv.step_wait()
         integral = np.empty(self.num_envs)
-        now = [envs.simulation.fleet.servers["now"][i] for envs, i in self._places]
+        now = [envs.simulation.state.servers["now"][i] for envs, i in self._places]
         _integrate(self._times, np.where(dones, np.iinfo(np.int64).max, now), integral)
         relative = rewards + (integral - self._before) / self._scale
         self._before = integral
@@ -67,7 +67,7 @@ class RelativeReward(VecEnvWrapper):
     def _serve(self, row: int) -> None:
         """Serve the row's workload with the reference."""
         envs, i = self._places[row]
-        workload: Workload = envs.reveal_workload(i)
+        workload: Workload = envs.workload(i)
         scenario = envs.options.get_scenario()
         simulation = serve(self._policies[row], workload, scenario, slots=envs.options.slots)
         requests = simulation.requests()

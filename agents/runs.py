@@ -1,7 +1,7 @@
 """Training runs in folders: each ends by its budget, survives a kill, and overwrites no other.
 
 - ``journal``: what the folder is a run of, then a line per finished block;
-- ``card.json``, ``model.safetensors``: the best rule so far on the *tune* set
+- ``card.json``, ``model.safetensors``: the best rule so far on the *validation* split
   (`laps_env.policies.networks.model_file`);
 - ``checkpoint*``: what a killed run of PPO goes on from;
 - ``log/``: of stable-baselines3, for TensorBoard.
@@ -23,7 +23,7 @@ import torch
 
 from laps_env.agents.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from laps_env.agents.index_search import START, search
-from laps_env.agents.objective import Judge
+from laps_env.agents.objective import Objective
 from laps_env.agents.ppo import PPOOptions, PPOTrainer
 from laps_env.agents.traffic import Traffic
 from laps_env.evaluation.runner import code_version
@@ -35,9 +35,9 @@ from laps_env.policies.networks.model_file import save_model
 from laps_env.utils.checks import check_count, check_positive, is_finite
 from laps_env.utils.journal import LineJournal
 
-#: What rules are chosen on: seed of the *tune* set, workloads in all (but at least one for each
-#: scenario, error and load), requests.
-TUNE_SEED, TUNE_WORKLOADS, TUNE_REQUESTS = 1000, 24, 1000
+#: What rules are chosen on: seed of the *validation* split, workloads in all (but at least one for
+#: each scenario, error and load), requests.
+VALIDATION_SEED, VALIDATION_WORKLOADS, VALIDATION_REQUESTS = 1000, 24, 1000
 #: Generations in a block of the index search.
 GENERATIONS = 5
 
@@ -169,7 +169,7 @@ class Run:
         entries = self.journal.entries
         minutes = sum(entry["seconds"] for entry in entries) / 60
         text = f"block {len(entries)}, {minutes:.1f} min"
-        mean, p99 = np.exp(entries[-1]["tune"])
+        mean, p99 = np.exp(entries[-1]["validation"])
         return f"{text}: mean latency x{mean:.3f}, p99 x{p99:.3f} of LAPS-SD's on the tune set"
 
     def index_blocks(self) -> Generator[Entry]:
@@ -200,9 +200,9 @@ class Run:
     def _index_block(
         self, scores: list[list[float]], weights: Floats, look: Callable[[Floats], list[float]]
     ) -> Entry:
-        tune = look(weights.ravel())
-        self._keep_if_best("index", {"weights": weights}, tune)
-        return {"scores": scores, "tune": tune}
+        validation = look(weights.ravel())
+        self._keep_if_best("index", {"weights": weights}, validation)
+        return {"scores": scores, "validation": validation}
 
     def ppo_blocks(self, report: Callable[[str], None]) -> Generator[Entry]:
         """Blocks of PPO, from the last checkpoint."""
@@ -228,25 +228,25 @@ class Run:
         while True:
             trainer.run_block(report)
             arrays = trainer.policy.numpy_arrays()
-            tune = look(flatten(arrays, shapes))
-            self._keep_if_best(kind, arrays, tune)
+            validation = look(flatten(arrays, shapes))
+            self._keep_if_best(kind, arrays, validation)
             steps = trainer.model.num_timesteps
-            entry = {"steps": steps, "tune": tune}
+            entry = {"steps": steps, "validation": validation}
             state = {"block": trainer.block, "steps": steps, "entry": entry}
             save_checkpoint(self.folder, trainer.policy, trainer.block, state)
             yield entry
 
-    def _judge(self, rule: RuleSpec, **sizes: Any) -> Judge:
+    def _judge(self, rule: RuleSpec, **sizes: Any) -> Objective:
         """Of this run's scenarios and loads."""
-        return Judge(rule, self.options.sources(), self.options.loads, **sizes)
+        return Objective(rule, self.options.sources(), self.options.loads, **sizes)
 
     def _look(self, rule: RuleSpec) -> Callable[[Floats], list[float]]:
-        """Judges weights on the *tune* set: log ratios of mean and p99 latency."""
+        """Judges weights on the *validation* split: log ratios of mean and p99 latency."""
         cells = len(self.options.sources()) * len(self.options.loads)
-        repeats = max(1, TUNE_WORKLOADS // cells)
-        judge = self._judge(rule, num_requests=TUNE_REQUESTS, repeats=repeats)
+        repeats = max(1, VALIDATION_WORKLOADS // cells)
+        judge = self._judge(rule, num_requests=VALIDATION_REQUESTS, repeats=repeats)
         pool = ThreadPoolExecutor(torch.get_num_threads())
-        tasks = judge.tasks("tune", TUNE_SEED, pool)
+        tasks = judge.tasks("validation", VALIDATION_SEED, pool)
 
         def look(weights: Floats) -> list[float]:
             ratios = pool.map(lambda task: judge.log_ratios(weights, [task]), tasks)
@@ -254,16 +254,16 @@ class Run:
 
         return look
 
-    def _keep_if_best(self, kind: str, arrays: dict[str, Floats], tune: list[float]) -> None:
+    def _keep_if_best(self, kind: str, arrays: dict[str, Floats], validation: list[float]) -> None:
         objective = self.options.objective
-        earlier = [objective(entry["tune"]) for entry in self.journal.entries]
-        if objective(tune) < min(earlier, default=np.inf):
-            self._save(kind, arrays, tune)
+        earlier = [objective(entry["validation"]) for entry in self.journal.entries]
+        if objective(validation) < min(earlier, default=np.inf):
+            self._save(kind, arrays, validation)
 
-    def _save(self, kind: str, arrays: dict[str, Any], tune: list[float]) -> None:
+    def _save(self, kind: str, arrays: dict[str, Any], validation: list[float]) -> None:
         about = {
             "training": self.about,
             "blocks": len(self.journal.entries) + 1,
-            "log_ratios_to_laps_sd_on_tune": tune,
+            "log_ratios_to_reference_on_validation": validation,
         }
         save_model(self.folder, kind, arrays, about)

@@ -143,13 +143,13 @@ def read_sweep(path: Path) -> Sweep:
         algorithm = "index"             # or "ppo"
         seeds = [0, 1, 2, 3, 4]
         blocks = 20                     # or minutes
-        scenario = ["mixed-serial"]     # and any other option of the algorithm; or, for a run per
-        # each = ["mixed-serial"]       # scenario, this
+        scenario = ["mixed-serial-135m"]     # and any other option of the algorithm; or, for a run per
+        # each = ["mixed-serial-135m"]       # scenario, this
 
         [[evaluate]]
         models = ["index-*"]            # all by default
         policies = ["laps_sd_tuned"]    # that stand beside them, by default none
-        scenarios = ["mixed-serial"]
+        scenarios = ["mixed-serial-135m"]
         loads = [0.7, 0.9]
         predictor_errors = [0.3, 0.8]   # by default each scenario's own
         episodes = 50                   # and any other option of laps_env.evaluation.grid.Grid

@@ -18,14 +18,15 @@ class Traffic:
 
     Attributes:
         scenario: names.
-        predictor_errors: of the predictions (`laps_env.workloads.scenarios.Scenario.error_in_force`).
+        predictor_errors: of the predictions
+            (`laps_env.workloads.scenarios.Scenario.error_in_force`).
         loads: shares of saturation.
 
     Raises:
         ValueError: one of them is empty or out of range.
     """
 
-    scenario: tuple[str, ...] = ("mixed-serial",)
+    scenario: tuple[str, ...] = ("mixed-serial-135m",)
     predictor_errors: tuple[float | Literal["recorded"] | None, ...] = (None,)
     loads: tuple[float, ...] = (0.7, 0.9)
 

@@ -34,7 +34,8 @@ class ReplayVecEnv(VecEnv):
 
     An info is read-only and empty, but for ``TimeLimit.truncated`` and, in a dict of its own, what
     an ended episode leaves: ``terminal_observation``, ``episode`` (``r`` return, ``l`` steps, ``t``
-    seconds since the start, as `Monitor` has them) and ``summary`` (`laps_env.sim.metrics.summarize`).
+    seconds since the start, as `Monitor` has them) and ``summary``
+    (`laps_env.sim.metrics.summarize`).
 
     Args:
         groups: with ``autoreset_mode="SameStep"`` and one number of slots; this adapter alone

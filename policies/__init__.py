@@ -1,8 +1,8 @@
 """Scheduling policies: one file per rule, made by name.
 
 ``make("laps_sd")`` is the rule with published or default constants, ``make("laps_sd_tuned",
-scenario)`` with those tuned on the scenario's *tune* set, and ``+smartspec`` after either adds the
-draft-length rule of `laps_env.sim.draft_length`.
+scenario)`` with those tuned on the scenario's *validation* split, and ``+smartspec`` after either
+adds the draft-length rule of `laps_env.sim.draft_length`.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from laps_env.policies import (
     vllm_ltr,
 )
 from laps_env.policies.base.policy import Parameter, Policy, RuleSpec
-from laps_env.policies.base.rule_from_file import file_of, is_own_file, load_own
-from laps_env.policies.base.traffic_model import fit_laws
+from laps_env.policies.base.rule_from_file import file_of, is_rule_file, rule_from_file
+from laps_env.policies.base.traffic_model import fit_traffic_model
 from laps_env.policies.networks.attention import attention_spec
 from laps_env.policies.networks.flat import flat_spec
 from laps_env.policies.networks.index import index_spec
@@ -105,7 +105,7 @@ def list_policies() -> list[str]:
 
 def make(
     name: str | RuleSpec,
-    scenario: str | Scenario = "chat-serial",
+    scenario: str | Scenario = "chat-serial-135m",
     *,
     predictor_error: PredictorError = None,
     **settings: float,
@@ -114,7 +114,8 @@ def make(
 
     Args:
         name: from `list_policies`, optionally followed by ``+smartspec``; the folder of a trained
-            model (`laps_env.policies.networks.model_file`); or a rule of your own, or its file (``rule.py:spec``).
+            model (`laps_env.policies.networks.model_file`); or a rule of your own, or its file
+            (``rule.py:spec``).
         scenario: whose training split fits the laws that a rule needs, and whose tuned parameters
             ``_tuned`` takes (a scenario without an entry takes those tuned over all).
         predictor_error: the error that the training split's predictions have.
@@ -130,8 +131,8 @@ def make(
     base, plus, draft_rule = str(name).partition("+")
     rule_name = base.removesuffix(_TUNED)
     if base not in list_policies() or (plus and draft_rule != SMARTSPEC):
-        if isinstance(name, str) and is_own_file(name):
-            return _fill_in(name, load_own(name), scenario, predictor_error, settings)
+        if isinstance(name, str) and is_rule_file(name):
+            return _fill_in(name, rule_from_file(name), scenario, predictor_error, settings)
         if isinstance(name, str) and is_model(name):
             spec = load_rule(name, name, scenario.name)
             return _fill_in(name, spec, scenario, predictor_error, settings)
@@ -159,7 +160,7 @@ def digest_of(name: str) -> str | None:
     Raises:
         ValueError: no such file.
     """
-    if is_own_file(name):
+    if is_rule_file(name):
         paths = [file_of(name)]
     elif name.partition("+")[0] not in list_policies() and is_model(name):
         paths = [Path(name) / CARD, Path(name) / WEIGHTS]
@@ -198,8 +199,8 @@ def _fill_in(
     values = _replaced(name, {p.name: float(p.default) for p in spec.parameters}, settings)
     params = np.array(list(values.values()), np.float64)
     if spec.fitted is not None:
-        params = np.concatenate([params, spec.fitted(fit_laws(scenario, predictor_error))])
-    categories = scenario.bodies.categories if spec.by_category else None
+        params = np.concatenate([params, spec.fitted(fit_traffic_model(scenario, predictor_error))])
+    categories = scenario.requests.categories if spec.by_category else None
     return Policy(name, spec, values, params, categories=categories)
 
 
@@ -214,7 +215,7 @@ def _replaced(name: str, values: dict[str, float], settings: dict[str, float]) -
 
 
 def tuned_settings(rule_name: str, scenario_name: str) -> dict[str, float]:
-    """Parameters tuned on a scenario's *tune* set, or over all scenarios where it has none."""
+    """Parameters tuned on a scenario's *validation* split, or over all scenarios where it has none."""
     by_scenario: dict[str, dict[str, float]] = _tuning_results()["settings"][rule_name]
     return by_scenario.get(scenario_name, by_scenario["all"])
 

@@ -1,9 +1,10 @@
 """Bayes SRPT: the prediction combined with the category's length law.
 
-Given the prediction, log L is normal (`laps_env.policies.base.traffic_model.Laws`, fitted on the training split): for
-log L ~ Normal(m_c, t_c^2) in category c and a prediction that is log-normal around L, that is the
-posterior with the usual weights. The expected length is its log-normal mean, and remaining rounds =
-(expected length - generated) / tokens per round shrunk to the category's mean.
+Given the prediction, log L is normal (`laps_env.policies.base.traffic_model.TrafficModel`, fitted
+on the training split): for log L ~ Normal(m_c, t_c^2) in category c and a prediction that is
+log-normal around L, that is the posterior with the usual weights. The expected length is its
+log-normal mean, and remaining rounds = (expected length - generated) / tokens per round shrunk to
+the category's mean.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from laps_env.policies.base.policy import RuleSpec
 from laps_env.policies.base.remaining import OVERRUN, remaining_tokens, shrunk_tokens_per_round
-from laps_env.policies.base.traffic_model import Floats, Laws
+from laps_env.policies.base.traffic_model import Floats, TrafficModel
 from laps_env.policies.category_shrunk import WEIGHT
 from laps_env.sim.observation import CATEGORY, PREDICTED_TOKENS
 from laps_env.utils.jit import inlined, rule
@@ -43,7 +44,7 @@ def bayes_srpt(row: Any, server: Any, params: Any, memory: Any) -> float:
     return remaining_tokens(row, memory[0], params[0]) / speed
 
 
-def length_posteriors(laws: Laws) -> Floats:
+def length_posteriors(laws: TrafficModel) -> Floats:
     """The constants of all categories, flat."""
     table = [laws.tokens_per_round, laws.weight, laws.offset, laws.variance, laws.misfit]
     return np.stack(table, axis=1).ravel()

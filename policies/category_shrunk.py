@@ -11,7 +11,7 @@ from typing import Any
 
 from laps_env.policies.base.policy import Parameter, RuleSpec
 from laps_env.policies.base.remaining import OVERRUN, remaining_tokens, shrunk_tokens_per_round
-from laps_env.policies.base.traffic_model import Floats, Laws
+from laps_env.policies.base.traffic_model import Floats, TrafficModel
 from laps_env.sim.observation import CATEGORY, PREDICTED_TOKENS
 from laps_env.utils.jit import rule
 
@@ -29,7 +29,7 @@ def category_shrunk(row: Any, server: Any, params: Any, memory: Any) -> float:
     return remaining_tokens(row, row[PREDICTED_TOKENS], params[0]) / speed
 
 
-def category_speeds(laws: Laws) -> Floats:
+def category_speeds(laws: TrafficModel) -> Floats:
     """Tokens per round of each category."""
     return laws.tokens_per_round
 

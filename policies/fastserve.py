@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from laps_env.policies.base.policy import Parameter, RuleSpec
-from laps_env.policies.base.traffic_model import Floats, Laws
+from laps_env.policies.base.traffic_model import Floats, TrafficModel
 from laps_env.sim.observation import ATTAINED_S, IDLE_S, PROMPT_TOKENS
 from laps_env.utils.jit import rule
 
@@ -41,7 +41,7 @@ def fastserve(row: Any, server: Any, params: Any, memory: Any) -> float:
     return memory[0]
 
 
-def prefill_costs(laws: Laws) -> Floats:
+def prefill_costs(laws: TrafficModel) -> Floats:
     """Seconds per prompt token, and per request."""
     return np.array([laws.seconds_per_prefill_token, laws.seconds_per_prefill])
 

@@ -2,8 +2,8 @@
 
 Source: Gittins, "Bandit processes and dynamic allocation indices", JRSS B 41 (1979); for scheduling
 with a known law of sizes it minimises the mean latency of a single server. The law here is the
-posterior of `laps_env.policies.bayes_srpt`, conditioned on what has been generated: the smallest over D of
-E[min(rest, D)] / P(rest <= D), in rounds through the shrunk tokens per round.
+posterior of `laps_env.policies.bayes_srpt`, conditioned on what has been generated: the smallest
+over D of E[min(rest, D)] / P(rest <= D), in rounds through the shrunk tokens per round.
 
 For a log-normal law the index at age a is exp(mu) * G(a / exp(mu)) with G depending on the standard
 deviation alone, so G is tabulated once per category and the round loop only interpolates.
@@ -18,7 +18,7 @@ import numpy as np
 
 from laps_env.policies.base.policy import RuleSpec
 from laps_env.policies.base.remaining import shrunk_tokens_per_round
-from laps_env.policies.base.traffic_model import Floats, Laws
+from laps_env.policies.base.traffic_model import Floats, TrafficModel
 from laps_env.policies.bayes_srpt import LAW_SIZE, length_posteriors, posterior_log_length
 from laps_env.policies.category_shrunk import WEIGHT
 from laps_env.sim.observation import CATEGORY, GENERATED_TOKENS
@@ -82,7 +82,7 @@ def _survival(x: Floats, sd: float) -> Floats:
     return np.array([0.5 * math.erfc(v) for v in logs])
 
 
-def index_tables(laws: Laws) -> Floats:
+def index_tables(laws: TrafficModel) -> Floats:
     """Length law and index table of each category, flat."""
     rows = length_posteriors(laws).reshape(-1, LAW_SIZE)
     return np.concatenate([np.concatenate([row, index_table(math.sqrt(row[3]))]) for row in rows])

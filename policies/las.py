@@ -1,6 +1,6 @@
 """Least attained service over K queues (multi-level feedback), first come first served inside one.
 
-Source: Nuyens and Wierman, "The Foreground-Background queue: a survey", Performance Evaluation 65
+Source: Nuyens and Wierman, "The Foreground-Background queue: a prepare", Performance Evaluation 65
 (2008); with queues as in Tiresias, Gu et al., NSDI 2019, section 3.2. Queue k holds requests whose
 attained service is below quantum * growth^k.
 """

@@ -78,7 +78,7 @@ def kernel_rounds(batch_size: int) -> tuple[float, float]:
     start = time.perf_counter()
     simulation = serve(policy, workload, scenario)
     seconds = time.perf_counter() - start
-    return float(simulation.fleet.servers[0]["rounds"]), seconds
+    return float(simulation.state.servers[0]["rounds"]), seconds
 
 
 class VectorLoop:

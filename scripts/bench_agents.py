@@ -25,7 +25,7 @@ from laps_env.envs.vector import SpecDecodeReplayVectorEnv
 from laps_env.policies.networks.pointer import SHAPES, pointer_spec
 from laps_env.workloads.scenarios import get_scenario
 
-SCENARIO, ENVS = "mixed-serial", 256
+SCENARIO, ENVS = "mixed-serial-135m", 256
 
 #: Decisions are timed at this many requests in the table.
 CROWD = 32

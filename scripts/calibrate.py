@@ -1,7 +1,8 @@
 """Measure what rounds of a real engine cost on this device, and fit the replay's cost model to it.
 
-The result is a JSON file that `laps_env.sim.calibration_file.read_calibration` turns into a cost model;
-with --plot, also a picture of measured against fitted times. What is timed and how the constants
+The result is a JSON file that `laps_env.sim.calibration_file.read_calibration` turns into a cost
+model; with --plot, also a picture of measured against fitted times. What is timed and how the
+constants
 are told apart: laps_env/live/calibration.py. Give the device to this script alone while it runs.
 """
 

@@ -2,7 +2,7 @@
 
 The head learns to foretell the target's next state, and in outputs its next token, first from the
 target's own states, then, unrolled, from its own, as it has to when it drafts (as in HASS, arXiv
-2408.15766, and EAGLE-3, arXiv 2503.01840). Questions of the texts are of the *distil* part alone;
+2408.15766, and EAGLE-3, arXiv 2503.01840). Questions of the texts are of the *distill* part alone;
 some texts are held out to choose nothing but to show how the training goes.
 """
 

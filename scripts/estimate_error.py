@@ -23,7 +23,7 @@ from laps_env.workloads.scenarios import Scenario, get_scenario
 ROUNDS_SEEN = (1, 2, 5, 10, 20, 40, 80)
 PREDICTOR_ERRORS = (0.0, 0.3, 0.5, 0.8)
 
-#: Requests whose rounds are recorded, of the *final* set.
+#: Requests whose rounds are recorded, of the *test* split.
 ESTIMATED_REQUESTS = 500
 
 
@@ -74,21 +74,21 @@ class Course:
 
 
 def record_courses(scenario: Scenario) -> list[Course]:
-    """Requests of the *final* set, run to completion one by one in the kernel."""
+    """Requests of the *test* split, run to completion one by one in the kernel."""
     scenario = replace(scenario, arrivals=AllAtOnce())
-    workload = scenario.workload(load=1.0, num_requests=ESTIMATED_REQUESTS, set_tag="final")
+    workload = scenario.workload(load=1.0, num_requests=ESTIMATED_REQUESTS, split="test")
     simulation = Simulation(scenario.server, slots=ESTIMATED_REQUESTS)  # request i keeps slot i
     simulation.start(0, workload)
-    fcfs, fleet, constants = policies.make("fcfs"), simulation.fleet, simulation.constants
+    fcfs, state, constants = policies.make("fcfs"), simulation.state, simulation.constants
     scorer = fcfs.scorer(simulation.slots)
     courses, cost = [], scenario.server.cost
     for i in range(workload.num_requests):
         seconds, rows, servers = [], [], []
-        while fleet.slots[0, i]["request"] == i:
-            before = int(fleet.servers[0]["now"])
-            run_rule(constants, fleet, scorer, 1)
-            seconds.append((int(fleet.servers[0]["now"]) - before) * 1e-9)
-            row, slot = fleet.queue[0, i].copy(), fleet.slots[0, i]
+        while state.slots[0, i]["request"] == i:
+            before = int(state.servers[0]["now"])
+            run_rule(constants, state, scorer, 1)
+            seconds.append((int(state.servers[0]["now"]) - before) * 1e-9)
+            row, slot = state.queue[0, i].copy(), state.slots[0, i]
             # the last round empties the row; the slot's record still has the counts
             row[[GENERATED_TOKENS, DRAFTED, ACCEPTED]] = (
                 slot["generated"],
@@ -96,7 +96,7 @@ def record_courses(scenario: Scenario) -> list[Course]:
                 slot["accepted"],
             )
             rows.append(row)
-            servers.append(fleet.server_view[0].copy())
+            servers.append(state.server_view[0].copy())
         prefill = cost.target_token_ns * workload.prompt_tokens[i] + cost.prefill_request_ns
         seconds[0] -= prefill * 1e-9  # the paper's T has no term for it
         length = int(workload.output_tokens[i])
@@ -109,7 +109,7 @@ def predictions(scenario: Scenario, predictor_error: float) -> np.ndarray:
     return scenario.workload(
         load=1.0,
         num_requests=ESTIMATED_REQUESTS,
-        set_tag="final",
+        split="test",
         predictor_error=predictor_error,
     ).predicted_tokens
 

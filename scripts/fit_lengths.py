@@ -1,8 +1,8 @@
 """Fit the length predictor on recorded lengths, and write its predictions into the traces.
 
-The traces are those of `scripts/record_traces.py`. The model is fitted on *record-train* alone,
-with the penalty that is best in cross-validation there. *record-train* gets the predictions of
-models that did not see the request's question, *record-test* those of the final model: in both they
+The traces are those of `scripts/record_traces.py`. The model is fitted on *train* alone,
+with the penalty that is best in cross-validation there. *train* gets the predictions of
+models that did not see the request's question, *test* those of the final model: in both they
 are off by as much as they would be on new prompts.
 """
 
@@ -159,8 +159,8 @@ def fit_lengths(train_path: Path, test_path: Path, prompts: list[str], out: Path
     """Fit, report, and write the model and both traces."""
     parts = partition(read_questions(prompts))
     train_trace, test_trace = AcceptanceTrace.load(train_path), AcceptanceTrace.load(test_path)
-    train = read_answered(train_trace, parts["record-train"], "record-train")
-    test = read_answered(test_trace, parts["record-test"], "record-test")
+    train = read_answered(train_trace, parts["train"], "train")
+    test = read_answered(test_trace, parts["test"], "test")
     found = {penalty: cross_validate(train, penalty) for penalty in PENALTIES}
     penalty = min(found, key=lambda p: Errors.of(found[p]["model"], train.output_tokens).log_sd)
     model = train.fit(penalty)
@@ -188,8 +188,8 @@ def fit_lengths(train_path: Path, test_path: Path, prompts: list[str], out: Path
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trace-train", type=Path, required=True, help="of record-train")
-    parser.add_argument("--trace-test", type=Path, required=True, help="of record-test")
+    parser.add_argument("--trace-train", type=Path, required=True, help="of train")
+    parser.add_argument("--trace-test", type=Path, required=True, help="of test")
     parser.add_argument("--prompts", nargs="+", required=True, help="the recording's prompt files")
     parser.add_argument("--out", type=Path, default=DEFAULT, help="the model")
     options = parser.parse_args()

@@ -4,8 +4,8 @@
     python scripts/evaluate.py --arrival-trace conv.jsonl --lengths arrivals \
         --scenario chat-batch8-8b
 
-    python scripts/import_trace.py vllm responses.jsonl runs.atrace --target big --draft small
-    python scripts/evaluate.py --acceptance-trace runs.atrace --scenario chat-batch8-8b
+    python scripts/import_trace.py vllm responses.jsonl runs.safetensors --target big --draft small
+    python scripts/evaluate.py --acceptance-trace runs.safetensors --scenario chat-batch8-8b
 
 Arrivals of any format that `laps_env.traces.importers.arrivals` knows become Mooncake's; requests
 without output, which failed, are left out. Acceptance, from vLLM's per-request metrics or from
@@ -79,7 +79,9 @@ def main(argv: list[str] | None = None) -> None:
     ):
         own = formats.add_parser(name, help=text, description=text)
         own.add_argument("source", type=Path)
-        own.add_argument("output", type=Path, help=".jsonl" if name == "arrivals" else ".atrace")
+        own.add_argument(
+            "output", type=Path, help=".jsonl" if name == "arrivals" else ".safetensors"
+        )
         own.add_argument("--skip-bad", action="store_true", help="leave malformed lines out")
         if name != "arrivals":
             own.add_argument("--drafter", default="draft-model", help="or eagle, ngram, ...")
@@ -91,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     given = parser.parse_args(argv)
     sieve = Sieve(skip_bad=given.skip_bad, skip_failed=True)
     with errors_as_messages(parser):
-        ending = ".jsonl" if given.format == "arrivals" else ".atrace"
+        ending = ".jsonl" if given.format == "arrivals" else ".safetensors"
         if given.output.suffix != ending:
             raise ValueError(f"output: expected a file ending in {ending}, got {given.output}")
         check_output(given.output, given.source, getattr(given, "questions", None))

@@ -111,12 +111,12 @@ def read_journals(folder: Path) -> dict[str, list[list[Row]]]:
 def runs_table(
     journals: dict[str, list[list[Row]]], cells: dict[Cell, dict[str, list[Row]]]
 ) -> str:
-    """What each family reached on the *tune* set, and its best blocks where all were tried."""
+    """What each family reached on the *validation* split, and its best blocks where all were tried."""
     (common,) = [found for found in cells.values() if set(journals) <= set(found)]
     body = []
     for name, runs in journals.items():
-        best = [min(block["tune"][0] for block in run) for run in runs]
-        first, last = ([run[k]["tune"][0] for run in runs] for k in (0, -1))
+        best = [min(block["validation"][0] for block in run) for run in runs]
+        first, last = ([run[k]["validation"][0] for run in runs] for k in (0, -1))
         minutes = np.mean([sum(block["seconds"] for block in run) for run in runs]) / 60
         tune = [f"{np.exp(np.mean(values)):.3f}" for values in (first, best, last)]
         final = figures(common[name], *rivals(common))
@@ -126,13 +126,13 @@ def runs_table(
 
 
 def draw_curves(journals: dict[str, list[list[Row]]], path: Path) -> None:
-    """Mean latency on the *tune* set against the minutes of training, a line per run."""
+    """Mean latency on the *validation* split against the minutes of training, a line per run."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for number, (name, runs) in enumerate(journals.items()):
         for k, run in enumerate(runs):
             minutes = np.cumsum([block["seconds"] for block in run]) / 60
-            ratios = np.exp([block["tune"][0] for block in run])
+            ratios = np.exp([block["validation"][0] for block in run])
             label = name if k == 0 else None
             axes.plot(minutes, ratios, color=f"C{number}", marker=".", alpha=0.7, label=label)
     axes.axhline(1.0, color="black", linewidth=0.8)

@@ -55,8 +55,8 @@ RESULTS_LOAD = 0.9
 
 ENVIRONMENT_PAGE = """# The environment
 
-Written by `python scripts/make_docs.py` from the docstring of `laps_env.envs.replay.SpecDecodeReplay` and
-the columns of `laps_env.sim.observation`; edit those.
+Written by `python scripts/make_docs.py` from the docstring of
+`laps_env.envs.replay.SpecDecodeReplay` and the columns of `laps_env.sim.observation`; edit those.
 
 ```python
 import gymnasium as gym
@@ -103,8 +103,8 @@ What the numbers mean and where they stop:
 - On a shared machine the whole level drifts: calibrate on the day of the comparison
   ([fidelity.md](fidelity.md)).
 
-`read_calibration` of `laps_env.sim.calibration_file` makes a `CostModel` of such a file, and a scenario
-names one of the package's by `cost` ([scenarios.md](scenarios.md)).
+`read_calibration` of `laps_env.sim.calibration_file` makes a `CostModel` of such a file, and a
+scenario names one of the package's by `cost` ([scenarios.md](scenarios.md)).
 
 {calibrations}
 """
@@ -194,13 +194,13 @@ def calibration_page() -> str:
 
 def scenario_numbers(scenario: Scenario) -> list[str]:
     """Lengths and acceptance over 2,000 requests of the *reference* set, saturation as stored."""
-    workload = scenario.workload(load=1.0, num_requests=2000, set_tag="reference")
+    workload = scenario.workload(load=1.0, num_requests=2000, split="calibration")
     n = scenario.server.reference_draft_length
     position, end = workload.offset[:-1].copy(), workload.offset[1:]
     accepted = rounds = 0
     while (running := position < end).any():
         position, end = position[running], end[running]
-        hits = np.minimum(workload.accept_run[position], n).astype(np.int64)
+        hits = np.minimum(workload.accepted_length[position], n).astype(np.int64)
         accepted += int(hits.sum())
         rounds += hits.size
         position = position + hits + 1
@@ -325,7 +325,7 @@ def family_tables(family: str, rows: list[dict[str, Any]], reference: str) -> st
 def ratio_cell(row: dict[str, Any]) -> str:
     """Ratio with its interval."""
     low, high = row["ratio_ci95"] or (np.nan, np.nan)
-    return f"{row['ratio_to_laps_sd']:.2f} ({low:.2f}-{high:.2f})"
+    return f"{row['ratio_to_reference']:.2f} ({low:.2f}-{high:.2f})"
 
 
 def tail_cell(row: dict[str, Any]) -> str:

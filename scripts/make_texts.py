@@ -1,6 +1,6 @@
 """Texts by the target itself, with its hidden states: what a draft is distilled on.
 
-Prompts are the *distil* part of some prompt files, answered once greedily and more often at a
+Prompts are the *distill* part of some prompt files, answered once greedily and more often at a
 temperature (rare categories most often), and questions that the target makes up when it is shown
 the start of a user's turn (as in "Magpie", arXiv 2406.08464), answered greedily. The order is
 random, so a run that is stopped early has a smaller mixture, not another one. Finished texts are
@@ -60,7 +60,7 @@ class Text:
 
 def plan(files: list[str], tokenizer, seed: int) -> list[Text]:
     """All texts to make, in random order."""
-    questions = partition(read_questions(files))["distil"]
+    questions = partition(read_questions(files))["distill"]
     sizes = Counter(q.category for q in questions)
     texts = []
     for question in questions:

@@ -5,8 +5,8 @@
     python scripts/sweep.py sweeps/pointer.toml --out runs/pointer
     python scripts/ship.py runs/pointer learned
 
-For each run the weights that were best on the *tune* set: of a run on one scenario those of that
-scenario, of the run on many those of all others.
+For each run the weights that were best on the *validation* split: of a run on one scenario those of
+that scenario, of the run on many those of all others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from laps_env.policies.networks.model_file import is_model, load_model, save_mod
 
 
 def gather(folder: Path) -> tuple[str, dict[str, Floats], dict[str, Any]]:
-    """The kind of rule, its arrays (`laps_env.policies.networks.model_file`), and what the card says of each run.
+    """The kind of rule, its arrays (`laps_env.policies.networks.model_file`), and what the card
+    says of each run.
 
     Raises:
         ValueError: no run, several for the same scenario, none for all, or different kinds.
@@ -39,7 +40,8 @@ def gather(folder: Path) -> tuple[str, dict[str, Floats], dict[str, Any]]:
         suffix = "" if len(scenarios) > 1 else f".{owner}"
         arrays |= {name + suffix: array for name, array in weights.items()}
         training[owner] = {
-            key: card[key] for key in ("training", "blocks", "log_ratios_to_laps_sd_on_tune")
+            key: card[key]
+            for key in ("training", "blocks", "log_ratios_to_reference_on_validation")
         }
         kinds.add(card["kind"])
     if len(kinds) != 1 or "all others" not in training:

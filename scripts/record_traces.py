@@ -1,8 +1,8 @@
 """Record acceptance traces of a pair of models from prompt files.
 
-Writes NAME-train.atrace and NAME-test.atrace for the drafter, and the same with ``-lookup`` for
-prompt lookup on the same texts; no text is kept. Finished requests go to a journal in the folder,
-so the same command goes on where it was stopped.
+Writes NAME-train.safetensors and NAME-test.safetensors for the drafter, and the same with
+``-lookup`` for prompt lookup on the same texts; no text is kept. Finished requests go to a journal
+in the folder, so the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -120,10 +120,10 @@ def write(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             consistent=not lookup and pair.drafter_kind == "draft-model",
         )
-        name = f"{options.name}{'-lookup' if lookup else ''}-{part.removeprefix('record-')}.atrace"
+        name = f"{options.name}{'-lookup' if lookup else ''}-{part}.safetensors"
         trace = assemble(recorded, categories, info, lookup=lookup)
         trace.save(options.out / name)
-        accepted = trace.committed.astype(int) - 1 if not lookup else trace.accept_run
+        accepted = trace.committed.astype(int) - 1 if not lookup else trace.accepted_length
         print(
             f"{options.out / name}: {trace.num_requests} requests, {accepted.mean():.3f} accepted"
         )

@@ -69,10 +69,10 @@ def mean_latencies(
     return np.array([evaluate_episode(policy, w, scenario)["mean_latency_s"] for w in workloads])
 
 
-def draw(scenario: Scenario, load: float, set_tag: str, options: Options) -> list[Workload]:
+def draw(scenario: Scenario, load: float, split: str, options: Options) -> list[Workload]:
     """The first workloads of a set."""
     return [
-        scenario.workload(load=load, num_requests=options.num_requests, set_tag=set_tag, seed=seed)
+        scenario.workload(load=load, num_requests=options.num_requests, split=split, seed=seed)
         for seed in range(options.episodes)
     ]
 
@@ -87,9 +87,9 @@ def variant(rule: str, kind: str) -> str:
 
 
 def reductions(scenario_name: str, load: float, options: Options) -> dict[str, Latencies]:
-    """Mean latencies of LAPS-SD and of every baseline, both kinds, on the *final* workloads."""
+    """Mean latencies of LAPS-SD and of every baseline, both kinds, on the *test* workloads."""
     scenario = get_scenario(scenario_name)
-    workloads = draw(scenario, load, "final", options)
+    workloads = draw(scenario, load, "test", options)
     names = {variant(rule, kind) for rule in ("laps_sd", *BASELINES) for kind in KINDS}
     return {name: mean_latencies(name, scenario, workloads) for name in sorted(names)}
 
@@ -140,7 +140,7 @@ def sweep_values() -> dict[str, list[float]]:
 
 
 def sweep_table(options: Options) -> str:
-    """Latency relative to the default setting, one parameter at a time, on the *tune* set."""
+    """Latency relative to the default setting, one parameter at a time, on the *validation* split."""
     lines = [
         "| parameter | values | "
         + " | ".join(f"{s}, load {load}" for s in SWEPT_SCENARIOS for load in options.loads)
@@ -148,7 +148,7 @@ def sweep_table(options: Options) -> str:
         "|---|---|" + "---|" * (len(SWEPT_SCENARIOS) * len(options.loads)),
     ]
     columns = [
-        (get_scenario(name), draw(get_scenario(name), load, "tune", options))
+        (get_scenario(name), draw(get_scenario(name), load, "validation", options))
         for name in SWEPT_SCENARIOS
         for load in options.loads
     ]
@@ -194,7 +194,7 @@ every one of them is a named parameter here, and this page says how much each ma
 
 ## Reduction of the mean latency by LAPS-SD
 
-1 - (LAPS-SD / baseline), ratio of summed latencies on shared *final* workloads, with the 95 %
+1 - (LAPS-SD / baseline), ratio of summed latencies on shared *test* workloads, with the 95 %
 bootstrap interval over workloads. Positive: LAPS-SD is faster. Both have their published or default
 constants, or both those tuned on the scenario with equal budgets (`fcfs` and `sjf` have none).
 
@@ -202,9 +202,9 @@ constants, or both those tuned on the scenario with equal budgets (`fcfs` and `s
 
 ## Error of the estimate of T
 
-Over {estimated} requests of the *final* set, each served alone. The truth is the sum of the rounds'
-durations by the cost model, growing key-value reads included, prefill (for which the formula has no
-term) left out; T_SSM and T_LLM are those measured in the last round before the estimate.
+Over {estimated} requests of the *test* split, each served alone. The truth is the sum of the
+rounds' durations by the cost model, growing key-value reads included, prefill (for which the
+formula has no term) left out; T_SSM and T_LLM are those measured in the last round before the estimate.
 
 What the paper's 6.84 % "overall" is an error of could not be read. Under each reading: median /
 mean of |estimate / truth - 1| over requests / error of the sum over all requests. "When stable" is
@@ -221,7 +221,7 @@ error of the acceptance rate.
 
 ## What the paper leaves open
 
-Mean latency relative to the default setting, one parameter at a time, on the *tune* set
+Mean latency relative to the default setting, one parameter at a time, on the *validation* split
 (`acceptance_window` is the window of the stability test, in rounds).
 
 {sweep}

@@ -3,7 +3,8 @@
     python scripts/sweep.py sweeps/learned.toml --out runs/learned
     python scripts/sweep.py sweeps/learned.toml --out runs/learned --address ray://head:10001
 
-What a file asks for: `laps_env.agents.sweep.read_sweep`. The same command goes on where a sweep was cut off.
+What a file asks for: `laps_env.agents.sweep.read_sweep`. The same command goes on where a sweep was
+cut off.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def run(sweep: Sweep, folder: Path, rows: LineJournal, tasks: Tasks) -> int:
 
     def evaluated(trial: Trial, row: dict[str, Any]) -> None:
         rows.add({"key": trial.key, "row": row})
-        print(f"evaluated {trial.key}: {row['ratio_to_laps_sd']:.3f}", flush=True)
+        print(f"evaluated {trial.key}: {row['ratio_to_reference']:.3f}", flush=True)
 
     for trial in sweep.rivals():
         if str(trial.key) not in known:

@@ -4,7 +4,7 @@
     python scripts/timeline.py --results results.json --policies laps_sd_tuned,learned --seed 3
 
 The page opens in any browser and loads nothing; the traces beside it, one a policy, open in
-https://ui.perfetto.dev. The workload is that of this seed in the *final* set, as in an evaluation;
+https://ui.perfetto.dev. The workload is that of this seed in the *test* split, as in an evaluation;
 with a results file it is the one that was evaluated, with its recordings, parameters and slots.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from laps_env.cli.messages import errors_as_messages
 from laps_env.cli.options import parse_load
-from laps_env.evaluation.grid import FINAL_SEEDS
+from laps_env.evaluation.grid import TEST_SEEDS
 from laps_env.evaluation.results import read_results
 from laps_env.report.timeline import Timeline
 from laps_env.report.timeline_files import check_timelines, write_timelines
@@ -28,11 +28,11 @@ REQUESTS = 100
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--scenario", default="chat-serial")
+    parser.add_argument("--scenario", default="chat-serial-135m")
     parser.add_argument("--policies", default="fcfs,laps_sd", help="names with commas")
     parser.add_argument("--load", type=parse_load, default=0.9, help="share of saturation")
     parser.add_argument("--requests", type=int, help=f"without --results (default: {REQUESTS})")
-    parser.add_argument("--seed", type=int, default=FINAL_SEEDS.start)
+    parser.add_argument("--seed", type=int, default=TEST_SEEDS.start)
     parser.add_argument("--results", type=Path, help="a results file that has the episode")
     parser.add_argument("--out", type=Path, default=Path("timeline.html"), help="the page")
     given = parser.parse_args(argv)
@@ -53,7 +53,7 @@ def record(given: argparse.Namespace, names: list[str]) -> list[Timeline]:
         "scenario": given.scenario,
         "load": given.load,
         "num_requests": REQUESTS if given.requests is None else given.requests,
-        "set_tag": "final",
+        "split": "test",
     }
     return [record_policy(name, given.seed, **options) for name in names]
 

@@ -1,7 +1,7 @@
 """Train a scheduler; see --help.
 
-    python scripts/train.py --scenario mixed-serial --minutes 15 --out runs/demo
-    python scripts/evaluate.py --policies laps_sd,runs/demo --scenario mixed-serial --loads 0.9
+    python scripts/train.py --scenario mixed-serial-135m --minutes 15 --out runs/demo
+    python scripts/evaluate.py --policies laps_sd,runs/demo --scenario mixed-serial-135m --loads 0.9
 
 The same command goes on where a run was cut off, or further with a larger budget; a folder of
 another run is refused.

@@ -1,11 +1,11 @@
-"""Tune every rule that has parameters, each with the same budget, on the *tune* set.
+"""Tune every rule that has parameters, each with the same budget, on the *validation* split.
 
 For each (rule, scenario): the default setting, then a space-filling sample of the parameters'
 ranges, then rounds of perturbations of the best so far, `Options.trials` settings in all. The best
-of them and the default then meet on other workloads of the *tune* set, because the best of many on
-few workloads owes some of its lead to these. A setting is judged by its summed latency relative to
-the default LAPS-SD on the same workloads, averaged over the loads. The setting named "all" is the
-one, among the defaults and every scenario's winner, that is best on average over all scenarios, on
+of them and the default then meet on other workloads of the *validation* split, because the best of
+many on few workloads owes some of its lead to these. A setting is judged by its summed latency
+relative to the default LAPS-SD on the same workloads, averaged over the loads. The setting named
+"all" is the one, among the defaults and every scenario's winner, that is best on average over all scenarios, on
 the workloads before the final. The result goes to policies/data/tuned.json; finished
 (rule, scenario) pairs are kept in a journal under runs/, so a cut run goes on where it was.
 """
@@ -55,7 +55,7 @@ class Options:
 Settings = dict[str, float]
 
 
-class Judge:
+class Objective:
     """Scores settings on one scenario: 1.0 is the default LAPS-SD, lower is better."""
 
     def __init__(self, scenario: Scenario, options: Options, seeds: tuple[int, ...]) -> None:
@@ -63,7 +63,7 @@ class Judge:
         self.workloads = [
             [
                 scenario.workload(
-                    load=load, num_requests=options.num_requests, set_tag="tune", seed=seed
+                    load=load, num_requests=options.num_requests, split="validation", seed=seed
                 )
                 for seed in seeds
             ]
@@ -106,7 +106,7 @@ def space_filling(spec: RuleSpec, count: int) -> np.ndarray:
     return (strata + rng.random(strata.shape)) / count
 
 
-def tune(rule_name: str, judge: Judge, final: Judge, options: Options) -> dict[str, Any]:
+def tune(rule_name: str, judge: Objective, final: Objective, options: Options) -> dict[str, Any]:
     """The best setting of a rule on a scenario within the budget, with its score in the final."""
     spec = policies.SPECS[rule_name]
     policy = policies.make(rule_name, judge.scenario)
@@ -133,7 +133,9 @@ def tune(rule_name: str, judge: Judge, final: Judge, options: Options) -> dict[s
     return {"settings": finalists[best], "score": scores[best], "default_score": scores[0]}
 
 
-def choose_overall(rule_name: str, judges: list[Judge], found: dict[str, Any]) -> dict[str, Any]:
+def choose_overall(
+    rule_name: str, judges: list[Objective], found: dict[str, Any]
+) -> dict[str, Any]:
     """The setting that is best on average over all scenarios."""
     spec = policies.SPECS[rule_name]
     pool = [{p.name: float(p.default) for p in spec.parameters}]
@@ -143,7 +145,7 @@ def choose_overall(rule_name: str, judges: list[Judge], found: dict[str, Any]) -
     return {"settings": pool[best], "score": scores[best], "default_score": scores[0]}
 
 
-def mean_score(rule_name: str, settings: Settings, judges: list[Judge]) -> float:
+def mean_score(rule_name: str, settings: Settings, judges: list[Objective]) -> float:
     """Of a setting over all scenarios."""
     made = (policies.make(rule_name, judge.scenario) for judge in judges)
     scores = [j.score(with_settings(p, **settings)) for j, p in zip(judges, made, strict=True)]
@@ -163,14 +165,14 @@ def run(options: Options, output: Path, scenarios: list[str]) -> None:
     budget = json.loads(json.dumps(asdict(options)))
     journal = LineJournal(JOURNAL, {"budget": budget, "code": CODE})
     found = {(entry["rule"], entry["scenario"]): entry for entry in journal.entries}
-    judges = [Judge(get_scenario(name), options, options.seeds) for name in scenarios]
+    judges = [Objective(get_scenario(name), options, options.seeds) for name in scenarios]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for judge in judges:
             scenario = judge.scenario.name
             todo = [rule for rule in rules if (rule, scenario) not in found]
             if not todo:
                 continue
-            final = Judge(judge.scenario, options, options.final_seeds)
+            final = Objective(judge.scenario, options, options.final_seeds)
             work = partial(tune, judge=judge, final=final, options=options)
             for rule_name, result in zip(todo, pool.map(work, todo), strict=True):
                 found[rule_name, scenario] = {"rule": rule_name, "scenario": scenario, **result}

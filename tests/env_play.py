@@ -40,4 +40,4 @@ def play(env: gym.Env[Any, Any], seed: int, steps: int = 10**6) -> list[Any]:
 
 
 def workload_of(env: gym.Env[Any, Any]) -> Workload:
-    return env.unwrapped.reveal_workload()  # type: ignore[attr-defined, no-any-return]
+    return env.unwrapped.workload()  # type: ignore[attr-defined, no-any-return]

@@ -64,7 +64,7 @@ def of_scenario(name: str) -> dict[str, list[Any]]:
     """Every policy on two workloads."""
     scenario = get_scenario(name)
     workloads = [
-        scenario.workload(load=LOAD, num_requests=REQUESTS, set_tag="final", seed=seed)
+        scenario.workload(load=LOAD, num_requests=REQUESTS, split="test", seed=seed)
         for seed in SEEDS
     ]
     found = {}
@@ -97,7 +97,7 @@ def of_steps(env: Any, seed: int, policy: Any = None, steps: int = 400) -> str:
 
 def of_environments() -> dict[str, str]:
     found = {}
-    for scenario in ("mixed-serial", "chat-batch8-8b", "pressure-batch8"):
+    for scenario in ("mixed-serial-135m", "chat-batch8-8b", "pressure-batch8-135m"):
         options = {"scenario": scenario, "load": LOAD, "num_requests": 12, "slots": 10}
         for env_id in laps_env.REPLAY_IDS:
             env = gym.make(env_id, disable_env_checker=True, **options)
@@ -111,7 +111,7 @@ def of_environments() -> dict[str, str]:
 def of_vectors() -> dict[str, list[str]]:
     """Four rows under random valid actions; a digest each of all that they show."""
     found = {}
-    for scenario in ("mixed-serial", "bursty-batch8-8b"):
+    for scenario in ("mixed-serial-135m", "bursty-batch8-8b"):
         for mode in ("NextStep", "SameStep"):
             envs = gym.make_vec(
                 laps_env.REPLAY_IDS[0],

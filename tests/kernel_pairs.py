@@ -97,7 +97,7 @@ class Pair:
         """One single action."""
         step_picks(
             self.simulation.constants,
-            self.simulation.fleet,
+            self.simulation.state,
             np.array([action]),
             NOBODY,
             REWARD_SCALE,
@@ -108,7 +108,7 @@ class Pair:
         """One whole round, lowest priority first."""
         step_priorities(
             self.simulation.constants,
-            self.simulation.fleet,
+            self.simulation.state,
             priorities[None],
             NOBODY,
             REWARD_SCALE,
@@ -118,21 +118,21 @@ class Pair:
     def _check_step(
         self, reward: float, dt_ns: int, ran: bool, invalid: bool, terminated: bool, truncated: bool
     ) -> None:
-        fleet = self.simulation.fleet
-        np.testing.assert_allclose(fleet.reward[0], reward, rtol=1e-9)
-        assert fleet.dt[0] == dt_ns * 1e-9
-        assert (fleet.ran_round[0], fleet.invalid[0]) == (ran, invalid)
+        state = self.simulation.state
+        np.testing.assert_allclose(state.reward[0], reward, rtol=1e-9)
+        assert state.dt[0] == dt_ns * 1e-9
+        assert (state.ran_round[0], state.invalid[0]) == (ran, invalid)
         self.check_clock()
         self.check_observation()
-        assert (self._terminated(), fleet.servers[0]["truncated"]) == (terminated, truncated)
+        assert (self._terminated(), state.servers[0]["truncated"]) == (terminated, truncated)
 
     def _terminated(self) -> bool:
-        server = self.simulation.fleet.servers[0]
+        server = self.simulation.state.servers[0]
         return bool(server["finished"] == server["requests"])
 
     def check_clock(self) -> None:
         """The time and the counts of the two are equal."""
-        server, reference = self.simulation.fleet.servers[0], self.reference
+        server, reference = self.simulation.state.servers[0], self.reference
         assert (server["now"], server["rounds"]) == (reference.now, reference.rounds)
         assert (server["arrived"], server["finished"]) == (
             reference.arrived,
@@ -142,15 +142,15 @@ class Pair:
 
     def check_observation(self, columns: slice = slice(None)) -> None:
         """The observation and the action mask are equal (``columns`` of the queue)."""
-        fleet = self.simulation.fleet
+        state = self.simulation.state
         queue, server = self.reference.observation()
         np.testing.assert_allclose(
-            fleet.queue[0, :, columns], queue[:, columns], rtol=1e-6, atol=1e-12
+            state.queue[0, :, columns], queue[:, columns], rtol=1e-6, atol=1e-12
         )
-        np.testing.assert_allclose(fleet.server_view[0], server, rtol=1e-6, atol=1e-12)
+        np.testing.assert_allclose(state.server_view[0], server, rtol=1e-6, atol=1e-12)
         if columns == slice(None):
             valid = self.valid_actions()
-            assert np.flatnonzero(fleet.mask[0]).tolist() == valid
+            assert np.flatnonzero(state.mask[0]).tolist() == valid
 
     def check_results(self) -> None:
         """What happened to every request is equal, in every integer."""
@@ -163,7 +163,7 @@ class Pair:
         assert in_order.tolist() == self.reference.completed
         for number in completed:
             assert requests["attained_ns"][number] == self.reference.requests[number].attained_ns
-        slots = self.simulation.fleet.slots[0]
+        slots = self.simulation.state.slots[0]
         for request in self.reference.in_slots():
             slot = slots[request.slot]
             assert slot["request"] == request.number

@@ -28,8 +28,8 @@ def random_workload(rng: np.random.Generator) -> dict[str, Any]:
         "predicted_tokens": rng.uniform(0.5, 50.0, count),
         "category": rng.integers(0, 3, count).astype(np.int64),
         "offset": _offsets(output),
-        "accept_run": rng.integers(0, rng.integers(1, 22), tokens).astype(np.uint8),
-        "proposable": rng.integers(0, 10, tokens).astype(np.uint8) if rng.random() < 0.4 else None,
+        "accepted_length": rng.integers(0, rng.integers(1, 22), tokens).astype(np.uint8),
+        "max_draft": rng.integers(0, 10, tokens).astype(np.uint8) if rng.random() < 0.4 else None,
         # A round commits at least one token, so an entry per token is always enough.
         "draft_schedule": rng.integers(0, longest_schedule + 1, tokens).astype(np.uint8)
         if scheduled

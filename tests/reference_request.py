@@ -16,8 +16,8 @@ class Request:
     length: int  # true output tokens, end-of-sequence included
     predicted: float
     category: int
-    runs: list[int]  # accept_run by output position
-    proposable: list[int] | None  # most draft tokens by output position
+    runs: list[int]  # accepted_length by output position
+    max_draft: list[int] | None  # most draft tokens by output position
     schedule: list[int] | None  # draft length by own round
     slot: int = -1  # -1 outside the table
     rounds_at_entry: int = 0  # the server's rounds when it entered its slot
@@ -43,9 +43,9 @@ class Request:
 
     def drafts(self, draft_length: int, position: int) -> int:
         """Tokens drafted at an output position."""
-        if self.proposable is None:
+        if self.max_draft is None:
             return draft_length
-        return min(draft_length, self.proposable[position])
+        return min(draft_length, self.max_draft[position])
 
     def committed(self, drafted: int, position: int) -> int:
         """Tokens that a round at an output position commits."""
@@ -62,8 +62,8 @@ def requests_of(workload: Any) -> list[Request]:
             length=int(workload.output_tokens[i]),
             predicted=float(workload.predicted_tokens[i]),
             category=int(workload.category[i]),
-            runs=_own(workload.accept_run, workload.offset, i) or [],
-            proposable=_own(workload.proposable, workload.offset, i),
+            runs=_own(workload.accepted_length, workload.offset, i) or [],
+            max_draft=_own(workload.max_draft, workload.offset, i),
             schedule=_own(workload.draft_schedule, workload.draft_schedule_offset, i),
         )
         for i in range(len(workload.arrival_ns))

@@ -78,7 +78,7 @@ def test_a_step_needs_a_reset(env: gym.Env[Any, Any]) -> None:
     bare = env.unwrapped
     with pytest.raises(gym.error.ResetNeeded):
         bare.step(bare.action_space.sample())
-    for ask in (bare.summary, bare.reveal_workload):  # type: ignore[attr-defined]
+    for ask in (bare.summary, bare.workload):  # type: ignore[attr-defined]
         with pytest.raises(gym.error.ResetNeeded):
             ask()
     env.reset(seed=0)
@@ -91,8 +91,8 @@ def test_a_step_needs_a_reset(env: gym.Env[Any, Any]) -> None:
 
 
 BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
-    ({"scenario": "chess"}, r"scenario: expected one of chat-serial, .*; got 'chess'"),
-    ({"scenario": 3}, r"scenario: expected one of chat-serial, .*; got 3"),
+    ({"scenario": "chess"}, r"scenario: expected one of chat-serial-135m, .*; got 'chess'"),
+    ({"scenario": 3}, r"scenario: expected one of chat-serial-135m, .*; got 3"),
     *(
         ({"load": load}, r"load: expected a finite number > 0, got")
         for load in (np.nan, np.inf, -0.5, 0.0, "heavy", None, True, 10**400)
@@ -127,7 +127,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
         for error in (-0.1, np.nan, np.inf, "half", True, 10**400)
     ),
     ({"scenario": ["chat-serial-8b"]}, r"scenario: expected one of .*; got \['chat-serial-8b'\]"),
-    ({"set_tag": "exam"}, r"set tag: expected one of .*, got 'exam'"),
+    ({"split": "exam"}, r"split: expected one of .*, got 'exam'"),
     ({"interface": "wish"}, r"interface: expected one of"),
     ({"render_mode": "film"}, r"render_mode: expected None, 'ansi', 'rgb_array'; got 'film'"),
 ]
@@ -143,7 +143,7 @@ def test_a_bad_argument_is_refused_at_once(arguments: dict[str, Any], message: s
 
 def test_a_scenario_without_a_measured_saturation_has_no_load() -> None:
     template = get_scenario("chat-serial-8b")
-    scenario = Scenario("new", "", template.server, template.bodies, template.arrivals)
+    scenario = Scenario("new", "", template.server, template.requests, template.arrivals)
     with pytest.raises(ValueError, match=r"saturation_rps of scenario 'new': expected .* got nan"):
         SpecDecodeReplay(scenario=scenario)
 
@@ -232,7 +232,7 @@ def test_a_request_larger_than_the_pool_is_refused() -> None:
         output_tokens=np.array([4, 36]),
         predicted_tokens=np.array([4.0, 36.0]),
         category=np.array([0, 0]),
-        accept_run=np.zeros(40, np.uint8),
+        accepted_length=np.zeros(40, np.uint8),
     )
     message = (
         r"request 1: needs 101 cache tokens \(prompt 60 \+ output 36 \+ look-ahead 5\), "

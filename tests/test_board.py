@@ -18,9 +18,9 @@ from board import main
 
 
 def row(policy: str, load: float, mean: float, p99: float, **other: Any) -> dict[str, Any]:
-    conditions = {"seeds": [0, 1], "num_requests": 9, "set_tag": "final", "slots": 64}
+    conditions = {"seeds": [0, 1], "num_requests": 9, "split": "test", "slots": 64}
     return {
-        "scenario": "chat-serial",
+        "scenario": "chat-serial-135m",
         "load": load,
         "policy": policy,
         "policy_sha256": None,
@@ -38,7 +38,7 @@ def row(policy: str, load: float, mean: float, p99: float, **other: Any) -> dict
         "max_idle_s": 0.0,
         "episodes": 2,
         "sha256": {},
-        "ratio_to_laps_sd": 0.01,  # what a file says of itself does not count
+        "ratio_to_reference": 0.01,  # what a file says of itself does not count
         "ratio_ci95": [0.01, 0.02],
         "p99_latency_s": p99,
         "episode_mean_latency_s": [mean, mean],
@@ -77,9 +77,11 @@ def test_standings_are_the_hand_worked_ones() -> None:
     assert mine.mean == pytest.approx(1.0)  # of 1/2 and 2
     assert mine.tail == pytest.approx(0.5**0.5)  # of 2 and 1/4, place by place
     assert (mine.below, mine.even, mine.above) == (1, 0, 1)
-    assert mine.worst == (2.0, "chat-serial, load 0.9")
+    assert mine.worst == (2.0, "chat-serial-135m, load 0.9")
     table = board_table([first, *tied])
-    assert "| 1 | `other` | 0.800 | 1.000 | 1 / 1 / 0 | 1.00 (chat-serial, load 0.9) |" in table
+    assert (
+        "| 1 | `other` | 0.800 | 1.000 | 1 / 1 / 0 | 1.00 (chat-serial-135m, load 0.9) |" in table
+    )
 
 
 HALF = document(row("mine", 0.9, 60.0, 1.0))

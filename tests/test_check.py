@@ -101,9 +101,7 @@ def test_a_rule_of_ones_own_is_played_from_its_file_and_checked(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(OWN)
-    grid = (
-        "--scenario chat-batch8 --loads 0.9 --episodes 2 --requests 40 --policies fcfs,mine.py:spec"
-    )
+    grid = "--scenario chat-batch8-135m --loads 0.9 --episodes 2 --requests 40 --policies fcfs,mine.py:spec"
     main(["evaluate", *grid.split()])
     first, mine = json.loads(Path("results.json").read_text())["rows"]
     assert (first["policy_sha256"], mine["policy"]) == (None, "mine.py:spec")

@@ -46,7 +46,7 @@ def test_evaluate_writes_the_named_files_and_no_others(
     assert [(row["load"], row["policy"]) for row in rows] == [
         (load, policy) for load in (0.7, 0.9) for policy in ("fcfs", "laps_sd", "oracle_srpt")
     ]
-    needed = "scenario load policy episodes mean_latency_s mean_latency_ci95 ratio_to_laps_sd "
+    needed = "scenario load policy episodes mean_latency_s mean_latency_ci95 ratio_to_reference "
     needed += "ratio_ci95 p50_latency_s p95_latency_s p99_latency_s max_slowdown gap_closed"
     assert set(needed.split()) <= set(rows[0])
 
@@ -56,7 +56,7 @@ def test_quick_prints_a_table_and_writes_nothing(
 ) -> None:
     main(["evaluate", "--quick", "--episodes", "2", "--requests", "40"])
     out = capsys.readouterr().out
-    assert "chat-batch8, load 0.9: 2 workloads of 40 requests" in out
+    assert "chat-batch8-135m, load 0.9: 2 workloads of 40 requests" in out
     assert "gittins_tuned" in out
     assert not list(empty_folder.iterdir())
 
@@ -64,7 +64,7 @@ def test_quick_prints_a_table_and_writes_nothing(
 @pytest.mark.parametrize(
     ("arguments", "messages"),
     [
-        (["--scenario", "chat"], ["expected one of chat-serial", "got 'chat'"]),
+        (["--scenario", "chat"], ["expected one of chat-serial-135m", "got 'chat'"]),
         (["--policies", "fcfs,best"], ["expected one of random, fcfs", "got 'best'"]),
         (["--policies", ","], ["policies: expected at least one, got none"]),
         (["--no-such-option", "1"], ["--no-such-option"]),
@@ -88,7 +88,7 @@ def test_quick_prints_a_table_and_writes_nothing(
         (["--predictor-error", "nan"], ["predictor error: expected a finite number >= 0, got nan"]),
         (["--arrival-trace", "none.csv"], ["arrival_trace: expected a file, got none.csv"]),
         (["--acceptance-trace", "none"], ["acceptance_trace: expected a file, got none"]),
-        (["--acceptance-trace", "empty.atrace"], ["empty.atrace", "expected"]),
+        (["--acceptance-trace", "empty.safetensors"], ["empty.safetensors", "expected"]),
         (["--acceptance-trace", "empty.jsonl"], ["empty.jsonl: expected at least one record"]),
         (["--arrival-trace", "empty.csv"], ["empty.csv", "expected"]),
         (["--arrival-trace", "empty.txt"], ["expected a .csv, .jsonl", "got empty.txt"]),
@@ -115,7 +115,7 @@ def test_bad_input_ends_with_a_message_and_status_2(
     capsys: pytest.CaptureFixture[str],
     empty_folder: Path,
 ) -> None:
-    for name in ("empty.atrace", "empty.jsonl", "empty.csv", "empty.txt"):
+    for name in ("empty.safetensors", "empty.jsonl", "empty.csv", "empty.txt"):
         Path(name).touch()
     os.mkfifo("pipe")
     before = set(empty_folder.iterdir())

@@ -184,7 +184,7 @@ def test_results_fill_their_place_on_the_board(make_docs: ModuleType) -> None:
         "num_requests": 10,
         "predictor_error": 0.5,
         "source": {"acceptance": "generator x"},
-        "ratio_to_laps_sd": 1.5,
+        "ratio_to_reference": 1.5,
         "ratio_ci95": [1.25, 1.75],
         "p99_latency_s": 12.34,
         "gap_closed": None,

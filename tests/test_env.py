@@ -60,7 +60,7 @@ def test_the_id_names_its_module() -> None:
 def test_the_default_is_chat_serial_with_64_slots() -> None:
     env = gym.make(PICK)
     assert env.action_space == gym.spaces.Discrete(65)
-    assert env.unwrapped.options.get_scenario() is get_scenario("chat-serial")  # type: ignore[attr-defined]
+    assert env.unwrapped.options.get_scenario() is get_scenario("chat-serial-135m")  # type: ignore[attr-defined]
     assert gym.make(PRIORITY).action_space.shape == (64,)
 
 
@@ -156,7 +156,7 @@ def test_the_environment_equals_the_reference() -> None:
         pair = Pair.random(rng)
         reference, server = pair.reference, pair.simulation.server
         template = get_scenario("chat-serial-8b")
-        scenario = Scenario("random", "", server, template.bodies, template.arrivals)
+        scenario = Scenario("random", "", server, template.requests, template.arrivals)
         limit, queue_limit = reference.time_limit_ns, reference.queue_limit
         env = SpecDecodeReplay(
             scenario=scenario_with_saturation(scenario),
@@ -164,7 +164,7 @@ def test_the_environment_equals_the_reference() -> None:
             reward_scale=REWARD_SCALE,
             time_limit_s=None if limit is None else limit * 1e-9,
             queue_limit=queue_limit,
-            interface="priority" if seed % 2 else "pick",
+            interface="scores" if seed % 2 else "pick",
         )
         env.reset(options={"workload": pair.workload})
         while not pair.ended:

@@ -96,11 +96,11 @@ def test_rows_hold_what_the_workloads_gave() -> None:
     assert [(row["scenario"], row["policy"]) for row in results["rows"]] == asked
     by_policy = {row["policy"]: row for row in results["rows"][:4]}
     base = by_policy["laps_sd_tuned"]
-    assert base["ratio_to_laps_sd"] == 1.0
+    assert base["ratio_to_reference"] == 1.0
     assert base["ratio_ci95"] == (1.0, 1.0)
     fcfs = by_policy["fcfs"]
     summed = sum(fcfs["episode_mean_latency_s"]) / sum(base["episode_mean_latency_s"])
-    assert fcfs["ratio_to_laps_sd"] == pytest.approx(summed, rel=1e-12)
+    assert fcfs["ratio_to_reference"] == pytest.approx(summed, rel=1e-12)
     assert fcfs["mean_latency_ci95"][0] < fcfs["mean_latency_s"] < fcfs["mean_latency_ci95"][1]
     assert fcfs["p50_latency_s"] < fcfs["p95_latency_s"] < fcfs["p99_latency_s"]
 
@@ -212,13 +212,13 @@ def test_chain_fill_follows_the_fitted_chain() -> None:
     ("change", "message"),
     [
         ({"policies": ()}, "policies: expected at least one"),
-        ({"scenarios": ("chat",)}, "scenario: expected one of chat-serial.*got 'chat'"),
+        ({"scenarios": ("chat",)}, "scenario: expected one of chat-serial-135m.*got 'chat'"),
         ({"loads": (float("nan"),)}, "load: expected a finite number > 0, got nan"),
         ({"loads": ("recorded",)}, "expected an arrival trace, got none"),
         ({"episodes": 0}, "episodes: expected an integer >= 1, got 0"),
         ({"slots": 4}, "slots: expected at least the batch size of math-batch8-8b, 8; got 4"),
         ({"first_seed": -1}, "seed: expected an integer >= 0, got -1"),
-        ({"set_tag": "test"}, "set_tag: expected one of .*got 'test'"),
+        ({"split": "test"}, "split: expected one of .*got 'test'"),
     ],
 )
 def test_a_grid_that_makes_no_sense_is_refused(change: dict[str, Any], message: str) -> None:

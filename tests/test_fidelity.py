@@ -46,7 +46,7 @@ def servers(drafter: str = "model") -> Servers:
     pair = tiny_pair(drafter)
     questions = read_questions([DEMO_PROMPTS])
     categories = sorted({q.category for q in questions})
-    asked = partition(questions)["record-test"]
+    asked = partition(questions)["test"]
     trace = record_questions(pair, asked, categories, SETTINGS.max_new_tokens)
     assert trace.num_requests == len(asked)
     assert trace.info.provenance["corrected_positions"] == 0
@@ -68,9 +68,9 @@ def test_nothing_differs_by_the_calibrated_clock(drafter: str) -> None:
 
 def test_a_wrong_recording_is_found() -> None:
     both = servers()
-    runs = both.known.accept_run.copy()
+    runs = both.known.accepted_length.copy()
     runs[0] = 0 if runs[0] else 1
-    both.known = replace(both.known, accept_run=runs)
+    both.known = replace(both.known, accepted_length=runs)
     row = both.check("fcfs")
     assert row.rounds_apart == 1
     assert row.steps_apart > 0
@@ -84,8 +84,8 @@ def test_a_text_of_another_length_is_found() -> None:
     both.known = replace(
         known,
         output_tokens=shorter,
-        accept_run=known.accept_run[:-1],
-        proposable=None if known.proposable is None else known.proposable[:-1],
+        accepted_length=known.accepted_length[:-1],
+        max_draft=None if known.max_draft is None else known.max_draft[:-1],
     )
     row = both.check("fcfs")
     assert row.rounds_apart >= 1
@@ -129,7 +129,7 @@ def test_the_noise_needs_two_repetitions() -> None:
 
 
 def test_the_grid_lies_around_the_workload() -> None:
-    questions = partition(read_questions([DEMO_PROMPTS]))["record-test"]
+    questions = partition(read_questions([DEMO_PROMPTS]))["test"]
     categories = sorted({q.category for q in questions})
     trace = record_questions(tiny_pair(), questions, categories, 24)
     grid = calibration_grid(trace, SETTINGS.server().with_changes(batch_size=4, draft_length=4))

@@ -10,6 +10,7 @@ import pytest
 
 from laps_env.traces.importers.arrivals import ArrivalTrace
 from laps_env.workloads import Workload
+from laps_env.utils.splits import Split
 from laps_env.workloads.arrivals import (
     AllAtOnce,
     ArrivalProcess,
@@ -85,13 +86,13 @@ def test_recorded_arrivals_keep_their_pattern_and_their_halves() -> None:
     times = np.cumsum(rng.integers(0, 10**9, 100))
     trace = ArrivalTrace(times, np.arange(1, 101), np.arange(101, 201), "recorded")
     recorded = RecordedArrivals(trace)
-    for seed, (tag, first) in enumerate((("train", 0), ("tune", 0), ("final", 50))):
-        key, heldout = make_key(tag, seed), tag == "final"
-        rows = recorded.rows(key, 0, 120, heldout)
+    for seed, (tag, first) in enumerate((("train", 0), ("validation", 0), ("test", 50))):
+        key, split = make_key(Split(tag), seed), Split(tag)
+        rows = recorded.rows(key, 0, 120, split)
         assert set(rows) == set(range(first, first + 50))
         assert (np.diff(rows)[np.diff(rows) != 1] == -49).all()
-        gaps = recorded.gaps(key, 0, 120, heldout)
-        mean = recorded.mean_gap_s(heldout)
+        gaps = recorded.gaps(key, 0, 120, split)
+        mean = recorded.mean_gap_s(split)
         assert mean == pytest.approx((times[first + 49] - times[first]) / 49 * 1e-9)
         inner = rows > first
         expected = (times[rows] - times[rows - 1])[inner] * 1e-9
@@ -100,16 +101,16 @@ def test_recorded_arrivals_keep_their_pattern_and_their_halves() -> None:
         assert gaps[:50].mean() == pytest.approx(1.0)
     scenario = get_scenario("chat-serial-8b").with_arrivals(recorded)
     played = scenario.workload(load="recorded", num_requests=30, seed=4)
-    rows = recorded.rows(make_key("train", 4), 0, 30, False)
+    rows = recorded.rows(make_key("train", 4), 0, 30, Split.TRAIN)
     inner = rows[1:] > 0
     np.testing.assert_allclose(
         np.diff(played.arrival_ns)[inner], (times[rows[1:]] - times[rows[:-1]])[inner], atol=1
     )
     lengths = scenario.with_lengths_of(recorded)
     assert np.isnan(lengths.saturation_rps)
-    bodies = lengths.bodies.draw(make_key("train", 4), 0, 30, False)
-    np.testing.assert_array_equal(bodies.prompt_tokens, trace.prompt_tokens[rows])
-    np.testing.assert_array_equal(bodies.output_tokens, trace.output_tokens[rows])
+    drawn = lengths.requests.draw(make_key("train", 4), 0, 30, Split.TRAIN)
+    np.testing.assert_array_equal(drawn.prompt_tokens, trace.prompt_tokens[rows])
+    np.testing.assert_array_equal(drawn.output_tokens, trace.output_tokens[rows])
 
 
 @pytest.mark.parametrize(
@@ -205,8 +206,8 @@ def natural_rounds(workload: Workload) -> list[npt.NDArray[np.int64]]:
     rounds = []
     for start, end in zip(workload.offset[:-1], workload.offset[1:], strict=True):
         runs, position = [], start
-        while position + workload.accept_run[position] + 1 < end:
-            runs.append(int(workload.accept_run[position]))
+        while position + workload.accepted_length[position] + 1 < end:
+            runs.append(int(workload.accepted_length[position]))
             position += runs[-1] + 1
         rounds.append(np.array(runs, np.int64))
     return rounds
@@ -252,7 +253,7 @@ def test_rounds_of_the_generator_have_the_recorded_autocorrelation() -> None:
 def test_lengths_of_the_generator_have_their_profiles() -> None:
     scenario = get_scenario("specbench-serial-7b")
     workload = scenario.workload(load=0.9, num_requests=4000)
-    for k, profile in enumerate(scenario.bodies.profiles.values()):  # type: ignore[attr-defined]
+    for k, profile in enumerate(scenario.requests.profiles.values()):  # type: ignore[attr-defined]
         logs = np.log(workload.output_tokens[workload.category == k])
         assert logs.mean() == pytest.approx(profile.log_mean, abs=0.12)
         assert logs.std() == pytest.approx(profile.log_sd, rel=0.1)

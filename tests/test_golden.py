@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,15 @@ from golden import FILE, of_environments, of_live, of_scenario, of_vectors
 
 from laps_env.workloads.scenarios import list_scenarios
 
-GOLDEN: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+
+def named_as_today(text: str) -> str:
+    """The one map of names, from those of the day on which the numbers were taken."""
+    recorded = r"\b(chat|code|math|mixed|bursty|pressure|specbench)-(serial|batch8)(?!-)"
+    text = re.sub(recorded, r"\1-\2-135m", text)
+    return text.replace("SpecDecodeReplayPriority", "SpecDecodeReplayScores")
+
+
+GOLDEN: dict[str, Any] = json.loads(named_as_today(FILE.read_text(encoding="utf-8")))
 
 
 def test_every_scenario_has_its_numbers() -> None:

@@ -69,7 +69,7 @@ def test_a_source_is_never_replaced(tmp_path: Path, capsys: pytest.CaptureFixtur
     for out, message in (
         (source, "expected an output that is none of the inputs"),
         (tmp_path / "sub" / ".." / "in.jsonl", "expected an output that is none of the inputs"),
-        (tmp_path / "out.atrace", "output: expected a file ending in .jsonl"),
+        (tmp_path / "out.safetensors", "output: expected a file ending in .jsonl"),
     ):
         with pytest.raises(SystemExit):
             main(["arrivals", str(source), str(out)])
@@ -79,7 +79,7 @@ def test_a_source_is_never_replaced(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_acceptance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source, out = tmp_path / "responses.jsonl", tmp_path / "runs.atrace"
+    source, out = tmp_path / "responses.jsonl", tmp_path / "runs.safetensors"
     broken = json.dumps({**RESPONSE, "usage": {"prompt_tokens": 9}})
     write(source, f"{json.dumps(RESPONSE)}\n{broken}\n")
     with pytest.raises(SystemExit):

@@ -41,12 +41,12 @@ TURN = {"q": 5, "turn": 0, "cat": "qa", "n": 7, "a": [2, 3, 2], "g": [2, 2, 3]}
 
 def test_bits_of_a_plain_draft_model(write):
     trace = import_spec_bench(write(TURN), INFO, plain_draft=True, fill=zeros)
-    assert trace.accept_run.tolist() == [1, 0, 2, 1, 0, 1, 0]
+    assert trace.accepted_length.tolist() == [1, 0, 2, 1, 0, 1, 0]
     assert trace.observed.tolist() == [1, 1, 0, 0, 0, 0, 0]
     assert trace.info.consistent
     assert trace.info.provenance["filled_share"] == pytest.approx(5 / 7, abs=1e-6)
     longer = import_spec_bench(write(TURN), INFO, plain_draft=True, fill=ones)
-    assert longer.accept_run.tolist() == [1, 0, 5, 4, 3, 2, 1]
+    assert longer.accepted_length.tolist() == [1, 0, 5, 4, 3, 2, 1]
     for each in (trace, longer):
         assert each.replay().tolist() == TURN["a"]
     assert trace.recorded_alpha().tolist() == [4 / 5]  # the last round is no rejection
@@ -54,10 +54,10 @@ def test_bits_of_a_plain_draft_model(write):
 
 def test_without_bits_only_decided_rounds_are_known(write):
     trace = import_spec_bench(write(TURN), INFO, plain_draft=False, fill=zeros)
-    assert trace.accept_run.tolist() == [1, 0, 2, 0, 0, 1, 0]
+    assert trace.accepted_length.tolist() == [1, 0, 2, 0, 0, 1, 0]
     assert trace.observed.tolist() == [1, 0, 0, 0, 0, 0, 0]
     longer = import_spec_bench(write(TURN), INFO, plain_draft=False, fill=ones)
-    assert longer.accept_run.tolist() == [1, 6, 5, 4, 3, 2, 1]
+    assert longer.accepted_length.tolist() == [1, 6, 5, 4, 3, 2, 1]
     assert longer.replay().tolist() == TURN["a"]
 
 
@@ -221,7 +221,7 @@ def test_specdecode_bench(write):
     row["acc_ngram"] = {"acc_len": [1, 3, 300]}
     keys = {"drafter": "acc_ngram", "category": "math"}
     trace = import_specdecode_bench(write(row, row), INFO, **keys)
-    assert trace.accept_run.tolist() == [0, 2, 255] * 2
+    assert trace.accepted_length.tolist() == [0, 2, 255] * 2
     assert (trace.observed_share, trace.prompt_tokens.tolist()) == (1.0, [4, 4])
     row["generated_token_ids"] = [1, 2]
     with pytest.raises(TraceError, match="line 1, acc_ngram, acc_len: expected 2 output pos"):
@@ -350,14 +350,14 @@ def test_recorded_turns_replay_exactly(shared_data, tmp_path, plain_draft, fille
     imported = import_spec_bench(
         shared_data / ROUNDS, INFO, plain_draft=plain_draft, seed=2, **options
     )
-    imported.save(tmp_path / "runs.atrace")
-    trace = AcceptanceTrace.load(tmp_path / "runs.atrace")
+    imported.save(tmp_path / "runs.safetensors")
+    trace = AcceptanceTrace.load(tmp_path / "runs.safetensors")
     with gzip.open(shared_data / ROUNDS) as file:
         rows = [json.loads(line) for line in file]
     assert trace.num_requests == len(rows) == 560
     # The arithmetic of a round, written out: every round of every turn commits what was recorded.
     for i, row in enumerate(rows):
-        run = trace.accept_run[trace.offset[i] : trace.offset[i + 1]].tolist()
+        run = trace.accepted_length[trace.offset[i] : trace.offset[i + 1]].tolist()
         position = 0
         for committed, drafted in zip(row["a"], row["g"], strict=True):
             assert committed == min(min(run[position], drafted) + 1, len(run) - position)

@@ -23,7 +23,7 @@ from laps_env.sim.observation import (
 )
 from laps_env.sim.simulation import Simulation
 from laps_env.sim.state import FREE
-from laps_env.utils.jit import no_survey, rule
+from laps_env.utils.jit import no_preparation, rule
 
 INSTANCES = range(500)
 BLOCKS = 10  # of instances, so that a failure names a small group
@@ -70,7 +70,7 @@ def test_the_random_instances_reach_every_rule() -> None:
         reference, workload = pair.reference, pair.workload
         met |= {f"victim {reference.server.victim}", f"eviction {reference.server.eviction}"}
         met |= {
-            name for name in ("proposable", "draft_schedule") if getattr(workload, name) is not None
+            name for name in ("max_draft", "draft_schedule") if getattr(workload, name) is not None
         }
         met |= {"truncated" if reference.truncated else "terminated"}
         met |= {"smartspec"} if reference.smartspec else set()
@@ -79,7 +79,7 @@ def test_the_random_instances_reach_every_rule() -> None:
         met |= {"preempted"} if any(r.preemptions for r in reference.requests) else set()
     assert met >= {
         *("victim longest_idle", "victim latest_arrival", "victim largest"),
-        *("eviction recompute", "eviction swap", "proposable", "draft_schedule", "smartspec"),
+        *("eviction recompute", "eviction swap", "max_draft", "draft_schedule", "smartspec"),
         *("truncated", "terminated", "recomputed", "preempted", "idle"),
     }
 
@@ -118,11 +118,11 @@ def _oldest_shortest(row: Any, server: Any, params: Any, memory: Any) -> float:
 def run_oldest_shortest(
     pair: Pair, params: npt.NDArray[np.float64], memory: npt.NDArray[np.float64], rounds: int
 ) -> None:
-    c, fleet = pair.simulation.constants, pair.simulation.fleet
+    c, state = pair.simulation.constants, pair.simulation.state
     view = np.zeros(len(SERVER_COLUMNS), np.float32)
     no_truth, priority = np.zeros(0), np.zeros(pair.slots)
-    scorer = Scorer(_oldest_shortest, no_survey, params, view, memory, no_truth, priority)
-    run_rule(c, fleet, scorer, rounds)
+    scorer = Scorer(_oldest_shortest, no_preparation, params, view, memory, no_truth, priority)
+    run_rule(c, state, scorer, rounds)
 
 
 def test_run_rule_equals_the_reference_under_the_same_rule() -> None:
@@ -152,7 +152,7 @@ def test_run_rule_stops_after_so_many_rounds_and_at_the_end() -> None:
     rng = np.random.default_rng(0)
     fields = random_workload(rng)
     pair = Pair(fields, make_server(random_server(rng, fields), slots=3), slots=3)
-    server = pair.simulation.fleet.servers[0]
+    server = pair.simulation.state.servers[0]
     params, memory = np.zeros(2), np.zeros((pair.slots, 2))
     run_oldest_shortest(pair, params, memory, rounds=3)
     assert server["rounds"] == 3
@@ -173,25 +173,25 @@ def test_conservation(seed: int, whole_rounds: bool) -> None:
     server = make_server(random_server(rng, fields), slots)
     simulation = Simulation(server, slots=slots)
     simulation.start(0, workload)
-    fleet, row = simulation.fleet, simulation.fleet.servers[0]
+    state, row = simulation.state, simulation.state.servers[0]
     total_reward = 0.0
     while row["finished"] < row["requests"]:
         assert row["active"] > 0  # a decision is only asked for where work waits
         before, busy, generated = int(row["now"]), int(row["busy_ns"]), _generated(simulation)
         if whole_rounds:
             priorities = random_priorities(rng, slots)[None]
-            step_priorities(simulation.constants, fleet, priorities, NOBODY, REWARD_SCALE)
+            step_priorities(simulation.constants, state, priorities, NOBODY, REWARD_SCALE)
         else:
             actions = rng.integers(slots + 1, size=1)
-            step_picks(simulation.constants, fleet, actions, NOBODY, REWARD_SCALE)
-        total_reward += fleet.reward[0]
+            step_picks(simulation.constants, state, actions, NOBODY, REWARD_SCALE)
+        total_reward += state.reward[0]
         worked = int(row["busy_ns"]) - busy
-        assert (worked > 0) == fleet.ran_round[0]
-        assert (_generated(simulation) > generated) == fleet.ran_round[0]
+        assert (worked > 0) == state.ran_round[0]
+        assert (_generated(simulation) > generated) == state.ran_round[0]
         # no time passes without work while work waits
         here = np.searchsorted(workload.arrival_ns, before + worked, side="right")
         assert row["now"] == before + worked or row["finished"] == here
-        table = fleet.slots[0][fleet.slots[0]["request"] >= 0]
+        table = state.slots[0][state.slots[0]["request"] >= 0]
         assert row["held"] == table["context"][table["resident"] == 1].sum() <= server.pool_tokens
         assert row["wanted"] == table["context"].sum()
         assert row["reserved"] <= server.pool_tokens
@@ -201,8 +201,8 @@ def test_conservation(seed: int, whole_rounds: bool) -> None:
     assert _generated(simulation) == workload.output_tokens.sum()
     assert sorted(requests["completion_order"]) == list(range(workload.num_requests))
     assert (row["held"], row["wanted"], row["active"]) == (0, 0, 0)
-    assert (fleet.slots[0]["request"] == FREE).all()
-    assert not fleet.queue.any()
+    assert (state.slots[0]["request"] == FREE).all()
+    assert not state.queue.any()
     assert total_reward == pytest.approx(-latency.sum() * 1e-9 / REWARD_SCALE, rel=1e-9)
     assert row["now"] == requests["completion_ns"].max()
     assert (workload.arrival_ns < requests["first_token_ns"]).all()
@@ -227,7 +227,7 @@ def test_conservation(seed: int, whole_rounds: bool) -> None:
 
 def _generated(simulation: Simulation) -> int:
     """Output tokens committed so far, those of finished requests included."""
-    slots, requests = simulation.fleet.slots[0], simulation.requests()
+    slots, requests = simulation.state.slots[0], simulation.requests()
     finished = requests["output_tokens"][requests["completion_ns"] > 0].sum()
     return int(finished + slots["generated"][slots["request"] >= 0].sum())
 

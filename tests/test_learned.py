@@ -18,7 +18,7 @@ from laps_env.policies.networks.model_file import CARD, WEIGHTS, save_model
 from laps_env.policies.networks.pointer import SHAPES, pointer_spec
 from laps_env.workloads.scenarios import get_scenario
 
-SCENARIO = "mixed-batch8"
+SCENARIO = "mixed-batch8-135m"
 
 
 def random_arrays(seed: int = 0) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def random_arrays(seed: int = 0) -> dict[str, Any]:
 
 
 def workload(**changes: Any) -> Any:
-    options = {"load": 1.2, "num_requests": 60, "set_tag": "tune", "seed": 1}
+    options = {"load": 1.2, "num_requests": 60, "split": "validation", "seed": 1}
     return get_scenario(SCENARIO).workload(**(options | changes))
 
 
@@ -194,10 +194,10 @@ def test_damaged_files_are_refused(folder: Path) -> None:
 
 
 def test_a_model_may_have_arrays_for_a_scenario_alone(tmp_path: Path) -> None:
-    sets = {".chat-serial": random_arrays(1), "": random_arrays(2)}
+    sets = {".chat-serial-135m": random_arrays(1), "": random_arrays(2)}
     arrays = {name + owner: array for owner, own in sets.items() for name, array in own.items()}
     save_model(tmp_path, "pointer", arrays, {})
-    for scenario, seed in (("chat-serial", 1), ("chat-batch8", 2)):
+    for scenario, seed in (("chat-serial-135m", 1), ("chat-batch8-135m", 2)):
         made = policies.make(str(tmp_path), scenario)
         alone = {name: np.float32(array) for name, array in random_arrays(seed).items()}
         np.testing.assert_array_equal(

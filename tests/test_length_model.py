@@ -216,7 +216,7 @@ def record(prompts: Path, part: str) -> AcceptanceTrace:
     asked = [(k, q) for k, q in enumerate(questions) for _ in q.turns]
     output_tokens = np.array([5 + 11 * (k % 6) for k, _ in asked])
     return AcceptanceTrace(
-        accept_run=np.zeros(output_tokens.sum(), np.uint8),
+        accepted_length=np.zeros(output_tokens.sum(), np.uint8),
         offset=np.concatenate([[0], np.cumsum(output_tokens)]),
         output_tokens=output_tokens,
         prompt_tokens=np.array([10 + k for k, _ in asked]),
@@ -236,10 +236,10 @@ def paths(folder: Path) -> dict[str, Any]:
     """Prompts, both traces, and where the model goes."""
     prompts = write_prompts(folder / "prompts.jsonl")
     for part in RECORDED_PARTS:
-        record(prompts, part).save(folder / f"{part}.atrace")
+        record(prompts, part).save(folder / f"{part}.safetensors")
     return {
-        "train_path": folder / "record-train.atrace",
-        "test_path": folder / "record-test.atrace",
+        "train_path": folder / "train.safetensors",
+        "test_path": folder / "test.safetensors",
         "prompts": [str(prompts)],
         "out": folder / "model.json",
     }
@@ -251,12 +251,12 @@ def test_the_script_writes_the_model_and_both_traces(tmp_path: Path) -> None:
     model = LengthModel.load(where["out"])
     card = json.loads(where["out"].read_text())["card"]
     parts = partition(read_questions(where["prompts"]))
-    for part, name in (("record-train", "train"), ("record-test", "test")):
+    for part, name in (("train", "train"), ("test", "test")):
         trace = AcceptanceTrace.load(where[f"{name}_path"])
         assert trace.predicted_tokens is not None
         assert card["requests"][name] == trace.num_requests
         data = script.read_answered(trace, parts[part], part)
-        if part == "record-test":
+        if part == "test":
             assert (predict(model, data, 320) == trace.predicted_tokens).all()
             expected, errors = trace.predicted_tokens, card["test"]
         else:
@@ -270,9 +270,9 @@ def test_the_script_writes_the_model_and_both_traces(tmp_path: Path) -> None:
 
 def test_a_second_turn_is_the_text_of_both(tmp_path: Path) -> None:
     prompts = write_prompts(tmp_path / "prompts.jsonl")
-    trace = record(prompts, "record-train")
-    questions = partition(read_questions([prompts]))["record-train"]
-    data = script.read_answered(trace, questions, "record-train")
+    trace = record(prompts, "train")
+    questions = partition(read_questions([prompts]))["train"]
+    data = script.read_answered(trace, questions, "train")
     expected = [
         "\n".join(question.turns[:turn])
         for question in questions[:-1]
@@ -285,10 +285,10 @@ def test_a_second_turn_is_the_text_of_both(tmp_path: Path) -> None:
 def test_the_script_names_what_does_not_fit(tmp_path: Path) -> None:
     where = paths(tmp_path)
     swapped = where | {"train_path": where["test_path"], "test_path": where["train_path"]}
-    with pytest.raises(ValueError, match=r"record-test\.atrace: info\.provenance\.part: expected"):
+    with pytest.raises(ValueError, match=r"test\.safetensors: info\.provenance\.part: expected"):
         script.fit_lengths(**swapped)
     other = tmp_path / "other.jsonl"
     other.write_text('{"prompt": "why", "category": "poems"}\n')
-    with pytest.raises(ValueError, match=r"record-train\.atrace: group 0: expected '(math|qa)'"):
+    with pytest.raises(ValueError, match=r"train\.safetensors: group 0: expected '(math|qa)'"):
         script.fit_lengths(**(where | {"prompts": [str(other)]}))
     assert AcceptanceTrace.load(where["train_path"]).predicted_tokens is None

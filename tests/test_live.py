@@ -25,6 +25,7 @@ from laps_env.report.live import LiveReport  # noqa: E402
 from laps_env.report.tables import tables  # noqa: E402
 from laps_env.report.timeline import Timeline  # noqa: E402
 from laps_env.traces import TraceError  # noqa: E402
+from laps_env.utils.splits import Split  # noqa: E402
 from laps_env.workloads import Workload  # noqa: E402
 
 LIMIT = 24
@@ -54,9 +55,9 @@ def follow(policy: Any, env: Any, options: dict[str, Any]) -> list[Any]:
 
 def recorded_workload(env: Any, drafter: str, workload: Workload) -> Workload:
     """The live workload with lengths and acceptance as the recorder finds them."""
-    bodies = env._rows.bodies
-    questions = [prompt.question for prompt in bodies.prompts(heldout=False)]
-    trace = record_questions(tiny_pair(drafter), questions, bodies.categories, LIMIT)
+    requests = env._rows.requests
+    questions = [prompt.question for prompt in requests.prompts(Split.TRAIN)]
+    trace = record_questions(tiny_pair(drafter), questions, requests.categories, LIMIT)
     assert trace.info.provenance["corrected_positions"] == 0
     return replay_workload(workload, trace)
 
@@ -127,7 +128,7 @@ def test_the_measured_clock_takes_what_the_rounds_took() -> None:
     summary = info["summary"]
     assert summary["utilization"] * summary["makespan_s"] == pytest.approx(rounds)
     assert summary["scheduling_s"] > 0
-    realised = env.reveal_workload()
+    realised = env.workload()
     ends = realised.output_tokens
     assert summary["throughput_tps"] * summary["makespan_s"] == pytest.approx(ends.sum())
     assert all(g.output[-1] == STOP or len(g.output) == LIMIT for g in env._rows.generations)
@@ -160,7 +161,7 @@ def test_bad_arguments(options: dict[str, Any], message: str) -> None:
 
 def test_a_workload_without_prompts_is_refused() -> None:
     env = live()
-    foreign = replace(env.options.workload(seed=0, episode=0), body=None)
+    foreign = replace(env.options.workload(seed=0, episode=0), source_index=None)
     with pytest.raises(ValueError, match="workload: expected one of this environment's own"):
         env.reset(options={"workload": foreign})
 
@@ -220,7 +221,7 @@ def test_every_question_is_in_one_part(shared_data: Path) -> None:
     assert sorted(q.name for part in PARTS for q in parts[part]) == sorted(
         q.name for q in questions
     )
-    assert len({q.category for q in parts["record-test"]}) == 7
+    assert len({q.category for q in parts["test"]}) == 7
     again = partition(questions[::-1])  # does not depend on the order of the files
     assert {p: [q.name for q in own] for p, own in again.items()} == {
         p: [q.name for q in own] for p, own in parts.items()

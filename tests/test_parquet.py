@@ -32,7 +32,7 @@ def test_the_command_writes_it_and_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    grid = "--quick --scenario chat-batch8 --episodes 2 --requests 20 --policies fcfs,las"
+    grid = "--quick --scenario chat-batch8-135m --episodes 2 --requests 20 --policies fcfs,las"
     main(["evaluate", *grid.split(), "--parquet", "rows.parquet"])
     assert "table: rows.parquet" in capsys.readouterr().out
     assert pq.read_table("rows.parquet")["policy"].to_pylist() == ["fcfs", "las"]

@@ -14,7 +14,7 @@ import laps_env
 from laps_env import policies
 from laps_env.evaluation.episodes import serve
 from laps_env.policies import Policy
-from laps_env.policies.base.traffic_model import Laws, fit_laws
+from laps_env.policies.base.traffic_model import TrafficModel, fit_traffic_model
 from laps_env.policies.gittins import index_table
 from laps_env.policies.laps_sd import estimated_time
 from laps_env.sim.loops import run_rule
@@ -210,7 +210,7 @@ def test_laps_sd_can_freeze_the_rate() -> None:
         assert order_of(laps_sd, observe([later, other], SERVER), state) == order
 
 
-def with_laws(name: str, laws: Laws) -> Policy:
+def with_laws(name: str, laws: TrafficModel) -> Policy:
     """A rule under these laws in place of fitted ones."""
     policy = policies.make(name)
     assert policy.spec.fitted is not None
@@ -219,7 +219,7 @@ def with_laws(name: str, laws: Laws) -> Policy:
 
 
 #: Two categories: 50 and 400 tokens in the median, 2 and 4 tokens per round.
-LAWS = Laws(
+LAWS = TrafficModel(
     # log L of deviation 1 and 1/2, a prediction of deviation 1: weights 1/2 and 1/5
     weight=np.array([0.5, 0.2]),
     offset=np.array([0.5, 0.8]) * np.log([50.0, 400.0]),
@@ -329,7 +329,7 @@ def small_workload(rng: np.random.Generator, requests: int, longest: int) -> Wor
         output_tokens=output,
         predicted_tokens=rng.uniform(1, 9, requests),
         category=np.zeros(requests, np.int64),
-        accept_run=rng.integers(0, 4, output.sum()).astype(np.uint8),
+        accepted_length=rng.integers(0, 4, output.sum()).astype(np.uint8),
     )
 
 
@@ -345,7 +345,7 @@ def least_total_latency(workload: Workload, draft_length: int) -> int:
     arrival = workload.arrival_ns.tolist()
     rounds = []
     for i, length in enumerate(workload.output_tokens):
-        runs, position, count = workload.accept_run[workload.offset[i] :], 0, 0
+        runs, position, count = workload.accepted_length[workload.offset[i] :], 0, 0
         while position < length:
             position += min(int(runs[position]), draft_length) + 1
             count += 1
@@ -379,7 +379,7 @@ def test_no_order_is_better_than_the_oracle_on_a_serial_server(seed: int) -> Non
 def test_the_oracle_refuses_without_its_door() -> None:
     env = gym.make(laps_env.ENV_IDS[0], num_requests=3)
     observation, _ = env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"oracle_srpt: expected knowing\(.*more than the obs"):
+    with pytest.raises(ValueError, match=r"oracle_srpt: expected with_oracle\(.*more than the obs"):
         policies.make("oracle_srpt").predict(observation)
 
 
@@ -389,10 +389,10 @@ def test_the_oracle_refuses_without_its_door() -> None:
 def pressed(name: str, pool_tokens: int) -> Scenario:
     """A named scenario with short requests, and a pool that holds few of them."""
     scenario = get_scenario(name)
-    assert hasattr(scenario.bodies, "longest_tokens")
+    assert hasattr(scenario.requests, "longest_tokens")
     return replace(
         scenario,
-        bodies=replace(scenario.bodies, longest_tokens=120),  # type: ignore[type-var]
+        requests=replace(scenario.requests, longest_tokens=120),  # type: ignore[type-var]
         server=scenario.server.with_changes(pool_tokens=pool_tokens),
         saturation_rps=20.0 if scenario.server.batch_size > 1 else 5.0,
     )
@@ -413,7 +413,7 @@ def test_predict_is_the_kernels_loop_round_by_round(name: str, kind: str) -> Non
     """The same states after every round; and to look twice at an observation changes nothing."""
     scenario, slots = SETTINGS[kind]
     policy = policies.make(name, scenario)
-    workload = scenario.workload(load=1.3, num_requests=40, set_tag="tune", seed=4)
+    workload = scenario.workload(load=1.3, num_requests=40, split="validation", seed=4)
     env = gym.make(
         laps_env.ENV_IDS[0],
         scenario=scenario,
@@ -428,7 +428,7 @@ def test_predict_is_the_kernels_loop_round_by_round(name: str, kind: str) -> Non
     looped.start(0, workload)
     acting, truth = policy, np.zeros(0)
     if policy.spec.clairvoyant:
-        acting = policy.knowing(workload, bare.options.server)
+        acting = policy.with_oracle(workload, bare.options.server)
         assert acting.truth is not None
         truth = acting.truth[0]
     scorer = policy.scorer(slots, truth)
@@ -441,13 +441,13 @@ def test_predict_is_the_kernels_loop_round_by_round(name: str, kind: str) -> Non
         observation, _, over, _, info = env.step(action)
         assert not info["invalid_action"]
         if info["round"]:
-            fleet = looped.fleet
-            run_rule(looped.constants, fleet, scorer, 1)
+            state = looped.state
+            run_rule(looped.constants, state, scorer, 1)
             rounds += 1
-            assert played.fleet.servers[0]["now"] == fleet.servers[0]["now"]
-            np.testing.assert_array_equal(played.fleet.slots[0], fleet.slots[0])
+            assert played.state.servers[0]["now"] == state.servers[0]["now"]
+            np.testing.assert_array_equal(played.state.slots[0], state.slots[0])
     np.testing.assert_array_equal(played.requests(), looped.requests())
-    assert rounds == looped.fleet.servers[0]["rounds"]
+    assert rounds == looped.state.servers[0]["rounds"]
     served = serve(policy, workload, scenario, slots=slots)
     if not (policy.spec.clairvoyant and policy.draft_length):
         np.testing.assert_array_equal(served.requests(), looped.requests())
@@ -456,12 +456,12 @@ def test_predict_is_the_kernels_loop_round_by_round(name: str, kind: str) -> Non
 def test_the_play_meets_pressure_pre_emption_and_promotion() -> None:
     """What the settings above reach, so that no branch of a rule goes unplayed unnoticed."""
     scenario, slots = SETTINGS["batch"]
-    workload = scenario.workload(load=1.3, num_requests=40, set_tag="tune", seed=4)
+    workload = scenario.workload(load=1.3, num_requests=40, split="validation", seed=4)
     requests = serve(policies.make("laps_sd", scenario), workload, scenario, slots=slots).requests()
     assert requests["preemptions"].sum() > 20
     assert requests["recomputed_tokens"].sum() > 100
     scenario, slots = SETTINGS["serial"]
-    workload = scenario.workload(load=1.3, num_requests=40, set_tag="tune", seed=4)
+    workload = scenario.workload(load=1.3, num_requests=40, split="validation", seed=4)
     requests = serve(policies.make("fastserve", scenario), workload, scenario, slots=slots)
     assert requests.requests()["longest_idle_ns"].max() > 3e9
 
@@ -593,7 +593,7 @@ def test_no_observed_number_sends_a_rule_out_of_its_tables(column: int, value: f
 def test_the_oracle_refuses_requests_that_it_does_not_know() -> None:
     scenario = get_scenario("chat-serial-8b")
     workload = scenario.workload(load=0.9, num_requests=2)
-    oracle = policies.make("oracle_srpt").knowing(workload, scenario.server)
+    oracle = policies.make("oracle_srpt").with_oracle(workload, scenario.server)
     length = int(workload.output_tokens[1])
     oracle.predict(observe([{}, {GENERATED_TOKENS: length - 1}]))
     for row in ({ARRIVAL_NUMBER: 2}, {GENERATED_TOKENS: length}, {ARRIVAL_NUMBER: np.nan}):
@@ -612,11 +612,11 @@ def test_laws_are_fitted_on_the_train_set_alone(monkeypatch: pytest.MonkeyPatch)
     draw = Scenario.workload
 
     def watched(self: Scenario, **kwargs: Any) -> Workload:
-        drawn.append(kwargs["set_tag"])
+        drawn.append(kwargs["split"])
         return draw(self, **kwargs)
 
     monkeypatch.setattr(Scenario, "workload", watched)
-    laws = fit_laws(get_scenario("code-serial-8b"), 0.5)
+    laws = fit_traffic_model(get_scenario("code-serial-8b"), 0.5)
     assert drawn == ["train"]
     # Bayes' rule with the profile's deviation, 0.67, and mean, 4.98, of log L
     weight = 0.67**2 / (0.67**2 + 0.5**2)
@@ -631,8 +631,8 @@ def test_laws_of_recorded_lengths_see_the_first_half_alone() -> None:
     arrivals = RecordedArrivals(trace)
     scenario = get_scenario("code-serial-8b").with_arrivals(arrivals).with_lengths_of(arrivals)
     scenario = replace(scenario, saturation_rps=1.0)
-    laws = fit_laws(scenario, 0.5)
+    laws = fit_traffic_model(scenario, 0.5)
     assert laws.offset[0] == pytest.approx(math.log(50))
     assert laws.weight[0] == laws.variance[0] == pytest.approx(0.0, abs=1e-9)
-    judged = scenario.workload(load=0.9, num_requests=100, set_tag="final")
+    judged = scenario.workload(load=0.9, num_requests=100, split="test")
     assert set(judged.output_tokens) == {1000}

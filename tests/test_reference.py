@@ -25,8 +25,8 @@ def toy_workload(**changes: Any) -> SimpleNamespace:
         "predicted_tokens": [4.0, 3.0, 1.0],
         "category": [0, 0, 1],
         "offset": [0, 4, 7, 8],
-        "accept_run": [*(0, 1, 2, 0), *(1, 0, 2), 1],
-        "proposable": None,
+        "accepted_length": [*(0, 1, 2, 0), *(1, 0, 2), 1],
+        "max_draft": None,
         "draft_schedule": None,
         "draft_schedule_offset": None,
     }
@@ -168,7 +168,9 @@ def test_victims() -> None:
     # round: 6+3 + 11 + 7 = 27 <= 28). A's second round needs 11+3 and leaves 14 for 15 tokens:
     # of B and C, B has been idle longest; C came last and is the largest.
     workload = toy_workload(
-        output_tokens=[4, 3, 3], offset=[0, 4, 7, 10], accept_run=[0, 1, 2, 0, 1, 0, 2, 1, 0, 0]
+        output_tokens=[4, 3, 3],
+        offset=[0, 4, 7, 10],
+        accepted_length=[0, 1, 2, 0, 1, 0, 2, 1, 0, 0],
     )
     for victim, number in (("longest_idle", 1), ("latest_arrival", 2), ("largest", 2)):
         simulator = ReferenceServer(workload, toy_server(pool_tokens=28, victim=victim), slots=3)
@@ -227,7 +229,9 @@ def test_smartspec_by_hand() -> None:
     cost = dict.fromkeys(vars(toy_server().cost), 0.0)
     cost |= {"target_pass_ns": 100.0, "draft_step_ns": 10.0}
     server = toy_server(cost, draft_length="smartspec", pool_tokens=100)
-    workload = toy_workload(arrival_ns=[0], output_tokens=[30], offset=[0, 30], accept_run=[9] * 30)
+    workload = toy_workload(
+        arrival_ns=[0], output_tokens=[30], offset=[0, 30], accepted_length=[9] * 30
+    )
     simulator = ReferenceServer(workload, server, slots=1)
     assert simulator.step(0)[1] == 120
     assert simulator.step(0)[1] == 150
@@ -243,7 +247,7 @@ def test_schedule_and_proposable_by_hand() -> None:
         arrival_ns=[0],
         draft_schedule=[4, 0, 3, 5],
         draft_schedule_offset=[0, 4],
-        proposable=[1, 4, 0, 2],
+        max_draft=[1, 4, 0, 2],
     )
     simulator = ReferenceServer(workload, toy_server(pool_tokens=270), slots=1)
     # 105 + 2*(1+1+10) + 10 + 10*1 + 3*1 + 7 = 159

@@ -21,7 +21,7 @@ pytest.importorskip("pygame")
 from laps_env import picture_view
 from laps_env.envs.picture import HEIGHT, WIDTH, PictureView
 
-SMALL: dict[str, Any] = {"scenario": "chat-batch8", "num_requests": 6, "load": 2.0}
+SMALL: dict[str, Any] = {"scenario": "chat-batch8-135m", "num_requests": 6, "load": 2.0}
 
 
 def view(**changes: float) -> View:

@@ -54,7 +54,7 @@ def test_all_turns_take_the_recorded_number_of_rounds(turns: AcceptanceTrace) ->
     scenario = get_scenario("specbench-serial-7b")
     simulation = serve(policies.make("random"), replay_recorded(turns), scenario)
     assert turns.schedule is not None
-    assert simulation.fleet.servers[0]["rounds"] == turns.schedule.size
+    assert simulation.state.servers[0]["rounds"] == turns.schedule.size
     assert turns.schedule.max() > 16  # longer than any draft that a server may choose
 
 
@@ -76,7 +76,7 @@ def _serve(trace: AcceptanceTrace, policy_name: str) -> dict[int, list[tuple[int
 
 def test_a_trace_without_rounds_cannot_be_replayed() -> None:
     trace = AcceptanceTrace(
-        accept_run=np.array([1, 0], np.uint8),
+        accepted_length=np.array([1, 0], np.uint8),
         offset=np.array([0, 2]),
         output_tokens=np.array([2]),
         prompt_tokens=np.array([3]),

@@ -36,12 +36,12 @@ def test_an_evaluation_ends_in_a_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    grid = "--scenario chat-batch8 --loads 0.8 --episodes 2 --requests 30 --policies fcfs,las"
+    grid = "--scenario chat-batch8-135m --loads 0.8 --episodes 2 --requests 30 --policies fcfs,las"
     main(["evaluate", *grid.split()])
     assert "report: report/index.html" in capsys.readouterr().out
     written = {str(path.relative_to("report")) for path in Path("report").rglob("*.*")}
-    assert written == {"index.html", "results.md", "timelines/chat-batch8.html"}
-    assert "## chat-batch8, load 0.8" in Path("report/results.md").read_text()
+    assert written == {"index.html", "results.md", "timelines/chat-batch8-135m.html"}
+    assert "## chat-batch8-135m, load 0.8" in Path("report/results.md").read_text()
     main(["evaluate", *grid.split(), "--json", "other.json", "--report", "elsewhere"])
     assert Path("elsewhere/index.html").exists()
 
@@ -126,7 +126,7 @@ def test_the_report_in_a_browser(page: Any, results: dict[str, Any], tmp_path: P
     for scenario in GRID.scenarios:
         page.select_option("#scenario", scenario)
         rows = [row for row in results["rows"] if row["scenario"] == scenario]
-        ordered = sorted(rows, key=lambda row: row["ratio_to_laps_sd"])
+        ordered = sorted(rows, key=lambda row: row["ratio_to_reference"])
         assert policies() == [row["policy"] for row in ordered]
     charts = {"distribution": "path", "loads": "circle", "tails": "circle", "gaps": "rect"}
     for chart, mark in charts.items():

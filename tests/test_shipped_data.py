@@ -12,7 +12,7 @@ import pytest
 from laps_env.sim.calibration_file import read_calibration
 from laps_env.traces import AcceptanceTrace
 from laps_env.workloads.length_model import LengthModel
-from laps_env.workloads.requests import RecordedBodies
+from laps_env.workloads.requests import RecordedRequests
 from laps_env.workloads.scenarios import get_scenario, list_scenarios
 
 DATA = Path(str(files("laps_env") / "data"))
@@ -21,7 +21,7 @@ NAMES = ("smollm2-135m", "smollm2-135m-lookup")
 
 def traces(name: str) -> tuple[AcceptanceTrace, AcceptanceTrace]:
     train, test = (
-        AcceptanceTrace.load(DATA / "traces" / f"{name}-{part}.atrace")
+        AcceptanceTrace.load(DATA / "traces" / f"{name}-{part}.safetensors")
         for part in ("train", "test")
     )
     return train, test
@@ -33,7 +33,7 @@ def test_recorded_traces(name: str) -> None:
     assert train.num_requests + test.num_requests >= 600
     assert train.categories == test.categories
     assert len(set(train.category)) >= 5
-    for trace, part in ((train, "record-train"), (test, "record-test")):
+    for trace, part in ((train, "train"), (test, "test")):
         assert trace.info.provenance["part"] == part
         assert trace.observed_share == 1.0
         assert trace.prompt_tokens.min() > 0
@@ -55,12 +55,12 @@ def test_both_drafters_were_recorded_on_the_same_texts() -> None:
     for draft, lookup in zip(*map(traces, NAMES), strict=True):
         np.testing.assert_array_equal(draft.output_tokens, lookup.output_tokens)
         np.testing.assert_array_equal(draft.predicted_tokens, lookup.predicted_tokens)
-        assert lookup.proposable is not None
-        assert (lookup.accept_run <= lookup.proposable).all()
+        assert lookup.max_draft is not None
+        assert (lookup.accepted_length <= lookup.max_draft).all()
 
 
 def test_predictions_are_no_truths() -> None:
-    """The length model errs on record-test about as much as its cross-validation says."""
+    """The length model errs on test about as much as its cross-validation says."""
     card = json.loads((DATA / "length_model.json").read_text(encoding="utf-8"))["card"]
     _, test = traces(NAMES[0])
     assert test.predicted_tokens is not None
@@ -73,13 +73,13 @@ def test_predictions_are_no_truths() -> None:
 @pytest.mark.parametrize("name", [n for n in list_scenarios() if not n.endswith(("-8b", "-7b"))])
 def test_default_scenarios_are_recorded(name: str) -> None:
     scenario = get_scenario(name)
-    assert isinstance(scenario.bodies, RecordedBodies)
+    assert isinstance(scenario.requests, RecordedRequests)
     assert scenario.error_in_force(None) == "recorded"
     final, train = (
-        scenario.workload(load=0.9, num_requests=400, set_tag=tag) for tag in ("final", "train")
+        scenario.workload(load=0.9, num_requests=400, split=tag) for tag in ("test", "train")
     )
     shares = np.bincount(final.category) / final.num_requests
-    wanted = np.array(scenario.bodies.weights) / np.sum(scenario.bodies.weights)
+    wanted = np.array(scenario.requests.weights) / np.sum(scenario.requests.weights)
     assert np.abs(shares - wanted).max() < 0.1
     predicted = set(final.predicted_tokens.tolist()) & set(train.predicted_tokens.tolist())
     assert not predicted  # other questions

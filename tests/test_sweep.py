@@ -75,15 +75,15 @@ def test_a_sweep_is_read(file: Path) -> None:
 
 
 def test_a_run_for_each_scenario(file: Path) -> None:
-    text = SWEEP.replace('scenario = ["chat-batch8-8b"]', 'each = ["demo", "chat-serial"]', 1)
+    text = SWEEP.replace('scenario = ["chat-batch8-8b"]', 'each = ["demo", "chat-serial-135m"]', 1)
     file.write_text(text)
     sweep = read_sweep(file)
     found = [(t.name, t.options.scenario, t.options.seed) for t in sweep.trainings]
     assert found == [
         ("index-demo-0", ("demo",), 0),
         ("index-demo-1", ("demo",), 1),
-        ("index-chat-serial-0", ("chat-serial",), 0),
-        ("index-chat-serial-1", ("chat-serial",), 1),
+        ("index-chat-serial-0", ("chat-serial-135m",), 0),
+        ("index-chat-serial-1", ("chat-serial-135m",), 1),
     ]
 
 
@@ -182,7 +182,7 @@ def test_a_sweep_on_two_machines_goes_on_where_it_was(
     rows = [json.loads(line) for line in (out / "rows.journal").read_text().splitlines()[1:]]
     assert len(rows) == 6
     assert {row["row"]["policy"] for row in rows} == {"fcfs", "index-0", "index-1"}
-    assert all(np.isfinite(row["row"]["ratio_to_laps_sd"]) for row in rows)
+    assert all(np.isfinite(row["row"]["ratio_to_reference"]) for row in rows)
     models = {path: path.read_bytes() for path in out.glob("index-*/*")}
     assert len(models) == 6
 

@@ -34,10 +34,10 @@ from timeline import main  # noqa: E402
 
 #: Batches, and a pool so small that caches are evicted.
 OPTIONS: dict[str, Any] = {
-    "scenario": "pressure-batch8",
+    "scenario": "pressure-batch8-135m",
     "load": 3.0,
     "num_requests": 60,
-    "set_tag": "final",
+    "split": "test",
 }
 
 
@@ -49,7 +49,7 @@ def timeline() -> Timeline:
 @pytest.fixture(scope="module")
 def lookup() -> Timeline:
     """Drafts of prompt lookup, which cannot always propose, on a server that is often idle."""
-    path = str(files("laps_env") / "data" / "traces" / "smollm2-135m-lookup-test.atrace")
+    path = str(files("laps_env") / "data" / "traces" / "smollm2-135m-lookup-test.safetensors")
     scenario, _ = Recordings(acceptance_trace=path).apply(get_scenario("chat-batch8-8b"))
     return record_policy("laps_sd", 5, scenario=scenario, load=0.2, num_requests=30)
 
@@ -63,15 +63,15 @@ def either(request: pytest.FixtureRequest) -> Timeline:
 @pytest.mark.parametrize("policy", ["laps_sd", "laps_sd_tuned+smartspec", "oracle_srpt", "learned"])
 def test_what_is_recorded_is_what_the_evaluation_runs(policy: str) -> None:
     scenario = get_scenario(OPTIONS["scenario"])
-    workload = scenario.workload(load=3.0, num_requests=60, set_tag="final", seed=5)
+    workload = scenario.workload(load=3.0, num_requests=60, split="test", seed=5)
     rule = policies.make(policy, scenario)
     if rule.spec.clairvoyant:
-        rule = rule.knowing(workload, scenario.server)
+        rule = rule.with_oracle(workload, scenario.server)
     simulation = serve(rule, workload, scenario)
     timeline = record_policy(policy, 5, **OPTIONS)
     np.testing.assert_array_equal(timeline.requests, simulation.requests())
-    assert sum(r.duration_ns for r in timeline.rounds) == simulation.fleet.servers[0]["busy_ns"]
-    assert len(timeline.rounds) == simulation.fleet.servers[0]["rounds"]
+    assert sum(r.duration_ns for r in timeline.rounds) == simulation.state.servers[0]["busy_ns"]
+    assert len(timeline.rounds) == simulation.state.servers[0]["rounds"]
 
 
 def test_all_tokens_and_all_time_are_accounted_for(either: Timeline) -> None:
@@ -143,7 +143,7 @@ def test_any_evaluated_episode_has_its_timeline(tmp_path: Path) -> None:
     recorded.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + times)
     grid = Grid(
         policies=("sjf", "laps_sd_tuned"),
-        scenarios=("chat-batch8",),
+        scenarios=("chat-batch8-135m",),
         loads=("recorded", 0.7),
         episodes=2,
         num_requests=20,
@@ -161,9 +161,9 @@ def test_any_evaluated_episode_has_its_timeline(tmp_path: Path) -> None:
 
     path.write_text(json.dumps(results))
     page = tmp_path / "page.html"
-    chosen = f"--results {path} --scenario chat-batch8 --load recorded --seed 1 --out {page}"
+    chosen = f"--results {path} --scenario chat-batch8-135m --load recorded --seed 1 --out {page}"
     main([*chosen.split(), "--policies", "sjf,laps_sd_tuned"])
-    assert "chat-batch8, load recorded, 20 requests, seed 1" in page.read_text()
+    assert "chat-batch8-135m, load recorded, 20 requests, seed 1" in page.read_text()
 
 
 def test_a_trace_has_each_moment_of_each_request_once(timeline: Timeline) -> None:

@@ -14,12 +14,12 @@ from laps_env.traces import AcceptanceTrace, TraceInfo
 from laps_env.traces.file import MAGIC, TraceError
 
 ARRAYS = [
-    "accept_run",
+    "accepted_length",
     "offset",
     "output_tokens",
     "prompt_tokens",
     "category",
-    "proposable",
+    "max_draft",
     "observed",
     "group",
     "schedule",
@@ -31,7 +31,7 @@ ARRAYS = [
 def small_trace(**changes):
     """Two requests of 4 and 3 tokens; bits 1101 | 000, draft length 2."""
     values = {
-        "accept_run": np.array([2, 1, 0, 1, 0, 0, 0], np.uint8),
+        "accepted_length": np.array([2, 1, 0, 1, 0, 0, 0], np.uint8),
         "offset": np.array([0, 4, 7]),
         "output_tokens": np.array([4, 3]),
         "prompt_tokens": np.array([10, 0]),
@@ -59,21 +59,21 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize("mmap", [True, False])
 def test_round_trip(tmp_path, mmap):
-    path = tmp_path / "t.atrace"
+    path = tmp_path / "t.safetensors"
     trace = small_trace()
     trace.save(path)
     read = AcceptanceTrace.load(path, mmap=mmap)
     assert_same(trace, read)
     assert read.source == str(path)
     assert read.observed_share == pytest.approx(6 / 7)
-    assert not read.accept_run.flags.writeable
-    assert [p.name for p in tmp_path.iterdir()] == ["t.atrace"]  # nothing left beside it
+    assert not read.accepted_length.flags.writeable
+    assert [p.name for p in tmp_path.iterdir()] == ["t.safetensors"]  # nothing left beside it
 
 
 def test_loading_maps_the_file(tmp_path):
-    path = tmp_path / "t.atrace"
+    path = tmp_path / "t.safetensors"
     small_trace().save(path)
-    base = AcceptanceTrace.load(path).accept_run
+    base = AcceptanceTrace.load(path).accepted_length
     while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
         base = base.base
     assert isinstance(base, np.memmap)
@@ -85,11 +85,11 @@ def traces(draw):
     total, count = sum(lengths), len(lengths)
     runs = st.lists(st.integers(0, 255), min_size=total, max_size=total)
     optional = {
-        "proposable": st.none() | runs,
+        "max_draft": st.none() | runs,
         "observed": st.none() | st.lists(st.integers(0, 1), min_size=total, max_size=total),
     }
     trace = AcceptanceTrace(
-        accept_run=np.array(draw(runs), np.uint8),
+        accepted_length=np.array(draw(runs), np.uint8),
         offset=np.cumsum([0, *lengths]),
         output_tokens=np.array(lengths),
         prompt_tokens=np.arange(count),
@@ -104,7 +104,7 @@ def traces(draw):
         },
     )
     # One round per token is right only where nothing is accepted; else leave the rounds out.
-    if trace.accept_run.any():
+    if trace.accepted_length.any():
         return replace(trace, schedule=None, schedule_offset=None)
     return trace
 
@@ -112,7 +112,7 @@ def traces(draw):
 @settings(max_examples=60, deadline=None)
 @given(trace=traces(), mmap=st.booleans())
 def test_any_trace_survives_the_file(tmp_path_factory, trace, mmap):
-    path = tmp_path_factory.mktemp("any") / "t.atrace"
+    path = tmp_path_factory.mktemp("any") / "t.safetensors"
     trace.save(path)
     assert_same(trace, AcceptanceTrace.load(path, mmap=mmap))
 
@@ -126,7 +126,7 @@ def changed(**header_changes):
         start = -(-(16 + length) // 64) * 64
         for name, value in header_changes.items():
             if name == "arrays":
-                header["arrays"]["accept_run"] |= value
+                header["arrays"]["accepted_length"] |= value
             else:
                 header[name] = value
         head = json.dumps(header).encode()
@@ -156,18 +156,18 @@ def changed(**header_changes):
         (changed(categories={}), "categories: expected a list"),
         (changed(categories=[]), "categories: expected distinct names"),
         (changed(categories=["a", "a"]), "categories: expected distinct names"),
-        (changed(arrays={"dtype": "object"}), "accept_run: expected dtype in"),
-        (changed(arrays={"dtype": "int64", "length": 0}), "accept_run: expected a 1-d uint8"),
-        (changed(arrays={"length": 10**18}), "accept_run: expected .* bytes of data"),
-        (changed(arrays={"length": -1}), "accept_run: expected length and offset"),
-        (changed(arrays={"offset": 8}), "accept_run: expected offset % 64"),
+        (changed(arrays={"dtype": "object"}), "accepted_length: expected dtype in"),
+        (changed(arrays={"dtype": "int64", "length": 0}), "accepted_length: expected a 1-d uint8"),
+        (changed(arrays={"length": 10**18}), "accepted_length: expected .* bytes of data"),
+        (changed(arrays={"length": -1}), "accepted_length: expected length and offset"),
+        (changed(arrays={"offset": 8}), "accepted_length: expected offset % 64"),
         (changed(arrays={"offset": 0}), "expected offset >= 7, got 0 .overlap"),
-        (changed(arrays={"length": 6}), "accept_run: expected 7 positions, got 6"),
-        (changed(arrays={"extra": 1}), "accept_run: expected dtype, length and offset"),
+        (changed(arrays={"length": 6}), "accepted_length: expected 7 positions, got 6"),
+        (changed(arrays={"extra": 1}), "accepted_length: expected dtype, length and offset"),
     ],
 )
 def test_damaged_files_are_refused(tmp_path, damage, message):
-    path = tmp_path / "t.atrace"
+    path = tmp_path / "t.safetensors"
     small_trace().save(path)
     path.write_bytes(damage(path.read_bytes()))
     for mmap in (True, False):
@@ -184,7 +184,7 @@ class Armed:
 
 
 def test_a_pickle_is_not_executed(tmp_path):
-    path = tmp_path / "t.atrace"
+    path = tmp_path / "t.safetensors"
     path.write_bytes(pickle.dumps(Armed()))
     with pytest.raises(TraceError, match="magic"):
         AcceptanceTrace.load(path)
@@ -209,9 +209,9 @@ INT = np.int64
         ({"group": np.array([1])}, "group: expected 2 entries, got 1"),
         ({"offset": np.array([1, 5, 8])}, "request 0, offset: expected a start at 0"),
         ({"offset": np.array([0.0, 4, 7])}, "offset: expected a 1-d int64 array, got 1-d float64"),
-        ({"accept_run": np.zeros(6, np.uint8)}, "accept_run: expected 7 positions, got 6"),
-        ({"accept_run": np.array([2, 1, 0, 1, 0, 2, 0], np.uint8)},
-         r"request 1, accept_run\[2\]: expected 1 after 2, got 0"),
+        ({"accepted_length": np.zeros(6, np.uint8)}, "accepted_length: expected 7 positions, got 6"),
+        ({"accepted_length": np.array([2, 1, 0, 1, 0, 2, 0], np.uint8)},
+         r"request 1, accepted_length\[2\]: expected 1 after 2, got 0"),
         ({"observed": np.array([1, 1, 1, 1, 1, 3, 1], np.uint8)},
          r"request 1, observed\[1\]: expected 0 or 1, got 3"),
         ({"schedule": None}, "schedule: expected the draft length"),
@@ -221,14 +221,14 @@ INT = np.int64
         ({"schedule_offset": np.array([0, 2, 4]), "schedule": np.full(4, 2, np.uint8),
           "committed": None}, "request 1, schedule: .* 1 tokens missing"),
         ({"committed": np.array([3, 1, 1, 2, 1], np.uint8)},
-         "request 1, committed: expected 1 in round 1 by accept_run and schedule, got 2"),
+         "request 1, committed: expected 1 in round 1 by accepted_length and schedule, got 2"),
         ({"categories": ("x", 3)}, "categories: expected distinct names"),
         ({"info": TraceInfo("d", "t", consistent=1)}, "info.consistent: expected bool, got 1"),
         ({"info": TraceInfo("d", "t", decoding={"temperature": float("nan")})}, "header: expected"),
     ],
 )  # fmt: skip
 def test_wrong_values_are_named(tmp_path, changes, message):
-    path = tmp_path / "t.atrace"
+    path = tmp_path / "t.safetensors"
     with pytest.raises(TraceError, match=message) as caught:
         small_trace(**changes).save(path)
     assert str(caught.value).startswith(f"{path}: ")
@@ -239,7 +239,7 @@ def test_capped_runs_are_consistent():
     run = np.minimum(np.arange(300, 0, -1), 255).astype(np.uint8)
     one = np.array([300])
     trace = small_trace(
-        accept_run=run, output_tokens=one, offset=np.array([0, 300]), prompt_tokens=one,
+        accepted_length=run, output_tokens=one, offset=np.array([0, 300]), prompt_tokens=one,
         category=one * 0, group=None, observed=None, schedule=None, schedule_offset=None,
         committed=None,
     )  # fmt: skip
@@ -248,21 +248,21 @@ def test_capped_runs_are_consistent():
 
 def test_replay_with_proposable():
     trace = small_trace(
-        proposable=np.array([1, 0, 2, 2, 2, 2, 2], np.uint8),
+        max_draft=np.array([1, 0, 2, 2, 2, 2, 2], np.uint8),
         schedule=np.full(6, 2, np.uint8),
         schedule_offset=np.array([0, 3, 6]),
         committed=np.array([2, 1, 1, 1, 1, 1], np.uint8),
     )
     trace.validate()
     np.testing.assert_array_equal(trace.replay(), trace.committed)
-    # accepted 1 of the 1 proposable, then 0 of 2 (the last round never counts as a rejection)
+    # accepted 1 of the 1 max_draft, then 0 of 2 (the last round never counts as a rejection)
     np.testing.assert_array_equal(trace.recorded_alpha(), [1 / 2, 0])
 
 
 def test_split_keeps_groups_together(tmp_path):
     count = 40
     trace = AcceptanceTrace(
-        accept_run=np.arange(2 * count, dtype=np.uint8),
+        accepted_length=np.arange(2 * count, dtype=np.uint8),
         offset=np.arange(0, 2 * count + 1, 2),
         output_tokens=np.full(count, 2),
         prompt_tokens=np.ones(count, INT),
@@ -276,7 +276,7 @@ def test_split_keeps_groups_together(tmp_path):
     assert not set(train.group) & set(rest.group)
     for part in (train, rest):
         part.validate()
-        np.testing.assert_array_equal(part.accept_run[::2] // 4, part.group)
+        np.testing.assert_array_equal(part.accepted_length[::2] // 4, part.group)
     assert_same(train, trace.split(seed=3, train_share=0.7)[0])
     for share in (0.0, 1.0, float("nan")):
         with pytest.raises(TraceError, match="train_share"):
@@ -289,8 +289,8 @@ def test_export_jsonl(tmp_path):
     head, first, second = (json.loads(line) for line in Path(path).read_text().splitlines())
     assert (head["version"], head["info"]["target_model"]) == (1, "big")
     assert first == {
-        "request": 0, "category": "qa", "output_tokens": 4, "accept_run": [2, 1, 0, 1],
+        "request": 0, "category": "qa", "output_tokens": 4, "accepted_length": [2, 1, 0, 1],
         "prompt_tokens": 10, "observed": [1, 1, 1, 0], "group": 7, "schedule": [2, 2],
         "committed": [3, 1],
     }  # fmt: skip
-    assert second["accept_run"] == [0, 0, 0]
+    assert second["accepted_length"] == [0, 0, 0]

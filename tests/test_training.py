@@ -11,7 +11,7 @@ import pytest
 from laps_env import policies
 from laps_env.policies.networks.model_file import CARD, WEIGHTS
 
-SCENARIO = "mixed-batch8"
+SCENARIO = "mixed-batch8-135m"
 
 TINY = {
     "scenario": (SCENARIO,),
@@ -40,8 +40,8 @@ def blocks_of(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture
 def small_tune_set(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = pytest.importorskip("agents.runs")
-    monkeypatch.setattr(runs, "TUNE_REQUESTS", 40)
-    monkeypatch.setattr(runs, "TUNE_WORKLOADS", 1)
+    monkeypatch.setattr(runs, "VALIDATION_REQUESTS", 40)
+    monkeypatch.setattr(runs, "VALIDATION_WORKLOADS", 1)
 
 
 @pytest.mark.usefixtures("one_thread", "small_tune_set")
@@ -208,7 +208,7 @@ def test_hyperparameters_are_options() -> None:
     from laps_env.agents.hyperparameters import hyperparameters
     from laps_env.agents.ppo import PPOOptions
 
-    assert PPOOptions(**hyperparameters("ppo", ("mixed-serial",))) == PPOOptions()
-    assert PPOOptions(**hyperparameters("ppo", ("mixed-batch8", "chat-batch8-8b"))).slots == 64
-    mixed = hyperparameters("ppo", ("mixed-batch8", "mixed-serial"))
+    assert PPOOptions(**hyperparameters("ppo", ("mixed-serial-135m",))) == PPOOptions()
+    assert PPOOptions(**hyperparameters("ppo", ("mixed-batch8-135m", "chat-batch8-8b"))).slots == 64
+    mixed = hyperparameters("ppo", ("mixed-batch8-135m", "mixed-serial-135m"))
     assert "slots" not in mixed  # an entry counts where its pattern matches all

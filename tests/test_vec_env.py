@@ -19,7 +19,7 @@ from laps_env.agents.vec_env import ReplayVecEnv
 from laps_env.envs.vector import SpecDecodeReplayVectorEnv
 from laps_env.sim.observation import CATEGORY, OCCUPIED
 
-OPTIONS: dict[str, Any] = {"scenario": "mixed-batch8", "num_requests": 12, "slots": 16}
+OPTIONS: dict[str, Any] = {"scenario": "mixed-batch8-135m", "num_requests": 12, "slots": 16}
 
 
 def native(rows: int, **options: Any) -> SpecDecodeReplayVectorEnv:
@@ -141,27 +141,27 @@ def test_options_count_once_and_are_the_same_for_all() -> None:
 # -- held rounds ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scenario", ["chat-serial-8b", "pressure-batch8"])
+@pytest.mark.parametrize("scenario", ["chat-serial-8b", "pressure-batch8-135m"])
 def test_held_rounds_are_decided_less_often_and_lose_nothing(scenario: str) -> None:
     """The return is minus the summed latency, and time adds up, however few the decisions are."""
-    from laps_env.agents.action_repeat import HeldRounds
+    from laps_env.agents.action_repeat import ActionRepeat
 
     steps, options = {}, {"scenario": scenario, "num_requests": 12, "slots": 16, "load": 1.5}
     for rounds in (1, 10):
-        envs = HeldRounds(2, rounds=rounds, **options)
+        envs = ActionRepeat(2, rounds=rounds, **options)
         _, info = envs.reset(seed=0)
-        began = envs.simulation.fleet.servers["now"].copy()
+        began = envs.simulation.state.servers["now"].copy()
         ended, total, time_s = np.zeros(2, bool), np.zeros(2), np.zeros(2)
         count = 0
         while not ended.all():
             _, reward, terminated, _, info = envs.step(info["action_mask"].argmax(axis=1))
-            assert not envs.simulation.fleet.servers["picked"][info["round"]].any()
+            assert not envs.simulation.state.servers["picked"][info["round"]].any()
             total += reward * ~ended
             time_s += info["dt"] * ~ended
             for row in np.flatnonzero(terminated & ~ended):
                 summary = {name: column[row] for name, column in info["summary"].items()}
                 assert total[row] == pytest.approx(-12 * summary["mean_latency_s"])
-                now = envs.simulation.fleet.servers["now"][row]
+                now = envs.simulation.state.servers["now"][row]
                 assert time_s[row] == pytest.approx((now - began[row]) * 1e-9)
             ended |= terminated
             count += 1
@@ -170,10 +170,10 @@ def test_held_rounds_are_decided_less_often_and_lose_nothing(scenario: str) -> N
 
 
 def test_rounds_held_once_are_the_environment() -> None:
-    from laps_env.agents.action_repeat import HeldRounds
+    from laps_env.agents.action_repeat import ActionRepeat
 
-    options = {"scenario": "mixed-batch8", "num_requests": 20, "slots": 16}
-    held = HeldRounds(3, rounds=1, **options)
+    options = {"scenario": "mixed-batch8-135m", "num_requests": 20, "slots": 16}
+    held = ActionRepeat(3, rounds=1, **options)
     plain = SpecDecodeReplayVectorEnv(3, **options)
     (one, info), (other, _) = held.reset(seed=1), plain.reset(seed=1)
     for _ in range(500):

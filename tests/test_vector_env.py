@@ -55,7 +55,7 @@ def assert_same(native: Any, singles: Any, what: str) -> None:
     assert data_equivalence(native, singles, exact=True), f"{what}: {native} != {singles}"
 
 
-@pytest.mark.parametrize("interface", ["pick", "priority"])
+@pytest.mark.parametrize("interface", ["sequential", "scores"])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_equals_single_environments(mode: AutoresetMode, variant: str, interface: str) -> None:
@@ -118,13 +118,13 @@ def test_row_i_with_seed_s_is_the_single_environment_with_seed_s_plus_i() -> Non
     single = SpecDecodeReplay(num_requests=5)
     for row in range(ENVS):
         single.reset(seed=SEED + row)
-        assert native.reveal_workload(row).equals(single.reveal_workload())
+        assert native.workload(row).equals(single.workload())
     native.reset(seed=[7, None, 9])
     single.reset(seed=7)
-    assert native.reveal_workload(0).equals(single.reveal_workload())
+    assert native.workload(0).equals(single.workload())
     single.reset(seed=SEED + 1)
     single.reset()
-    assert native.reveal_workload(1).equals(single.reveal_workload())
+    assert native.workload(1).equals(single.workload())
 
 
 @pytest.mark.parametrize("env_id", laps_env.REPLAY_IDS)
@@ -175,18 +175,18 @@ def test_workloads_of_one_row_do_not_reach_another() -> None:
 
     def run(simulation: Simulation, rows: int) -> list[Any]:
         actions = np.random.default_rng(1).integers(SLOTS + 1, size=(3000, rows))
-        servers = simulation.fleet.servers
+        servers = simulation.state.servers
         for step in actions:
             ended = servers["finished"] == servers["requests"]
             if ended.all():
                 break
-            step_picks(simulation.constants, simulation.fleet, step, ended, 1.0)
+            step_picks(simulation.constants, simulation.state, step, ended, 1.0)
         assert (servers["finished"] == servers["requests"]).all()
         return [simulation.requests(row).copy() for row in range(rows)]
 
     rng = np.random.default_rng(3)
     fields = [random_workload(rng) for _ in range(8)]
-    assert {w["proposable"] is None for w in fields} == {True, False}
+    assert {w["max_draft"] is None for w in fields} == {True, False}
     assert {w["draft_schedule"] is None for w in fields} == {True, False}
     server = make_server(random_server(rng, fields[0]), SLOTS).with_changes(pool_tokens=2000)
     together = Simulation(server, num_envs=8, slots=SLOTS)
@@ -196,7 +196,7 @@ def test_workloads_of_one_row_do_not_reach_another() -> None:
     results = run(together, 8)
     for row, workload in enumerate(fields):
         alone = Simulation(server, num_envs=8, slots=SLOTS)
-        alone.fleet.servers["finished"] = alone.fleet.servers["requests"]
+        alone.state.servers["finished"] = alone.state.servers["requests"]
         alone.start(row, make_workload(workload))
         given = run(alone, 8)[row]
         for name in given.dtype.names:
@@ -239,10 +239,10 @@ def test_a_step_needs_a_reset(mode: AutoresetMode) -> None:
 def test_bad_actions_move_no_row(actions: list[Any], message: str) -> None:
     envs = SpecDecodeReplayVectorEnv(2, num_requests=3, slots=SLOTS)
     envs.reset(seed=0)
-    before = envs.simulation.fleet.servers.copy()
+    before = envs.simulation.state.servers.copy()
     with pytest.raises(ValueError, match=message):
         envs.step(np.array(actions))
-    assert (envs.simulation.fleet.servers == before).all()
+    assert (envs.simulation.state.servers == before).all()
 
 
 @pytest.mark.parametrize(
@@ -259,10 +259,10 @@ def test_bad_actions_move_no_row(actions: list[Any], message: str) -> None:
 def test_bad_resets_change_no_row(arguments: dict[str, Any], message: str) -> None:
     envs = SpecDecodeReplayVectorEnv(2, num_requests=3, slots=SLOTS)
     envs.reset(seed=0)
-    before, workloads = envs.simulation.fleet.servers.copy(), list(envs.simulation.workloads)
+    before, workloads = envs.simulation.state.servers.copy(), list(envs.simulation.workloads)
     with pytest.raises(ValueError, match=message):
         envs.reset(**arguments)
-    assert (envs.simulation.fleet.servers == before).all()
+    assert (envs.simulation.state.servers == before).all()
     assert envs.simulation.workloads == workloads
     after = SpecDecodeReplayVectorEnv(2, num_requests=3, slots=SLOTS)
     after.reset(seed=0)

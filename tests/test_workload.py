@@ -11,13 +11,13 @@ import pytest
 from kernel_pairs import make_workload
 from random_instances import random_workload
 
-from laps_env.sim.observation import MOST
+from laps_env.sim.observation import MAX_COUNT
 from laps_env.workloads import Workload
 from laps_env.workloads.arrivals import (
     GammaGaps,
 )
-from laps_env.workloads.random import SET_TAGS, make_key, normals, philox, uniforms
-from laps_env.workloads.requests import RecordedBodies
+from laps_env.workloads.random import SPLITS, make_key, normals, philox, uniforms
+from laps_env.workloads.requests import RecordedRequests
 from laps_env.workloads.scenarios import get_scenario, list_scenarios
 
 # -- random numbers -------------------------------------------------------------------------------
@@ -64,9 +64,9 @@ def test_uniforms_and_normals_have_their_moments() -> None:
 
 
 def test_addresses_are_disjoint() -> None:
-    keys = {tuple(make_key(tag, seed)) for tag in SET_TAGS for seed in range(3000)}
-    assert len(keys) == len(SET_TAGS) * 3000
-    key = make_key("final", 2**40)
+    keys = {tuple(make_key(tag, seed)) for tag in SPLITS for seed in range(3000)}
+    assert len(keys) == len(SPLITS) * 3000
+    key = make_key("test", 2**40)
     draws = [
         uniforms(key, stream, episode, request, block)
         for stream, episode, request, block in product(range(4), repeat=4)
@@ -76,7 +76,7 @@ def test_addresses_are_disjoint() -> None:
 
 @pytest.mark.parametrize(
     ("tag", "seed", "message"),
-    [("test", 0, "set tag: expected one of"), ("train", -1, "seed: expected an integer >= 0")],
+    [("test", 0, "split: expected one of"), ("train", -1, "seed: expected an integer >= 0")],
 )
 def test_bad_addresses(tag: str, seed: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -88,10 +88,10 @@ def test_bad_addresses(tag: str, seed: int, message: str) -> None:
 
 def test_an_address_is_one_workload_and_others_differ() -> None:
     scenario = get_scenario("mixed-batch8-8b")
-    addresses = list(product(("train", "tune", "final"), (0, 1), (0, 1)))
+    addresses = list(product(("train", "validation", "test"), (0, 1), (0, 1)))
 
     def draw(tag: str, seed: int, episode: int) -> Workload:
-        return scenario.workload(load=0.9, num_requests=40, set_tag=tag, seed=seed, episode=episode)
+        return scenario.workload(load=0.9, num_requests=40, split=tag, seed=seed, episode=episode)
 
     workloads = [draw(*address) for address in addresses]
     for i, (address, workload) in enumerate(zip(addresses, workloads, strict=True)):
@@ -118,7 +118,13 @@ def test_the_load_stretches_the_arrivals_and_nothing_else() -> None:
     scenario = get_scenario("bursty-serial-8b")
     slow, fast = (scenario.workload(load=load, num_requests=200, seed=1) for load in (0.3, 0.9))
     np.testing.assert_allclose(slow.arrival_ns, 3 * fast.arrival_ns, rtol=1e-12, atol=2)
-    for name in ("prompt_tokens", "output_tokens", "predicted_tokens", "category", "accept_run"):
+    for name in (
+        "prompt_tokens",
+        "output_tokens",
+        "predicted_tokens",
+        "category",
+        "accepted_length",
+    ):
         np.testing.assert_array_equal(getattr(slow, name), getattr(fast, name))
     rate = 200 / (scenario.workload(load=0.9, num_requests=200, seed=2).arrival_ns[-1] * 1e-9)
     assert 0.2 < rate / (0.9 * scenario.saturation_rps) < 5  # one bursty workload
@@ -132,7 +138,7 @@ def test_arrivals_prediction_and_bodies_have_streams_of_their_own() -> None:
     )
     assert (base.arrival_ns != other.arrival_ns).all()
     assert (base.predicted_tokens != other.predicted_tokens).all()
-    for name in ("prompt_tokens", "output_tokens", "accept_run"):
+    for name in ("prompt_tokens", "output_tokens", "accepted_length"):
         np.testing.assert_array_equal(getattr(base, name), getattr(other, name))
 
 
@@ -141,18 +147,18 @@ def test_scenarios_draw_valid_workloads(name: str) -> None:
     scenario = get_scenario(name)
     workload = scenario.workload(load=0.9, num_requests=300)  # it checks itself
     longest = max(workload.prompt_tokens.max(), workload.output_tokens.max())
-    assert longest <= getattr(scenario.bodies, "longest_tokens", MOST)
+    assert longest <= getattr(scenario.requests, "longest_tokens", MAX_COUNT)
     assert set(workload.category) == set(range(len(workload.categories)))
     assert scenario.description
     assert workload.source
-    if isinstance(scenario.bodies, RecordedBodies):
+    if isinstance(scenario.requests, RecordedRequests):
         return  # of a draft head, whose runs depend on where they begin
     # a run counts down to the draft token that is refused
-    inside = np.ones(workload.accept_run.size, bool)
+    inside = np.ones(workload.accepted_length.size, bool)
     inside[workload.offset[1:] - 1] = False
-    inside &= (workload.accept_run > 0) & (workload.accept_run < 255)
+    inside &= (workload.accepted_length > 0) & (workload.accepted_length < 255)
     here = np.flatnonzero(inside)
-    assert (workload.accept_run[here + 1] == workload.accept_run[here] - 1).all()
+    assert (workload.accepted_length[here + 1] == workload.accepted_length[here] - 1).all()
 
 
 # -- bad workloads --------------------------------------------------------------------------------
@@ -166,8 +172,8 @@ def good_fields() -> dict[str, Any]:
         "output_tokens": np.array([2, 1, 3]),
         "predicted_tokens": np.array([2.0, 1.0, 0.5]),
         "category": np.array([0, 2, 1]),
-        "accept_run": np.array([1, 0, 3, 0, 0, 0], np.uint8),
-        "proposable": None,
+        "accepted_length": np.array([1, 0, 3, 0, 0, 0], np.uint8),
+        "max_draft": None,
         "draft_schedule": None,
         "draft_schedule_offset": None,
     }
@@ -207,10 +213,13 @@ SCHEDULE = {"draft_schedule": np.array([9, 1, 0, 0, 0], np.uint8)}
         ({"predicted_tokens": np.array([1e-300, 1, 1])}, "predicted_tokens of request 0: .*1e-300"),
         ({"predicted_tokens": np.array([2, 1, 1])}, r"expected float64 \[3\], got int64 \(3,\)"),
         ({"category": np.array([0, 3, 1])}, r"category of request 1: expected 0\.\.2, got 3"),
-        ({"accept_run": np.zeros(5, np.uint8)}, r"accept_run: .*\[6\], got uint8 \(5,\)"),
-        ({"accept_run": np.full(6, 300)}, r"accept_run: expected uint8 .*got int64 \(6,\)"),
-        ({"accept_run": None}, r"accept_run: expected uint8 \[6\], got NoneType"),
-        ({"proposable": np.zeros(7, np.uint8)}, r"proposable: .*\[6\], got uint8 \(7,\)"),
+        ({"accepted_length": np.zeros(5, np.uint8)}, r"accepted_length: .*\[6\], got uint8 \(5,\)"),
+        (
+            {"accepted_length": np.full(6, 300)},
+            r"accepted_length: expected uint8 .*got int64 \(6,\)",
+        ),
+        ({"accepted_length": None}, r"accepted_length: expected uint8 \[6\], got NoneType"),
+        ({"max_draft": np.zeros(7, np.uint8)}, r"max_draft: .*\[6\], got uint8 \(7,\)"),
         (SCHEDULE, "expected draft_schedule and draft_schedule_offset together"),
         (
             SCHEDULE | {"draft_schedule_offset": np.array([0, 1, 5])},

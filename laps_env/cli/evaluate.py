@@ -16,7 +16,7 @@ from laps_env.cli.options import Options, options_from
 from laps_env.evaluation.check import check_results
 from laps_env.evaluation.finished_runs import Journal
 from laps_env.evaluation.runner import Evaluation
-from laps_env.policies.base.rule_from_file import file_of, is_own_file
+from laps_env.policies.base.rule_from_file import file_of, is_rule_file
 from laps_env.report.live import LiveReport
 from laps_env.report.parquet import check_parquet, write_parquet
 from laps_env.report.picture import check_picture, draw_picture
@@ -131,7 +131,7 @@ def _check_outputs(options: Options) -> None:
     """Whether all files can be written, before hours are spent on their content."""
     named = (options.json, _journal_of(options.json), options.parquet, options.plot)
     outputs = [path for path in named if path is not None]
-    own = [file_of(name) for name in options.policies if is_own_file(name)]
+    own = [file_of(name) for name in options.policies if is_rule_file(name)]
     for path in outputs:
         check_output(path, options.acceptance_trace, options.arrival_trace, options.prompts, *own)
     if options.report is not None:

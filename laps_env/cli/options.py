@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-from laps_env.evaluation.grid import FINAL_SEEDS, Grid
+from laps_env.evaluation.grid import TEST_SEEDS, Grid
 from laps_env.evaluation.recordings import Recordings
 from laps_env.policies import LEARNED, SPECS, list_policies
 from laps_env.report.picture import check_picture
@@ -93,11 +93,9 @@ class Options:
             _predictor_error,
         ),
     ] = None
-    seed: Annotated[int, Option("first seed of the final set (default: 0)", int)] = (
-        FINAL_SEEDS.start
-    )
+    seed: Annotated[int, Option("first seed of the final set (default: 0)", int)] = TEST_SEEDS.start
     acceptance_trace: Annotated[
-        str | None, Option("recorded acceptances: .atrace, or Spec-Bench rounds .jsonl(.gz)")
+        str | None, Option("recorded acceptances: .safetensors, or Spec-Bench rounds .jsonl(.gz)")
     ] = None
     arrival_trace: Annotated[
         str | None,
@@ -160,7 +158,7 @@ class Options:
 #: What ``--quick`` puts in place of the defaults: seconds, and no files.
 QUICK: dict[str, Any] = {
     "policies": ("fcfs", "sjf", "las_tuned", "laps_sd_tuned", "gittins_tuned", "oracle_srpt"),
-    "scenario": ("chat-serial", "chat-batch8"),
+    "scenario": ("chat-serial-135m", "chat-batch8-135m"),
     "loads": (0.9,),
     "episodes": 8,
     "requests": 300,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from laps_env.sim.observation import MOST
+from laps_env.sim.observation import MAX_COUNT
 from laps_env.sim.server_model import ServerModel
 from laps_env.utils.checks import check_count, check_positive
 from laps_env.workloads import Workload
 from laps_env.workloads.predictors import PredictorError
 from laps_env.workloads.scenarios import Scenario, get_scenario
 
-INTERFACES = ("pick", "priority")
+INTERFACES = ("sequential", "scores")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class EnvOptions:
         TypeError: an unknown option.
     """
 
-    scenario: str | Scenario = "chat-serial"
+    scenario: str | Scenario = "chat-serial-135m"
     load: float | str = 0.9
     num_requests: int = 200
     slots: int = 64
@@ -35,13 +35,13 @@ class EnvOptions:
     time_limit_s: float | None = None
     queue_limit: int | None = None
     reward_scale: float = 1.0
-    set_tag: str = "train"
-    interface: str = "pick"
+    split: str = "train"
+    interface: str = "sequential"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scenario", get_scenario(self.scenario))
         for name in ("num_requests", "slots"):  # what an observation counts exactly
-            check_count(name, getattr(self, name), most=int(MOST))
+            check_count(name, getattr(self, name), most=int(MAX_COUNT))
         check_count("queue_limit", self.queue_limit, optional=True)
         check_positive("reward_scale", self.reward_scale)
         if self.time_limit_s is not None:
@@ -75,5 +75,5 @@ class EnvOptions:
         return self.get_scenario().workload(seed=seed, episode=episode, **self._traffic())
 
     def _traffic(self) -> dict[str, Any]:
-        names = ("load", "num_requests", "set_tag", "predictor_error")
+        names = ("load", "num_requests", "split", "predictor_error")
         return {name: getattr(self, name) for name in names}

@@ -39,7 +39,7 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
     empty round) starts the round with what is picked, or with the earliest arrival alone, and is
     flagged in ``info["invalid_action"]``. An action outside the space raises ``ValueError``.
 
-    With ``interface="priority"`` (``laps_env/SpecDecodeReplayPriority-v0``) an action is a whole
+    With ``interface="scores"`` (``laps_env/SpecDecodeReplayScores-v0``) an action is a whole
     round: ``Box(-1, 1, (slots,))`` scores, and the highest that fit are served, ties by arrival.
 
     ## Observation Space
@@ -56,7 +56,7 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
     use gamma = 1, or gamma ** ``info["dt"]``.
 
     ## Starting State
-    An empty server at the first arrival. The workload is drawn before anything runs from (set tag,
+    An empty server at the first arrival. The workload is drawn before anything runs from (split,
     seed, episode), and never depends on actions.
 
     ## Episode End
@@ -72,11 +72,12 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
 
     ## Arguments
     ```python
-    gym.make("laps_env:laps_env/SpecDecodeReplay-v0", scenario="chat-serial", load=0.9)
+    gym.make("laps_env:laps_env/SpecDecodeReplay-v0", scenario="chat-serial-135m", load=0.9)
     ```
 
     Args:
-        scenario: a name from ``python -m laps_env list``, or a `laps_env.workloads.scenarios.Scenario`.
+        scenario: a name from ``python -m laps_env list``, or a
+            `laps_env.workloads.scenarios.Scenario`.
         load: arrival rate as a fraction of the scenario's saturation throughput, > 0;
             ``"recorded"`` plays a recorded arrival trace at its own speed.
         num_requests: requests in an episode, >= 1.
@@ -90,8 +91,8 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         time_limit_s: see Episode End; none by default.
         queue_limit: see Episode End; none by default.
         reward_scale: request-seconds per unit of reward, > 0.
-        set_tag: ``"train"`` (default), ``"tune"`` or ``"final"``: disjoint sets of workloads.
-        interface: ``"pick"`` or ``"priority"``.
+        split: ``"train"`` (default), ``"validation"`` or ``"test"``: disjoint workloads.
+        interface: ``"sequential"`` or ``"scores"``.
         render_mode: None, ``"ansi"`` (a text), ``"rgb_array"`` (a picture, uint8 [640, 960, 3]) or
             ``"human"`` (a window); the last two need pygame (the extra ``render``).
 
@@ -175,9 +176,9 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         """The server behind the observation, for tools that show what happens in it."""
         return self._rows.simulation
 
-    def reveal_workload(self) -> Workload:
+    def workload(self) -> Workload:
         """The true lengths and acceptance: the explicit door for clairvoyant references."""
-        return self._rows.reveal_workload(0)
+        return self._rows.workload(0)
 
     def render(self) -> str | npt.NDArray[np.uint8] | None:
         """The request table as text, or a picture, uint8 [640, 960, 3]; see ``render_mode``."""

@@ -23,7 +23,7 @@ def observation_space(slots: int) -> gym.spaces.Dict:
 
 def action_space(interface: str, slots: int) -> gym.Space[Any]:
     """``Discrete(slots + 1)`` for picks, ``Box(-1, 1, (slots,))`` for priorities."""
-    if interface == "pick":
+    if interface == "sequential":
         return gym.spaces.Discrete(slots + 1)
     return gym.spaces.Box(-1.0, 1.0, (slots,), np.float32)
 

@@ -172,9 +172,9 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         self._steps[row] = 0
         self._returns[row] = 0.0
         self._ended[row] = False
-        fleet = self.simulation.fleet
-        fleet.dt[row] = 0.0
-        fleet.ran_round[row] = fleet.invalid[row] = False
+        state = self.simulation.state
+        state.dt[row] = 0.0
+        state.ran_round[row] = state.invalid[row] = False
 
     def _make_workload(self, row: int, episode: int, options: dict[str, Any]) -> Workload:
         workload = options.get("workload")
@@ -214,8 +214,8 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         for row in np.flatnonzero(skip).tolist():
             self._reset_row(row)
         self._move(actions, skip)
-        servers = self.simulation.fleet.servers
-        reward = np.where(skip, 0.0, self.simulation.fleet.reward)
+        servers = self.simulation.state.servers
+        reward = np.where(skip, 0.0, self.simulation.state.reward)
         self._steps += ~skip
         self._returns += reward
         terminated = servers["finished"] == servers["requests"]
@@ -233,12 +233,12 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
 
     def _move(self, actions: npt.NDArray[Any], skip: npt.NDArray[np.bool_]) -> None:
         """Every row not skipped takes its action."""
-        fleet = self.simulation.fleet
+        state = self.simulation.state
         constants, scale = self.simulation.constants, self.options.reward_scale
-        if self.options.interface == "pick":
-            step_picks(constants, fleet, actions, skip, scale)
+        if self.options.interface == "sequential":
+            step_picks(constants, state, actions, skip, scale)
         else:
-            step_priorities(constants, fleet, -actions, skip, scale)
+            step_priorities(constants, state, -actions, skip, scale)
 
     def _reset_same_step(self, info: Info) -> Info:
         """The ended rows start anew; their last observation and info go to ``final_*``."""
@@ -259,26 +259,26 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
     # -- what is seen -----------------------------------------------------------------------------
 
     def _observe(self) -> Observation:
-        fleet = self.simulation.fleet
-        return {"queue": fleet.queue.copy(), "server": fleet.server_view.copy()}
+        state = self.simulation.state
+        return {"queue": state.queue.copy(), "server": state.server_view.copy()}
 
     def _info(self) -> Info:
-        fleet = self.simulation.fleet
+        state = self.simulation.state
         info: Info = {
-            "dt": fleet.dt.copy(),
-            "round": fleet.ran_round.copy(),
-            "invalid_action": fleet.invalid.copy(),
+            "dt": state.dt.copy(),
+            "round": state.ran_round.copy(),
+            "invalid_action": state.invalid.copy(),
         }
-        if self.options.interface == "pick":
-            info["action_mask"] = fleet.mask.copy()
+        if self.options.interface == "sequential":
+            info["action_mask"] = state.mask.copy()
         return all_rows(info, self.num_envs)
 
     def summary(self, row: int = 0) -> dict[str, Any]:
         """Metrics of a row's episode so far (`laps_env.sim.metrics.summarize`) and its ``return``."""
-        workload = self.reveal_workload(row)
+        workload = self.workload(row)
         reference = self.options.get_scenario().server.reference_draft_length
         alone = time_alone_ns(workload, self.options.server, reference)
-        server = self.simulation.fleet.servers[row]
+        server = self.simulation.state.servers[row]
         metrics = summarize(self.simulation.requests(row), server, alone)
         return {**metrics, "return": float(self._returns[row])}
 
@@ -295,16 +295,16 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
 
     def view(self, row: int = 0) -> View:
         """What a person is shown of a row."""
-        fleet, options = self.simulation.fleet, self.options
-        server = fleet.servers[row]
+        state, options = self.simulation.state, self.options
+        server = state.servers[row]
         return View(
-            queue=fleet.queue[row],
-            server=fleet.server_view[row],
+            queue=state.queue[row],
+            server=state.server_view[row],
             requests=self.simulation.requests(row),
             now_s=int(server["now"]) * 1e-9,
             arrived=int(server["arrived"]),
             finished=int(server["finished"]),
-            categories=self.reveal_workload(row).categories,
+            categories=self.workload(row).categories,
             pool_tokens=options.server.pool_tokens,
             title=f"{options.get_scenario().name}, load {options.load}",
         )
@@ -316,9 +316,9 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Valid actions now, bool [E, slots + 1] (the name that sb3-contrib looks for)."""
-        return self.simulation.fleet.mask.astype(np.bool_)
+        return self.simulation.state.mask.astype(np.bool_)
 
-    def reveal_workload(self, row: int = 0) -> Workload:
+    def workload(self, row: int = 0) -> Workload:
         """The row's workload with its true lengths and acceptance.
 
         The explicit door for clairvoyant references and for tests: no observation or info holds

@@ -12,7 +12,7 @@ from laps_env import policies
 from laps_env.policies import Policy
 from laps_env.sim.loops import run_rule
 from laps_env.sim.metrics import summarize, time_alone_ns
-from laps_env.sim.remaining_rounds import rounds_to_go
+from laps_env.sim.remaining_rounds import remaining_rounds
 from laps_env.sim.simulation import UNLIMITED, Simulation, limit_ns
 from laps_env.workloads import Workload
 from laps_env.workloads.arrivals import AllAtOnce
@@ -56,9 +56,9 @@ def serve(
     simulation.start(0, workload)
     truth = np.zeros(0)
     if policy.spec.clairvoyant:
-        truth = rounds_to_go(workload, scenario.server.reference_draft_length)
+        truth = remaining_rounds(workload, scenario.server.reference_draft_length)
     scorer = policy.scorer(simulation.slots, truth)
-    run_rule(simulation.constants, simulation.fleet, scorer, UNLIMITED)
+    run_rule(simulation.constants, simulation.state, scorer, UNLIMITED)
     return simulation
 
 
@@ -76,15 +76,15 @@ def evaluate_episode(
     if alone_ns is None:
         reference = scenario.server.reference_draft_length
         alone_ns = time_alone_ns(workload, scenario.server, reference)
-    return summarize(simulation.requests(), simulation.fleet.servers[0], alone_ns)
+    return summarize(simulation.requests(), simulation.state.servers[0], alone_ns)
 
 
 def measure_saturation(scenario: Scenario) -> float:
     """Saturation throughput in requests per second, as `Scenario.saturation_rps` defines it."""
     unscaled = replace(scenario, saturation_rps=1.0, arrivals=AllAtOnce())
     workload = unscaled.workload(
-        load=1.0, num_requests=SATURATION_REQUESTS, set_tag="reference", predictor_error=0.0
+        load=1.0, num_requests=SATURATION_REQUESTS, split="calibration", predictor_error=0.0
     )
     simulation = serve(policies.make("fcfs", unscaled), workload, unscaled)
-    now: Any = simulation.fleet.servers[0]["now"]
+    now: Any = simulation.state.servers[0]["now"]
     return float(SATURATION_REQUESTS / (int(now) * 1e-9))

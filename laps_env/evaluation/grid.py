@@ -6,17 +6,18 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from laps_env.evaluation.recordings import Recordings
-from laps_env.sim.observation import MOST
+from laps_env.sim.observation import MAX_COUNT
 from laps_env.utils.checks import check_count, check_positive
+from laps_env.utils.splits import Split, as_split
 from laps_env.workloads.predictors import RECORDED, make_predictor
-from laps_env.workloads.random import SET_TAGS, make_key
+from laps_env.workloads.random import make_key
 from laps_env.workloads.scenarios import AS_RECORDED, get_scenario
 
-#: The workloads that results are reported on. The set tag ``final`` and these seeds of it are used
-#: for nothing else: laws are fitted on *train*, parameters chosen on *tune*, saturation measured on
-#: *reference*. An evaluation of n episodes takes the first n, or n from ``--seed`` on.
-FINAL_SET = "final"
-FINAL_SEEDS = range(50)
+#: The workloads that results are reported on. The split ``final`` and these seeds of it are used
+#: for nothing else: laws are fitted on *train*, parameters chosen on *validation*, saturation
+#: measured on *reference*. An evaluation of n episodes takes the first n, or n from ``--seed`` on.
+TEST_SPLIT = Split.TEST
+TEST_SEEDS = range(50)
 
 #: Latencies are given relative to this policy's, which always runs.
 REFERENCE = "laps_sd_tuned"
@@ -35,7 +36,7 @@ class Grid:
         episodes: workloads per scenario and load, >= 1.
         num_requests: requests of a workload, >= 1.
         first_seed: seeds are first_seed, first_seed + 1, ...; >= 0.
-        set_tag: set of the workloads.
+        split: set of the workloads.
         slots: rows of the request table, at least every scenario's batch size.
         predictor_error: sd of log(predicted / true length), >= 0 and finite, ``"recorded"``, or
             None (`laps_env.workloads.scenarios.Scenario.error_in_force`).
@@ -50,8 +51,8 @@ class Grid:
     loads: tuple[float | str, ...] = (0.7, 0.9)
     episodes: int = 20
     num_requests: int = 1000
-    first_seed: int = FINAL_SEEDS.start
-    set_tag: str = FINAL_SET
+    first_seed: int = TEST_SEEDS.start
+    split: str = TEST_SPLIT
     slots: int = 64
     predictor_error: float | Literal["recorded"] | None = None
     recordings: Recordings = field(default_factory=Recordings)
@@ -63,12 +64,10 @@ class Grid:
                 raise ValueError(f"{name}: expected at least one, got none")
             object.__setattr__(self, name, tuple(dict.fromkeys(values)))
         for name in ("episodes", "num_requests", "slots"):
-            check_count(name, getattr(self, name), most=int(MOST))
+            check_count(name, getattr(self, name), most=int(MAX_COUNT))
         if self.predictor_error not in (None, RECORDED):
             make_predictor(self.predictor_error)
-        if self.set_tag not in SET_TAGS:
-            raise ValueError(f"set_tag: expected one of {SET_TAGS}, got {self.set_tag!r}")
-        make_key(self.set_tag, self.first_seed)
+        make_key(as_split(self.split), self.first_seed)
         for load in self.loads:
             self._check_load(load)
         for scenario in self.scenarios:
@@ -100,7 +99,7 @@ class Grid:
         return {
             "episodes": self.episodes,
             "num_requests": self.num_requests,
-            "set_tag": self.set_tag,
+            "split": self.split,
             "seeds": list(self.seeds),
             "slots": self.slots,
         }

@@ -20,7 +20,7 @@ def play(policy: Policy, env: gym.Env[Any, Any], **reset: Any) -> dict[str, Any]
     observation, info = env.reset(**reset)
     if policy.spec.clairvoyant:
         inner: Any = env.unwrapped
-        policy = policy.knowing(inner.reveal_workload(), inner.options.server)
+        policy = policy.with_oracle(inner.workload(), inner.options.server)
     state, ended = None, False
     while not ended:
         action, state = policy.predict(observation, state)

@@ -16,12 +16,12 @@ from laps_env.traces.importers import chain_fill, import_spec_bench
 from laps_env.traces.importers.arrivals import ArrivalTrace, read_arrivals
 from laps_env.workloads.acceptance import ChainProfile, bounded_tokens
 from laps_env.workloads.arrivals import RecordedArrivals
-from laps_env.workloads.requests import GeneratedBodies, RecordedBodies
+from laps_env.workloads.requests import GeneratedRequests, RecordedRequests
 from laps_env.workloads.scenarios import Scenario
 
 Lengths = Literal["acceptance", "arrivals"]
 
-#: Share of the recorded groups (questions) from which laws and saturation are had; *final*
+#: Share of the recorded groups (questions) from which laws and saturation are had; *test*
 #: workloads draw from the rest. One seed for the split, the filling and the drawn prompt lengths.
 TRAIN_SHARE = 0.5
 SEED = 0
@@ -32,7 +32,7 @@ class Recordings:
     """Files to play back, None = the scenario's own generator.
 
     Attributes:
-        acceptance_trace: an ``.atrace`` file, or the reduced Spec-Bench form (``.jsonl``,
+        acceptance_trace: an ``.safetensors`` file, or the reduced Spec-Bench form (``.jsonl``,
             ``.jsonl.gz``), which is read as the run of a plain draft model.
         arrival_trace: a file that `laps_env.traces.importers.arrivals.read_arrivals` reads.
         lengths: prompt and output lengths come from the ``acceptance`` (recorded or generated) or
@@ -62,7 +62,7 @@ class Recordings:
                 f"arrival trace {self.arrival_trace}, acceptance trace {self.acceptance_trace}"
             )
         if self.prompts and (
-            not self.acceptance_trace or self.acceptance_trace.endswith(".atrace")
+            not self.acceptance_trace or self.acceptance_trace.endswith(".safetensors")
         ):
             raise ValueError(
                 "prompts: expected a Spec-Bench acceptance trace beside it, "
@@ -90,7 +90,7 @@ class Recordings:
         Raises:
             OSError, ValueError: a file that cannot be read, or that does not suit the scenario.
         """
-        generated = scenario.bodies
+        generated = scenario.requests
         source = dict.fromkeys(("acceptance", "output_lengths", "prompt_lengths"), generated.name)
         source["arrivals"] = repr(scenario.arrivals)
         filled_share = None
@@ -104,15 +104,15 @@ class Recordings:
                 scenario = scenario.with_lengths_of(arrivals)
                 source["output_lengths"] = source["prompt_lengths"] = source["arrivals"]
         if self.acceptance_trace is not None:
-            if not isinstance(generated, GeneratedBodies):
+            if not isinstance(generated, GeneratedRequests):
                 raise ValueError(
                     "acceptance trace: expected a scenario with generated requests to replace "
                     f"(...-8b), got {scenario.name}"
                 )
             trace, prompt_source = self._acceptance(generated)
             name = f"recorded {Path(self.acceptance_trace).name}"
-            scenario = scenario.with_recorded_acceptance(
-                RecordedBodies(*trace.split(SEED, TRAIN_SHARE), name=name)
+            scenario = scenario.with_requests(
+                RecordedRequests(*trace.split(SEED, TRAIN_SHARE), name=name)
             )
             source["acceptance"] = source["output_lengths"] = name
             source["prompt_lengths"] = prompt_source
@@ -122,10 +122,10 @@ class Recordings:
             scenario = replace(scenario, saturation_rps=rate)
         return scenario, {**source, "filled_share": filled_share}
 
-    def _acceptance(self, bodies: GeneratedBodies) -> tuple[AcceptanceTrace, str]:
+    def _acceptance(self, requests: GeneratedRequests) -> tuple[AcceptanceTrace, str]:
         """The trace with a prompt length for every request, and where these come from."""
         path = Path(str(self.acceptance_trace))
-        if path.suffix == ".atrace":
+        if path.suffix == ".safetensors":
             trace, prompt_source = AcceptanceTrace.load(path), f"recorded {path.name}"
         else:
             info = TraceInfo(drafter="draft-model", target_model="not recorded")
@@ -134,7 +134,7 @@ class Recordings:
                 info,
                 plain_draft=True,
                 questions=self.prompts,
-                fill=chain_fill(bodies.profiles),
+                fill=chain_fill(requests.profiles),
                 seed=SEED,
             )
             prompt_source = f"estimated from {Path(str(self.prompts)).name}, characters / 4"
@@ -144,20 +144,20 @@ class Recordings:
         drawn = trace.prompt_tokens.copy()
         for i in np.flatnonzero(missing):
             category = trace.categories[trace.category[i]]
-            drawn[i] = _draw_prompt(bodies, category, int(i))
-        return replace(trace, prompt_tokens=drawn), f"drawn from {bodies.name} (not recorded)"
+            drawn[i] = _draw_prompt(requests, category, int(i))
+        return replace(trace, prompt_tokens=drawn), f"drawn from {requests.name} (not recorded)"
 
 
-def _draw_prompt(bodies: GeneratedBodies, category: str, request: int) -> int:
-    profile: ChainProfile | None = bodies.profiles.get(category)
+def _draw_prompt(requests: GeneratedRequests, category: str, request: int) -> int:
+    profile: ChainProfile | None = requests.profiles.get(category)
     if profile is None:
         raise ValueError(
             f"category of request {request} without a prompt length: expected one of "
-            f"{', '.join(bodies.profiles)}; got {category!r}"
+            f"{', '.join(requests.profiles)}; got {category!r}"
         )
     z = np.random.default_rng([SEED, request]).standard_normal()
     log_tokens = profile.prompt_log_mean + profile.prompt_log_sd * z
-    return int(bounded_tokens(log_tokens, bodies.longest_tokens))
+    return int(bounded_tokens(log_tokens, requests.longest_tokens))
 
 
 @cache

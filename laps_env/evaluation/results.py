@@ -17,13 +17,13 @@ from laps_env.workloads.scenarios import AS_RECORDED
 LATENCIES, TAILS = "episode_mean_latency_s", "episode_p99_latency_s"
 
 #: What a row must say to be run again, and shown, by kind.
-_TEXTS = ("scenario", "policy", "set_tag")
+_TEXTS = ("scenario", "policy", "split")
 _OBJECTS = ("parameters", "recordings", "source", "sha256")
 _COUNTS = ("num_requests", "slots", "episodes")
 _POSITIVE = (
     "saturation_rps",
     "mean_latency_s",
-    "ratio_to_laps_sd",
+    "ratio_to_reference",
     "p50_latency_s",
     "p95_latency_s",
     "p99_latency_s",

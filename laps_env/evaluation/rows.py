@@ -42,10 +42,10 @@ def statistics_of(
 ) -> dict[str, Any]:
     """The numbers of a row from the metrics on each workload, of the policy and of both rivals.
 
-    ``ratio_to_laps_sd`` is of latencies summed over the workloads, ``iqm_ratio`` the interquartile
-    mean of each workload's own ratio; ``gap_closed`` is None for n/a, intervals are None for a
-    single workload. ``episode_mean_latency_s`` and ``episode_p99_latency_s`` have those of each
-    workload in full precision.
+    ``ratio_to_reference`` is of latencies summed over the workloads, ``iqm_ratio`` the
+    interquartile mean of each workload's own ratio; ``gap_closed`` is None for n/a, intervals are
+    None for a single workload. ``episode_mean_latency_s`` and ``episode_p99_latency_s`` have those
+    of each workload in full precision.
     """
     values, base = latencies(runs), latencies(reference)
     mean, mean_interval = mean_with_interval(values)
@@ -54,7 +54,7 @@ def statistics_of(
     return {
         "mean_latency_s": mean,
         "mean_latency_ci95": mean_interval,
-        "ratio_to_laps_sd": ratio,
+        "ratio_to_reference": ratio,
         "ratio_ci95": ratio_interval,
         "iqm_ratio": iqm,
         "iqm_ratio_ci95": iqm_interval,

@@ -113,7 +113,7 @@ class Evaluation:
             "load": load,
             "seed": seed,
             "num_requests": self.grid.num_requests,
-            "set_tag": self.grid.set_tag,
+            "split": self.grid.split,
             "slots": self.grid.slots,
             "predictor_error": self.grid.predictor_error,
         }
@@ -171,7 +171,7 @@ class Evaluation:
         workload = scenario.workload(
             load=unit.load,
             num_requests=grid.num_requests,
-            set_tag=grid.set_tag,
+            split=grid.split,
             seed=unit.seed,
             predictor_error=grid.predictor_error,
         )
@@ -272,7 +272,7 @@ def parts_of(row: dict[str, Any], episode: int) -> tuple[policies.Policy, Worklo
         workload = scenario.workload(
             load=row["load"],
             num_requests=row["num_requests"],
-            set_tag=row["set_tag"],
+            split=row["split"],
             seed=row["seeds"][episode],
             predictor_error=error,
         )

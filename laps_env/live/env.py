@@ -18,7 +18,7 @@ from laps_env.live.engine.engine import Generation
 from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, Pair, load_pair
 from laps_env.live.engine.verification import Decoding
 from laps_env.live.prompts import DEMO_PROMPTS, read_questions
-from laps_env.live.requests import PromptBodies
+from laps_env.live.requests import PromptRequests
 from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
 from laps_env.sim.stepwise import (
     begin,
@@ -27,6 +27,7 @@ from laps_env.sim.stepwise import (
     close_at_cost,
     open_for_work,
 )
+from laps_env.utils.splits import as_split
 from laps_env.workloads import Workload
 from laps_env.workloads.length_model import LengthModel
 
@@ -37,10 +38,10 @@ class SpecDecodeLive(SpecDecodeReplay):
     """Schedule the rounds of a speculative-decoding server that really runs.
 
     ## Description
-    As `laps_env.envs.replay.SpecDecodeReplay`, with real models behind it: a round drafts and verifies real
-    tokens of real prompts. Spaces, observations, rewards, masks and the summary are the same, so
-    every policy and trained agent runs on both. Arrivals are simulated: waiting for the next one
-    takes no real time.
+    As `laps_env.envs.replay.SpecDecodeReplay`, with real models behind it: a round drafts and
+    verifies real tokens of real prompts. Spaces, observations, rewards, masks and the summary are
+    the same, so every policy and trained agent runs on both. Arrivals are simulated: waiting for
+    the next one takes no real time.
 
     With ``clock="measured"`` a round takes as long as the device took; what the scheduler takes is
     not counted, ``summary["scheduling_s"]`` has it. With ``clock="calibrated"`` the models run, and
@@ -127,15 +128,15 @@ class LiveRow(SpecDecodeReplayVectorEnv):
             pair = target
         else:
             pair = load_pair(target, draft, device=device, dtype=dtype)
-        self.bodies = PromptBodies(
+        self.requests = PromptRequests(
             read_questions(prompts),
             pair.tokenizer,
             limit=max_new_tokens,
             context=pair.context - MAX_DRAFT_LENGTH - 1,
             length_model=LengthModel.load(),
         )
-        super().__init__(1, scenario=replace(named, bodies=self.bodies), **options)
-        longest = max(len(p.tokens) for p in (*self.bodies.train, *self.bodies.test))
+        super().__init__(1, scenario=replace(named, requests=self.requests), **options)
+        longest = max(len(p.tokens) for p in (*self.requests.train, *self.requests.test))
         self.pair = pair
         self.clock = clock
         self.engine = pair.engine(
@@ -148,19 +149,19 @@ class LiveRow(SpecDecodeReplayVectorEnv):
 
     def _reset_row(self, row: int, options: dict[str, Any] | None = None) -> None:
         super()._reset_row(row, options)
-        workload = super().reveal_workload(row)
-        if workload.body is None or workload.draft_schedule is not None:
+        workload = super().workload(row)
+        if workload.source_index is None or workload.draft_schedule is not None:
             raise ValueError(
                 "workload: expected one of this environment's own, with prompts and no draft "
                 "schedule, got another"
             )
         for generation in self.generations:
             self.engine.drop(generation)
-        prompts = self.bodies.prompts(heldout=self.options.set_tag == "final")
+        prompts = self.requests.prompts(as_split(self.options.split))
         self.generations = [
-            self.engine.start(prompts[body].tokens, int(limit), seed=number)
-            for number, (body, limit) in enumerate(
-                zip(workload.body, workload.output_tokens, strict=True)
+            self.engine.start(prompts[source].tokens, int(limit), seed=number)
+            for number, (source, limit) in enumerate(
+                zip(workload.source_index, workload.output_tokens, strict=True)
             )
         ]
         self._in_rounds_ns = 0
@@ -168,37 +169,37 @@ class LiveRow(SpecDecodeReplayVectorEnv):
 
     def _move(self, actions: npt.NDArray[Any], skip: npt.NDArray[np.bool_]) -> None:
         simulation = self.simulation
-        constants, fleet = simulation.constants, simulation.fleet
+        constants, state = simulation.constants, simulation.state
         scale = self.options.reward_scale
-        if self.options.interface == "pick":
-            starts = begin(constants, fleet, int(actions[0]), scale)
+        if self.options.interface == "sequential":
+            starts = begin(constants, state, int(actions[0]), scale)
         else:
-            starts = begin_by_priority(constants, fleet, -actions[0].astype(np.float64))
+            starts = begin_by_priority(constants, state, -actions[0].astype(np.float64))
         if not starts:
             return
-        self._work(open_for_work(constants, fleet))
+        self._work(open_for_work(constants, state))
         times = self.engine.times
         self._in_rounds_ns += times.total
         if self.clock == "calibrated":
-            close_at_cost(constants, fleet, scale)
+            close_at_cost(constants, state, scale)
         else:
-            close_as_measured(constants, fleet, scale, times.total, times.draft, times.verify)
+            close_as_measured(constants, state, scale, times.total, times.draft, times.verify)
         self._moved_at = time.perf_counter_ns()
 
     def _work(self, draft_length: int) -> None:
         """Run the round for the picked slots, and note what it did where the kernel looks."""
-        fleet = self.simulation.fleet
-        slots, requests = fleet.slots[0], fleet.requests[0]
+        state = self.simulation.state
+        slots, requests = state.slots[0], state.requests[0]
         self._evict(slots)
-        picked = fleet.batch[0, : fleet.servers[0]["picked"]]
+        picked = state.batch[0, : state.servers[0]["picked"]]
         chosen = [self.generations[slots[index]["request"]] for index in picked]
         for index, generation, result in zip(
             picked, chosen, self.engine.run_round(chosen, draft_length), strict=True
         ):
             request = requests[slots[index]["request"]]
             position = request["offset"] + slots[index]["generated"]
-            fleet.accept_run[0, position] = result.accepted
-            fleet.proposable[0, position] = result.drafted
+            state.accepted_length[0, position] = result.accepted
+            state.max_draft[0, position] = result.drafted
             if generation.finished:
                 request["output_tokens"] = len(generation.output)
 
@@ -222,14 +223,14 @@ class LiveRow(SpecDecodeReplayVectorEnv):
             ),
         }
 
-    def reveal_workload(self, row: int = 0) -> Workload:
+    def workload(self, row: int = 0) -> Workload:
         """What has come true of the workload: unfinished texts count with their limit.
 
         Acceptance is known where a round began, and 0 elsewhere.
         """
-        workload = super().reveal_workload(row)
+        workload = super().workload(row)
         requests = self.simulation.requests(row)
-        fleet = self.simulation.fleet
+        state = self.simulation.state
         lengths = requests["output_tokens"].astype(np.int64)
         flat = np.concatenate(
             [
@@ -240,6 +241,6 @@ class LiveRow(SpecDecodeReplayVectorEnv):
         return replace(
             workload,
             output_tokens=lengths,
-            accept_run=fleet.accept_run[row, flat],
-            proposable=fleet.proposable[row, flat],
+            accepted_length=state.accepted_length[row, flat],
+            max_draft=state.max_draft[row, flat],
         )

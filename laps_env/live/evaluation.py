@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any
 
 from laps_env import policies
-from laps_env.evaluation.grid import FINAL_SEEDS, REFERENCE
+from laps_env.evaluation.grid import REFERENCE, TEST_SEEDS
 from laps_env.evaluation.play import play
 from laps_env.evaluation.rows import statistics_of
 from laps_env.evaluation.runner import CODE
@@ -47,7 +47,7 @@ class LiveGrid:
     num_requests: int
     pair: Pair
     server: dict[str, Any]
-    first_seed: int = FINAL_SEEDS.start
+    first_seed: int = TEST_SEEDS.start
 
     def __post_init__(self) -> None:
         for name in self.policies:
@@ -114,7 +114,7 @@ class LiveGrid:
             scenario=scenario,
             load=load,
             num_requests=self.num_requests,
-            set_tag="final",
+            split="test",
             draft_length=draft_length,
             **self.server,
         )

@@ -2,8 +2,8 @@
 
 A draft accepts far more on text that it was distilled on than elsewhere, and a length predictor
 knows the lengths that it was fitted to. So each question, with all its turns, belongs to exactly
-one part: *distil* (the draft learns from it), *record-train* (recorded; schedulers and the length
-predictor learn from it) or *record-test* (recorded; results come from it).
+one part: *distill* (the draft learns from it), *train* (recorded; schedulers and the length
+predictor learn from it) or *test* (recorded; results come from it).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 from laps_env.traces.importers.records import Record, read_records
 
-Part = Literal["distil", "record-train", "record-test"]
+Part = Literal["distill", "train", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
 RECORDED_PARTS = PARTS[1:]
 
@@ -106,9 +106,9 @@ def partition(questions: Sequence[Question]) -> dict[Part, list[Question]]:
     parts: dict[Part, list[Question]] = {part: [] for part in PARTS}
     for members in categories.values():
         recorded = min(RECORDED_QUESTIONS, int(RECORDED_SHARE * len(members)))
-        parts["record-train"] += members[:recorded:2]
-        parts["record-test"] += members[1:recorded:2]
-        parts["distil"] += members[recorded:]
+        parts["train"] += members[:recorded:2]
+        parts["test"] += members[1:recorded:2]
+        parts["distill"] += members[recorded:]
     return parts
 
 

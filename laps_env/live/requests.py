@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from laps_env.live.prompts import Question, encode, partition
+from laps_env.utils.splits import Split
 from laps_env.workloads.length_model import LengthModel
 from laps_env.workloads.random import Key
-from laps_env.workloads.requests import Bodies, draw_rows
+from laps_env.workloads.requests import Requests, draw_rows
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,10 @@ class Prompt:
     tokens: list[int]
 
 
-class PromptBodies:
+class PromptRequests:
     """A source of requests drawn from prompt files; nobody knows their lengths or acceptance.
 
-    *Final* workloads draw from the *record-test* questions, all others from *record-train*. Output
+    *Test* workloads draw from the *test* questions, all others from *train*. Output
     lengths are the limit until the server has run a request.
 
     Args:
@@ -61,9 +62,9 @@ class PromptBodies:
         self.name = f"prompts of {len(questions)} questions"
         self.train, self.test = (
             [Prompt(q, encode(tokenizer, q.turns[:1])) for q in parts[part]]
-            for part in ("record-train", "record-test")
+            for part in ("train", "test")
         )
-        for part, prompts in (("record-train", self.train), ("record-test", self.test)):
+        for part, prompts in (("train", self.train), ("test", self.test)):
             if not prompts:
                 raise ValueError(
                     f"prompts: expected a question for the part {part}, got none among "
@@ -77,32 +78,32 @@ class PromptBodies:
                 )
 
         self._predicted = {
-            heldout: length_model.predict(
+            name: length_model.predict(
                 [prompt.question.category for prompt in prompts],
                 np.array([len(prompt.tokens) for prompt in prompts], np.int64),
                 [prompt.question.turns[0] for prompt in prompts],
                 limit,
             )
-            for heldout, prompts in ((False, self.train), (True, self.test))
+            for name, prompts in (("train", self.train), ("test", self.test))
         }
 
-    def prompts(self, heldout: bool) -> list[Prompt]:
-        """Those that the *final* set draws from, or those of all other sets."""
-        return self.test if heldout else self.train
+    def prompts(self, split: Split) -> list[Prompt]:
+        """Those that the *test* split draws from, or those of all other sets."""
+        return self.test if split == Split.TEST else self.train
 
-    def draw(self, key: Key, episode: int, count: int, heldout: bool) -> Bodies:
-        """``count`` bodies."""
-        prompts = self.prompts(heldout)
+    def draw(self, key: Key, episode: int, count: int, split: Split) -> Requests:
+        """``count`` requests."""
+        prompts = self.prompts(split)
         rows = draw_rows(key, episode, count, len(prompts))
         chosen = [prompts[row] for row in rows]
         tokens = np.array([len(prompt.tokens) for prompt in chosen], np.int64)
         names = [prompt.question.category for prompt in chosen]
-        return Bodies(
+        return Requests(
             prompt_tokens=tokens,
             output_tokens=np.full(count, self.limit, np.int64),
             category=np.array([self.categories.index(name) for name in names], np.int64),
-            accept_run=np.zeros(count * self.limit, np.uint8),
-            proposable=np.full(count * self.limit, 255, np.uint8),
-            predicted_tokens=self._predicted[heldout][rows],
-            body=rows,
+            accepted_length=np.zeros(count * self.limit, np.uint8),
+            max_draft=np.full(count * self.limit, 255, np.uint8),
+            predicted_tokens=self._predicted["test" if split == Split.TEST else "train"][rows],
+            source_index=rows,
         )

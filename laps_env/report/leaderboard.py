@@ -99,7 +99,7 @@ def _name(row: Row) -> str:
 
 def _workloads(row: Row) -> str:
     """What a row was measured on, as text."""
-    names = ("scenario", "load", "seeds", "num_requests", "set_tag", "slots", "predictor_error")
+    names = ("scenario", "load", "seeds", "num_requests", "split", "slots", "predictor_error")
     played = [row["sha256"], row["recordings"].get("lengths")]
     return json.dumps([*(row[name] for name in names), *played], sort_keys=True)
 

@@ -15,7 +15,7 @@ _SHOWN = (
     "policy",
     "episodes",
     "mean_latency_s",
-    "ratio_to_laps_sd",
+    "ratio_to_reference",
     "ratio_ci95",
     "p50_latency_s",
     "p95_latency_s",

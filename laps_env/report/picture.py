@@ -88,7 +88,7 @@ def _shown(rows: Rows, reference: str) -> list[str]:
     if not names:
         names = [reference]
     of = {
-        name: np.mean([np.log(r["ratio_to_laps_sd"]) for r in rows if r["policy"] == name])
+        name: np.mean([np.log(r["ratio_to_reference"]) for r in rows if r["policy"] == name])
         for name in names
     }
     return sorted(names, key=lambda name: float(of[name]))
@@ -102,8 +102,10 @@ def _draw_panel(panel: Any, rows: Rows, names: list[str], scenarios: list[str]) 
         drawn = [(i, chosen[name]) for i, name in enumerate(names) if name in chosen]
         if not drawn:
             continue
-        ratio = np.array([row["ratio_to_laps_sd"] for _, row in drawn])
-        bounds = np.array([row["ratio_ci95"] or [row["ratio_to_laps_sd"]] * 2 for _, row in drawn])
+        ratio = np.array([row["ratio_to_reference"] for _, row in drawn])
+        bounds = np.array(
+            [row["ratio_ci95"] or [row["ratio_to_reference"]] * 2 for _, row in drawn]
+        )
         place = np.array([i for i, _ in drawn]) + 0.7 * ((k + 0.5) / len(present) - 0.5)
         color = f"C{scenarios.index(scenario)}"
         for x, y in zip(ratio, place, strict=True):

@@ -118,7 +118,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         row["policy"],
         f"{row['mean_latency_s']:.2f}",
-        f"{row['ratio_to_laps_sd']:.3f}",
+        f"{row['ratio_to_reference']:.3f}",
         "n/a" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]",
         *(f"{row[f'p{p}_latency_s']:.2f}" for p in (50, 95, 99)),
         f"{row['max_slowdown']:.0f}",

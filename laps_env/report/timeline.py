@@ -105,7 +105,7 @@ class TimelineRecorder(gym.Wrapper[Any, Any, Any, Any]):
         env: Any = self.env.unwrapped
         self.timeline = Timeline(
             self._title,
-            env.reveal_workload().categories,
+            env.workload().categories,
             env.simulation.requests().copy(),
         )
         return result
@@ -113,22 +113,22 @@ class TimelineRecorder(gym.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take the step; a round that it ran is written down."""
         env: Any = self.env.unwrapped
-        fleet = env.simulation.fleet
-        slots, server = fleet.slots[0].copy(), fleet.servers[0].copy()
+        state = env.simulation.state
+        slots, server = state.slots[0].copy(), state.servers[0].copy()
         result = self.env.step(action)
         info = result[-1]
         if info["round"]:
             assert self.timeline is not None  # a step needs a reset
             requests = env.simulation.requests()
             self.timeline.requests = requests.copy()
-            self.timeline.rounds.append(_round(slots, server, fleet, requests))
+            self.timeline.rounds.append(_round(slots, server, state, requests))
         return result
 
 
-def _round(slots: Any, server: Any, fleet: Any, requests: Any) -> Round:
-    """The round between a copy of slots and server before it, and the fleet after it."""
-    now = fleet.servers[0]
-    after = {int(slot["request"]): slot for slot in fleet.slots[0] if slot["request"] != FREE}
+def _round(slots: Any, server: Any, state: Any, requests: Any) -> Round:
+    """The round between a copy of slots and server before it, and the state after it."""
+    now = state.servers[0]
+    after = {int(slot["request"]): slot for slot in state.slots[0] if slot["request"] != FREE}
     turns, evicted = [], []
     for slot in slots[slots["request"] != FREE]:
         number = int(slot["request"])

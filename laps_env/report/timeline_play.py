@@ -16,7 +16,7 @@ from laps_env.workloads.predictors import PredictorError
 from laps_env.workloads.scenarios import Scenario, get_scenario
 
 #: Entries of a results row that are options of the environment.
-_CONDITIONS = ("load", "num_requests", "predictor_error", "set_tag", "slots")
+_CONDITIONS = ("load", "num_requests", "predictor_error", "split", "slots")
 
 
 def record_policy(

@@ -74,7 +74,7 @@ def _timeline_page(rows: list[dict[str, Any]], reference: str, oracle: str) -> s
     best = min(others, key=lambda row: row["mean_latency_s"], default={"policy": "fcfs"})
     row = rows[0]
     scenario = scenario_of(row)
-    options = {name: row[name] for name in ("load", "predictor_error", "set_tag", "slots")}
+    options = {name: row[name] for name in ("load", "predictor_error", "split", "slots")}
     recorded = [
         record_policy(
             name, row["seeds"][0], scenario=scenario, num_requests=TIMELINE_REQUESTS, **options

@@ -16,13 +16,13 @@ from laps_env.sim.state import FREE, REQUEST, ROUND, SERVER, SLOT, Episode
 from laps_env.utils.jit import inlined, jit
 
 
-class Fleet(NamedTuple):
+class BatchedState(NamedTuple):
     """The state of E servers with N slots each; row i of every array belongs to server i."""
 
     servers: npt.NDArray[Any]  # SERVER [E]
     requests: npt.NDArray[Any]  # REQUEST [E, R]
-    accept_run: npt.NDArray[np.uint8]  # [E, T]
-    proposable: npt.NDArray[np.uint8]  # [E, T] or [E, 0]
+    accepted_length: npt.NDArray[np.uint8]  # [E, T]
+    max_draft: npt.NDArray[np.uint8]  # [E, T] or [E, 0]
     schedule: npt.NDArray[np.uint8]  # [E, S]
     slots: npt.NDArray[Any]  # SLOT [E, N]
     active: npt.NDArray[np.int64]  # [E, N]
@@ -38,14 +38,14 @@ class Fleet(NamedTuple):
     invalid: npt.NDArray[np.bool_]  # [E] the last action was masked
 
 
-def make_fleet(num_envs: int, slots: int, window: int) -> Fleet:
-    """An empty fleet; the arrays that hold workloads grow when one is put on it."""
+def make_state(num_envs: int, slots: int, window: int) -> BatchedState:
+    """An empty state; the arrays that hold workloads grow when one is put on it."""
     e, n = num_envs, slots
-    return Fleet(
+    return BatchedState(
         servers=np.zeros(e, SERVER),
         requests=np.zeros((e, 0), REQUEST),
-        accept_run=np.zeros((e, 0), np.uint8),
-        proposable=np.zeros((e, 0), np.uint8),
+        accepted_length=np.zeros((e, 0), np.uint8),
+        max_draft=np.zeros((e, 0), np.uint8),
         schedule=np.zeros((e, 0), np.uint8),
         slots=np.zeros((e, n), SLOT),
         active=np.zeros((e, n), np.int64),
@@ -63,27 +63,27 @@ def make_fleet(num_envs: int, slots: int, window: int) -> Fleet:
 
 
 @inlined
-def episode_of(fleet: Fleet, i: int) -> Episode:
+def episode_of(state: BatchedState, i: int) -> Episode:
     """Server i's arrays."""
     return Episode(
-        fleet.requests[i],
-        fleet.accept_run[i],
-        fleet.proposable[i],
-        fleet.schedule[i],
-        fleet.slots[i],
-        fleet.active[i],
-        fleet.batch[i],
-        fleet.ranked[i],
-        fleet.window[i],
-        fleet.queue[i],
+        state.requests[i],
+        state.accepted_length[i],
+        state.max_draft[i],
+        state.schedule[i],
+        state.slots[i],
+        state.active[i],
+        state.batch[i],
+        state.ranked[i],
+        state.window[i],
+        state.queue[i],
     )
 
 
 @jit
-def start_episode(c: Any, fleet: Fleet, i: int) -> None:
+def start_episode(c: Any, state: BatchedState, i: int) -> None:
     """Empty server i, with its requests, limits and saturation set, moves to its first decision."""
-    server = fleet.servers[i]
-    e = episode_of(fleet, i)
+    server = state.servers[i]
+    e = episode_of(state, i)
     server.now = server.arrived = server.admitted = server.finished = server.active = 0
     server.picked = server.wanted = server.held = server.reserved = server.rounds = 0
     server.busy_ns = server.integral_ns = server.truncated = server.order = 0
@@ -97,71 +97,75 @@ def start_episode(c: Any, fleet: Fleet, i: int) -> None:
     e.queue[:] = 0
     server.now = e.requests[0].arrival_ns  # no limit is tested before the first round
     admit(server, e)
-    show_all(c, fleet, i, e)
+    show_all(c, state, i, e)
 
 
 @inlined
-def show_all(c: Any, fleet: Fleet, i: int, e: Episode) -> int:
+def show_all(c: Any, state: BatchedState, i: int, e: Episode) -> int:
     """Bring server i's whole observation up to date; returns how many requests may be picked."""
-    server = fleet.servers[i]
+    server = state.servers[i]
     refresh_times(server, e)
-    show_server(c, server, e, fleet.server_view[i])
-    return show_choices(c, server, e, fleet.mask[i])
+    show_server(c, server, e, state.server_view[i])
+    return show_choices(c, server, e, state.mask[i])
 
 
 @inlined
-def serve(c: Any, fleet: Fleet, i: int, e: Episode) -> None:
+def serve(c: Any, state: BatchedState, i: int, e: Episode) -> None:
     """Run the round and move to the next decision."""
-    run_round(c, fleet.servers[i], e)
-    move_on(c, fleet, i, e)
+    run_round(c, state.servers[i], e)
+    move_on(c, state, i, e)
 
 
 @inlined
-def move_on(c: Any, fleet: Fleet, i: int, e: Episode) -> None:
+def move_on(c: Any, state: BatchedState, i: int, e: Episode) -> None:
     """After a round: to the next decision."""
-    server = fleet.servers[i]
+    server = state.servers[i]
     advance_to_work(server, e)
     check_limits(server)
-    show_all(c, fleet, i, e)
-    fleet.ran_round[i] = True
+    show_all(c, state, i, e)
+    state.ran_round[i] = True
 
 
 @inlined
-def choose(c: Any, fleet: Fleet, i: int, e: Episode, action: int) -> bool:
+def choose(c: Any, state: BatchedState, i: int, e: Episode, action: int) -> bool:
     """One pick (`laps_env.envs.replay.SpecDecodeReplay`, Action Space); whether the round starts."""
-    server = fleet.servers[i]
+    server = state.servers[i]
     starts = e.slots.shape[0]
-    fleet.ran_round[i] = False
-    fleet.invalid[i] = fleet.mask[i, action] == 0
-    if fleet.invalid[i]:
+    state.ran_round[i] = False
+    state.invalid[i] = state.mask[i, action] == 0
+    if state.invalid[i]:
         if server.picked == 0:
             pick(server, e, e.active[0])
     elif action != starts:
         pick(server, e, action)
-        show_server(c, server, e, fleet.server_view[i])
-        return show_choices(c, server, e, fleet.mask[i]) == 0
+        show_server(c, server, e, state.server_view[i])
+        return show_choices(c, server, e, state.mask[i]) == 0
     return True
 
 
 @jit
 def step_picks(
-    c: Any, fleet: Fleet, actions: npt.NDArray[np.int64], skip: npt.NDArray[np.bool_], scale: float
+    c: Any,
+    state: BatchedState,
+    actions: npt.NDArray[np.int64],
+    skip: npt.NDArray[np.bool_],
+    scale: float,
 ) -> None:
     """Every server not skipped takes one action: a pick, or the start of the round."""
     for i in range(actions.shape[0]):
         if not skip[i]:
-            begin_step(fleet, i)
-            before = fleet.servers[i].now
-            e = episode_of(fleet, i)
-            if choose(c, fleet, i, e, actions[i]):
-                serve(c, fleet, i, e)
-            end_step(fleet, i, before, scale)
+            begin_step(state, i)
+            before = state.servers[i].now
+            e = episode_of(state, i)
+            if choose(c, state, i, e, actions[i]):
+                serve(c, state, i, e)
+            end_step(state, i, before, scale)
 
 
 @jit
 def step_priorities(
     c: Any,
-    fleet: Fleet,
+    state: BatchedState,
     priorities: npt.NDArray[np.float64],
     skip: npt.NDArray[np.bool_],
     scale: float,
@@ -169,27 +173,27 @@ def step_priorities(
     """Every server not skipped runs one whole round: its lowest priorities, ties by arrival."""
     for i in range(priorities.shape[0]):
         if not skip[i]:
-            begin_step(fleet, i)
-            e = episode_of(fleet, i)
-            before = fleet.servers[i].now
-            pick_by_priority(c, fleet.servers[i], e, priorities[i])
-            serve(c, fleet, i, e)
-            end_step(fleet, i, before, scale)
+            begin_step(state, i)
+            e = episode_of(state, i)
+            before = state.servers[i].now
+            pick_by_priority(c, state.servers[i], e, priorities[i])
+            serve(c, state, i, e)
+            end_step(state, i, before, scale)
 
 
 @inlined
-def begin_step(fleet: Fleet, i: int) -> None:
+def begin_step(state: BatchedState, i: int) -> None:
     """Clear what a step reports."""
-    fleet.servers[i].integral_ns = 0
-    fleet.invalid[i] = False
+    state.servers[i].integral_ns = 0
+    state.invalid[i] = False
 
 
 @inlined
-def end_step(fleet: Fleet, i: int, before: int, scale: float) -> None:
+def end_step(state: BatchedState, i: int, before: int, scale: float) -> None:
     """Reward and duration of the step that began at ``before``."""
-    server = fleet.servers[i]
-    fleet.reward[i] = -(server.integral_ns * 1e-9) / scale
-    fleet.dt[i] = (server.now - before) * 1e-9
+    server = state.servers[i]
+    state.reward[i] = -(server.integral_ns * 1e-9) / scale
+    state.dt[i] = (server.now - before) * 1e-9
 
 
 class Scorer(NamedTuple):
@@ -201,9 +205,9 @@ class Scorer(NamedTuple):
     """
 
     rule: Any  # `laps_env.utils.jit.rule`
-    survey: Any  # `laps_env.utils.jit.survey`
+    prepare: Any  # `laps_env.utils.jit.prepare`
     params: npt.NDArray[np.float64]
-    server: npt.NDArray[np.float32]  # [G + context]: the server's view, then what the survey found
+    server: npt.NDArray[np.float32]  # [G + context]: the server's view, then what the prepare found
     memory: npt.NDArray[np.float64]  # [N, 1 + cells]
     truth: npt.NDArray[np.float64]  # [T] or [0]
     priority: npt.NDArray[np.float64]  # [N], the result
@@ -215,7 +219,7 @@ def score_all(server: Any, e: Episode, view: npt.NDArray[np.float32], scorer: Sc
     memory, truth = scorer.memory, scorer.truth
     for j in range(view.size):
         scorer.server[j] = view[j]
-    scorer.survey(e.queue, scorer.server, scorer.params)
+    scorer.prepare(e.queue, scorer.server, scorer.params)
     for k in range(server.active):
         index = e.active[k]
         slot = e.slots[index]
@@ -232,14 +236,14 @@ def score_all(server: Any, e: Episode, view: npt.NDArray[np.float32], scorer: Sc
 @jit
 def run_rule(
     c: Any,
-    fleet: Fleet,
+    state: BatchedState,
     scorer: Scorer,
     max_rounds: int,
 ) -> None:
     """Serve server 0's episode with a rule, whole rounds, to its end or for ``max_rounds``."""
-    server = fleet.servers[0]
-    e = episode_of(fleet, 0)
-    view = fleet.server_view[0]
+    server = state.servers[0]
+    e = episode_of(state, 0)
+    view = state.server_view[0]
     for _ in range(max_rounds):
         if server.finished == server.requests or server.truncated == 1:
             return

@@ -21,8 +21,8 @@ def _time_alone(
     c: Any,
     draft_length: int,
     requests: npt.NDArray[Any],
-    accept_run: npt.NDArray[np.uint8],
-    proposable: npt.NDArray[np.uint8],
+    accepted_length: npt.NDArray[np.uint8],
+    max_draft: npt.NDArray[np.uint8],
     alone_ns: npt.NDArray[np.int64],
 ) -> None:
     """Each request served alone on an empty server (the kernel's formula with a batch of one)."""
@@ -31,14 +31,14 @@ def _time_alone(
         position = 0
         while position < request.output_tokens:
             n: Any = draft_length
-            if proposable.size > 0:
-                n = min(n, np.int64(proposable[request.offset + position]))
+            if max_draft.size > 0:
+                n = min(n, np.int64(max_draft[request.offset + position]))
             context = request.prompt_tokens + position
             prefill = context if position == 0 else 0
             prefills = 1 if position == 0 else 0
             work = Work(n + 1, prefill, context, n, n, n * context, prefills, 0, 0)
             alone_ns[i] += duration_ns(c, work)
-            position += min(np.int64(accept_run[request.offset + position]), n) + 1
+            position += min(np.int64(accepted_length[request.offset + position]), n) + 1
 
 
 def time_alone_ns(workload: Workload, server: ServerModel, draft_length: int) -> Any:
@@ -61,8 +61,10 @@ def time_alone_ns(workload: Workload, server: ServerModel, draft_length: int) ->
     requests["output_tokens"] = workload.output_tokens
     requests["offset"] = workload.offset[:-1]
     alone = np.zeros(count, np.int64)
-    proposable = workload.proposable if workload.proposable is not None else np.zeros(0, np.uint8)
-    _time_alone(server.constants(), draft_length, requests, workload.accept_run, proposable, alone)
+    max_draft = workload.max_draft if workload.max_draft is not None else np.zeros(0, np.uint8)
+    _time_alone(
+        server.constants(), draft_length, requests, workload.accepted_length, max_draft, alone
+    )
     return alone
 
 

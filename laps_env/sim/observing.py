@@ -23,7 +23,7 @@ from laps_env.sim.observation import (
     LAST_ACCEPTED,
     LAST_DRAFTED,
     LOAD_ESTIMATE,
-    MOST,
+    MAX_COUNT,
     PICKED,
     RAN,
     ROUNDS,
@@ -80,7 +80,7 @@ def show_server(c: Any, server: Any, e: Episode, view: npt.NDArray[np.float32]) 
     for k in range(server.picked):
         slot = e.slots[e.batch[k]]
         free += slot.context * slot.resident
-    view[FREE_CACHE_TOKENS] = min(max(free, 0), MOST)
+    view[FREE_CACHE_TOKENS] = min(max(free, 0), MAX_COUNT)
     view[BACKLOG] = server.arrived - server.admitted
     view[LOAD_ESTIMATE] = 0
     view[SINCE_ARRIVAL_S] = 0
@@ -91,7 +91,7 @@ def show_server(c: Any, server: Any, e: Episode, view: npt.NDArray[np.float32]) 
         span = e.requests[latest].arrival_ns - e.requests[latest - gaps].arrival_ns
         if span > 0:
             rate = gaps / (span * 1e-9)
-            view[LOAD_ESTIMATE] = min(rate / server.saturation_rps, MOST)
+            view[LOAD_ESTIMATE] = min(rate / server.saturation_rps, MAX_COUNT)
 
 
 @inlined

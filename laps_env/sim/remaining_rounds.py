@@ -14,8 +14,8 @@ from laps_env.workloads import Workload
 @jit
 def _rounds_to_go(
     offset: npt.NDArray[np.int64],
-    accept_run: npt.NDArray[np.uint8],
-    proposable: npt.NDArray[np.uint8],
+    accepted_length: npt.NDArray[np.uint8],
+    max_draft: npt.NDArray[np.uint8],
     draft_length: int,
     to_go: npt.NDArray[np.float64],
 ) -> None:
@@ -23,13 +23,13 @@ def _rounds_to_go(
     for i in range(offset.size - 1):
         for position in range(offset[i + 1] - 1, offset[i] - 1, -1):
             n: Any = draft_length
-            if proposable.size > 0:
-                n = min(n, np.int64(proposable[position]))
-            after = position + min(np.int64(accept_run[position]), n) + 1
+            if max_draft.size > 0:
+                n = min(n, np.int64(max_draft[position]))
+            after = position + min(np.int64(accepted_length[position]), n) + 1
             to_go[position] = 1.0 + (to_go[after] if after < offset[i + 1] else 0.0)
 
 
-def rounds_to_go(workload: Workload, draft_length: int) -> npt.NDArray[np.float64]:
+def remaining_rounds(workload: Workload, draft_length: int) -> npt.NDArray[np.float64]:
     """Rounds from each output position to the request's end.
 
     Args:
@@ -39,7 +39,7 @@ def rounds_to_go(workload: Workload, draft_length: int) -> npt.NDArray[np.float6
     Returns:
         float64 [T], >= 1; the value at a request's first position is its total.
     """
-    to_go = np.empty(workload.accept_run.size)
-    proposable = workload.proposable if workload.proposable is not None else np.zeros(0, np.uint8)
-    _rounds_to_go(workload.offset, workload.accept_run, proposable, draft_length, to_go)
+    to_go = np.empty(workload.accepted_length.size)
+    max_draft = workload.max_draft if workload.max_draft is not None else np.zeros(0, np.uint8)
+    _rounds_to_go(workload.offset, workload.accepted_length, max_draft, draft_length, to_go)
     return to_go

@@ -143,10 +143,10 @@ def draft_length_of(server: Any, e: Episode, slot: Any, chosen: int) -> Any:
 @inlined
 def proposed(e: Episode, slot: Any, draft_length: int) -> Any:
     """Tokens drafted for a request: as far as the drafter can propose at its position."""
-    if e.proposable.size == 0:
+    if e.max_draft.size == 0:
         return draft_length
     position = e.requests[slot.request].offset + slot.generated
-    return min(draft_length, np.int64(e.proposable[position]))
+    return min(draft_length, np.int64(e.max_draft[position]))
 
 
 @inlined
@@ -170,7 +170,7 @@ def finish_round(server: Any, e: Episode, duration: int) -> None:
         slot = e.slots[e.batch[k]]
         drafted = slot.drafting
         accepted = min(
-            np.int64(e.accept_run[e.requests[slot.request].offset + slot.generated]), drafted
+            np.int64(e.accepted_length[e.requests[slot.request].offset + slot.generated]), drafted
         )
         drafted_total += drafted
         hits += accepted

@@ -1,4 +1,4 @@
-"""`Simulation`: workloads put on a fleet of replay servers, and the results taken off it.
+"""`Simulation`: workloads put on a state of replay servers, and the results taken off it.
 
 The only place where arrays are allocated and filled; environments and evaluation drive it.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from laps_env.sim.loops import make_fleet, start_episode
+from laps_env.sim.loops import make_state, start_episode
 from laps_env.sim.server_model import ServerModel
 from laps_env.utils.checks import check_positive
 from laps_env.utils.jit import announce_compilation
@@ -55,11 +55,11 @@ class Simulation:
         self.server = server
         self.slots = slots
         self.workloads: list[Workload | None] = [None] * num_envs
-        self.fleet = make_fleet(num_envs, slots, server.acceptance_window)
+        self.state = make_state(num_envs, slots, server.acceptance_window)
         self.constants = server.constants()
-        self.fleet.servers["saturation_rps"] = saturation_rps
-        self.fleet.servers["time_limit_ns"] = time_limit_ns
-        self.fleet.servers["queue_limit"] = queue_limit
+        self.state.servers["saturation_rps"] = saturation_rps
+        self.state.servers["time_limit_ns"] = time_limit_ns
+        self.state.servers["queue_limit"] = queue_limit
 
     def start(self, row: int, workload: Workload) -> None:
         """Put a workload on server ``row`` and go to its first decision.
@@ -71,47 +71,47 @@ class Simulation:
         lookahead = self.server.lookahead(scheduled)
         check_pool(workload, self.server.pool_tokens, lookahead)
         self._make_room(workload)
-        fleet, count = self.fleet, workload.num_requests
-        requests = fleet.requests[row, :count]
+        state, count = self.state, workload.num_requests
+        requests = state.requests[row, :count]
         requests[:] = 0
         for name in _GIVEN:
             requests[name] = getattr(workload, name)
         requests["offset"] = workload.offset[:-1]
-        fleet.accept_run[row, : workload.accept_run.size] = workload.accept_run
-        if fleet.proposable.size:
-            given = 255 if workload.proposable is None else workload.proposable
-            fleet.proposable[row, : workload.accept_run.size] = given
+        state.accepted_length[row, : workload.accepted_length.size] = workload.accepted_length
+        if state.max_draft.size:
+            given = 255 if workload.max_draft is None else workload.max_draft
+            state.max_draft[row, : workload.accepted_length.size] = given
         if workload.draft_schedule is not None and workload.draft_schedule_offset is not None:
             requests["schedule_offset"] = workload.draft_schedule_offset[:-1]
-            fleet.schedule[row, : workload.draft_schedule.size] = workload.draft_schedule
-        server = fleet.servers[row]
+            state.schedule[row, : workload.draft_schedule.size] = workload.draft_schedule
+        server = state.servers[row]
         server["requests"], server["lookahead"], server["scheduled"] = count, lookahead, scheduled
         self.workloads[row] = workload
-        start_episode(self.constants, fleet, row)
+        start_episode(self.constants, state, row)
 
     def _make_room(self, workload: Workload) -> None:
         """Grow the arrays that hold workloads; what they hold already is kept."""
         scheduled = 0 if workload.draft_schedule is None else workload.draft_schedule.size
-        positions = workload.accept_run.size
-        optional = workload.proposable is not None or self.fleet.proposable.size > 0
+        positions = workload.accepted_length.size
+        optional = workload.max_draft is not None or self.state.max_draft.size > 0
         needs = {
             "requests": workload.num_requests,
-            "accept_run": positions,
-            "proposable": max(positions, self.fleet.accept_run.shape[1]) if optional else 0,
+            "accepted_length": positions,
+            "max_draft": max(positions, self.state.accepted_length.shape[1]) if optional else 0,
             "schedule": scheduled,
         }
-        fills = {"proposable": 255}
+        fills = {"max_draft": 255}
         grown = {
-            name: _widened(getattr(self.fleet, name), need, fills.get(name, 0))
+            name: _widened(getattr(self.state, name), need, fills.get(name, 0))
             for name, need in needs.items()
-            if getattr(self.fleet, name).shape[1] < need
+            if getattr(self.state, name).shape[1] < need
         }
         if grown:
-            self.fleet = self.fleet._replace(**grown)
+            self.state = self.state._replace(**grown)
 
     def requests(self, row: int = 0) -> npt.NDArray[Any]:
         """What happened to each request of a row's episode (`laps_env.sim.state.REQUEST`)."""
-        return np.asarray(self.fleet.requests[row, : self.fleet.servers[row]["requests"]])
+        return np.asarray(self.state.requests[row, : self.state.servers[row]["requests"]])
 
 
 def limit_ns(time_limit_s: float | None) -> int:

@@ -96,8 +96,8 @@ class Episode(NamedTuple):
     """Everything that one server's rounds read or write (one row of the vector environment)."""
 
     requests: npt.NDArray[Any]  # REQUEST [R]
-    accept_run: npt.NDArray[np.uint8]  # [T] flat over output positions
-    proposable: npt.NDArray[np.uint8]  # [T], or [0] where every draft length can be proposed
+    accepted_length: npt.NDArray[np.uint8]  # [T] flat over output positions
+    max_draft: npt.NDArray[np.uint8]  # [T], or [0] where every draft length can be proposed
     schedule: npt.NDArray[np.uint8]  # [S] given draft lengths, or [0]
     slots: npt.NDArray[Any]  # SLOT [N]
     active: npt.NDArray[np.int64]  # [N] occupied slots in order of arrival

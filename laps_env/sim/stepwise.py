@@ -1,8 +1,9 @@
 """The same round in three calls, for a server that does the work of a round outside the kernel.
 
 `begin` picks; when it says that the round starts, `open_for_work` makes room. The caller then runs
-the round, notes what was accepted in ``accept_run`` and ``proposable`` at the requests' positions
-(and a text's length when it ends), and `close_at_cost` or `close_as_measured` accounts for it.
+the round, notes what was accepted in ``accepted_length`` and ``max_draft`` at the requests'
+positions (and a text's length when it ends), and `close_at_cost` or `close_as_measured` accounts
+for it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from laps_env.sim.loops import Fleet, begin_step, choose, end_step, episode_of, move_on
+from laps_env.sim.loops import BatchedState, begin_step, choose, end_step, episode_of, move_on
 from laps_env.sim.picking import pick_by_priority
 from laps_env.sim.round import (
     close_round,
@@ -25,49 +26,49 @@ from laps_env.utils.jit import jit
 
 
 @jit
-def begin(c: Any, fleet: Fleet, action: int, scale: float) -> bool:
+def begin(c: Any, state: BatchedState, action: int, scale: float) -> bool:
     """Server 0 takes one action; whether its round starts now."""
-    begin_step(fleet, 0)
-    end_step(fleet, 0, fleet.servers[0].now, scale)  # a pick takes no time
-    return choose(c, fleet, 0, episode_of(fleet, 0), action)
+    begin_step(state, 0)
+    end_step(state, 0, state.servers[0].now, scale)  # a pick takes no time
+    return choose(c, state, 0, episode_of(state, 0), action)
 
 
 @jit
-def begin_by_priority(c: Any, fleet: Fleet, priorities: npt.NDArray[np.float64]) -> bool:
+def begin_by_priority(c: Any, state: BatchedState, priorities: npt.NDArray[np.float64]) -> bool:
     """Server 0 picks a whole round by priorities [slots], which then starts."""
-    begin_step(fleet, 0)
-    pick_by_priority(c, fleet.servers[0], episode_of(fleet, 0), priorities)
+    begin_step(state, 0)
+    pick_by_priority(c, state.servers[0], episode_of(state, 0), priorities)
     return True
 
 
 @jit
-def open_for_work(c: Any, fleet: Fleet) -> int:
+def open_for_work(c: Any, state: BatchedState) -> int:
     """Make room for the round of server 0; the tokens to draft for each of its requests."""
-    server = fleet.servers[0]
-    open_round(c, server, episode_of(fleet, 0))
+    server = state.servers[0]
+    open_round(c, server, episode_of(state, 0))
     return draft_length_of_round(c, server)
 
 
 @jit
-def close_at_cost(c: Any, fleet: Fleet, scale: float) -> None:
+def close_at_cost(c: Any, state: BatchedState, scale: float) -> None:
     """The round takes what the cost model says."""
-    e = episode_of(fleet, 0)
-    server = fleet.servers[0]
+    e = episode_of(state, 0)
+    server = state.servers[0]
     before = server.now
     finish_at_cost(c, server, e)
-    move_on(c, fleet, 0, e)
-    end_step(fleet, 0, before, scale)
+    move_on(c, state, 0, e)
+    end_step(state, 0, before, scale)
 
 
 @jit
 def close_as_measured(
-    c: Any, fleet: Fleet, scale: float, duration: int, draft_ns: int, verify_ns: int
+    c: Any, state: BatchedState, scale: float, duration: int, draft_ns: int, verify_ns: int
 ) -> None:
     """The round took ``duration`` nanoseconds, its draft steps and its verification so many."""
-    e = episode_of(fleet, 0)
-    server = fleet.servers[0]
+    e = episode_of(state, 0)
+    server = state.servers[0]
     before = server.now
     work = do_work(c, server, e)
     close_round(server, e, work, duration, draft_ns / max(work.steps, 1), verify_ns)
-    move_on(c, fleet, 0, e)
-    end_step(fleet, 0, before, scale)
+    move_on(c, state, 0, e)
+    end_step(state, 0, before, scale)

@@ -19,10 +19,10 @@ MAX_RUN = 255
 ARRAYS: dict[str, tuple[str, str, bool]] = {
     "output_tokens": ("int64", "request", True),
     "offset": ("int64", "request + 1", True),
-    "accept_run": ("uint8", "position", True),
+    "accepted_length": ("uint8", "position", True),
     "prompt_tokens": ("int64", "request", True),
     "category": ("int64", "request", True),
-    "proposable": ("uint8", "position", False),
+    "max_draft": ("uint8", "position", False),
     "observed": ("uint8", "position", False),
     "group": ("int64", "request", False),
     "predicted_tokens": ("float64", "request", False),
@@ -47,8 +47,8 @@ class TraceInfo:
     created: str = ""
     """ISO 8601 time of the recording; empty where it is not known."""
     consistent: bool = False
-    """One acceptance bit per position (a plain draft model, greedy): accept_run[t] = k > 0 implies
-    accept_run[t + 1] = k - 1. Not so for n-gram and EAGLE-style drafters."""
+    """One acceptance bit per position (a plain draft model, greedy): accepted_length[t] = k > 0
+    implies accepted_length[t + 1] = k - 1. Not so for n-gram and EAGLE-style drafters."""
 
 
 def fail(source: str, request: int | None, name: str, expected: object, actual: object) -> NoReturn:
@@ -126,15 +126,17 @@ def _check_positions(trace: "AcceptanceTrace") -> None:
     if trace.observed is not None and (wrong := trace.observed > 1).any():
         at = int(np.argmax(wrong))
         _fail_at(trace, "observed", at, "0 or 1", trace.observed[at])
-    if trace.info.consistent and len(trace.accept_run) > 1:
-        run = trace.accept_run.astype(np.int16)
+    if trace.info.consistent and len(trace.accepted_length) > 1:
+        run = trace.accepted_length.astype(np.int16)
         here, after = run[:-1], run[1:]
         # A capped run may stand for any longer one, so it only bounds its successor from below.
         good = (here == 0) | (after == here - 1) | ((here == MAX_RUN) & (after == MAX_RUN))
         good[trace.offset[1:-1] - 1] = True  # the successor belongs to the next request
         if not good.all():
             at = int(np.argmin(good))
-            _fail_at(trace, "accept_run", at + 1, f"{here[at] - 1} after {here[at]}", after[at])
+            _fail_at(
+                trace, "accepted_length", at + 1, f"{here[at] - 1} after {here[at]}", after[at]
+            )
 
 
 def _check_rounds(trace: "AcceptanceTrace") -> None:
@@ -160,7 +162,7 @@ def _check_rounds(trace: "AcceptanceTrace") -> None:
     if trace.committed is not None and (wrong := replayed != trace.committed).any():
         k = int(np.argmax(wrong))
         i = int(np.searchsorted(offset, k, side="right")) - 1
-        what = f"{replayed[k]} in round {k - offset[i]} by accept_run and schedule"
+        what = f"{replayed[k]} in round {k - offset[i]} by accepted_length and schedule"
         fail(source, i, "committed", what, trace.committed[k])
 
 

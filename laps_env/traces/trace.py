@@ -35,7 +35,7 @@ class AcceptanceTrace:
     and `save`.
     """
 
-    accept_run: NDArray[np.uint8]
+    accepted_length: NDArray[np.uint8]
     """[T] draft tokens accepted in a row by a round that starts here, capped at 255. Runs may
     point past the end of the output."""
     offset: NDArray[np.int64]
@@ -48,7 +48,7 @@ class AcceptanceTrace:
     """[R] index into `categories`."""
     categories: tuple[str, ...]
     info: TraceInfo
-    proposable: NDArray[np.uint8] | None = None
+    max_draft: NDArray[np.uint8] | None = None
     """[T] draft tokens the drafter can propose from here; None = as many as it is asked for."""
     observed: NDArray[np.uint8] | None = None
     """[T] 1 = measured, 0 = filled by a fitted model; None = all measured."""
@@ -93,9 +93,9 @@ class AcceptanceTrace:
         if self.schedule is None or self.schedule_offset is None or self.committed is None:
             self._fail(None, "committed", "recorded rounds", "none")
         drafted = self.schedule
-        if self.proposable is not None:
+        if self.max_draft is not None:
             starts = np.cumsum(self.committed, dtype=np.int64) - self.committed
-            drafted = np.minimum(drafted, self.proposable[starts])
+            drafted = np.minimum(drafted, self.max_draft[starts])
         accepted, trials = acceptance_counts(self.committed, drafted, self.schedule_offset)
         with np.errstate(invalid="ignore"):
             return accepted / trials
@@ -104,7 +104,7 @@ class AcceptanceTrace:
         """[S] tokens committed in every recorded round when `schedule` is replayed.
 
         A round at position t with r tokens left and draft length n drafts
-        d = min(n, proposable[t]) and commits min(min(accept_run[t], d) + 1, r).
+        d = min(n, max_draft[t]) and commits min(min(accepted_length[t], d) + 1, r).
         Raises TraceError where the schedule is too short or too long for an output.
         """
         if self.schedule is None or self.schedule_offset is None:
@@ -119,9 +119,9 @@ class AcceptanceTrace:
                 self._fail(int(done[0]), "schedule", f"{k} rounds", f"{rounds[done[0]]} rounds")
             at, index = position[active], self.schedule_offset[active] + k
             drafted = self.schedule[index].astype(np.int64)
-            if self.proposable is not None:
-                drafted = np.minimum(drafted, self.proposable[at])
-            accepted = np.minimum(self.accept_run[at], drafted)
+            if self.max_draft is not None:
+                drafted = np.minimum(drafted, self.max_draft[at])
+            accepted = np.minimum(self.accepted_length[at], drafted)
             committed[index] = np.minimum(accepted + 1, end[active] - at)
             position[active] += committed[index]
         short = np.flatnonzero(position != end)
@@ -178,17 +178,17 @@ class AcceptanceTrace:
         return self.select(np.flatnonzero(in_train)), self.select(np.flatnonzero(~in_train))
 
     def save(self, path: str | Path) -> None:
-        """Validate, write beside `path`, rename. The usual ending is `.atrace`."""
+        """Validate, write beside `path`, rename. The ending is `.safetensors`."""
         named = replace(self, source=str(path))
         named.validate()
         header = {"info": asdict(self.info), "categories": list(self.categories)}
         write_trace_file(Path(path), header, self._arrays())
 
     @classmethod
-    def load(cls, path: str | Path, mmap: bool = True) -> "AcceptanceTrace":
-        """Read and validate a trace; with `mmap` the arrays are views of the mapped file."""
+    def load(cls, path: str | Path) -> "AcceptanceTrace":
+        """Read and validate a trace."""
         path = Path(path)
-        header, arrays = read_trace_file(path, mmap=mmap)
+        header, arrays = read_trace_file(path)
         for name in arrays.keys() - ARRAYS.keys():
             raise TraceError(
                 f"{path}: {name}: expected one of {list(ARRAYS)}, got an unknown array"

@@ -95,8 +95,9 @@ def rule(function: Callable[..., float]) -> Any:
     """Compile a scheduling rule: ``priority(row, server, params, memory) -> float``, lowest first.
 
     ``row`` is the request's row of ``observation["queue"]`` and ``server`` is
-    ``observation["server"]`` (columns in `laps_env.sim.observation`), ``params`` are the rule's parameters,
-    ``memory`` its private float64 cells for this request, zero when the request enters its slot.
+    ``observation["server"]`` (columns in `laps_env.sim.observation`), ``params`` are the rule's
+    parameters, ``memory`` its private float64 cells for this request, zero when the request enters
+    its slot.
     Calling a rule twice on the same observation must change nothing: `Policy.predict` calls it once
     per *pick*, the kernel's loop once per round, before the first pick. So a rule must not read
     what picking changes (``PICKED``, ``SELECTABLE``, ``FREE_CACHE_TOKENS``) if both are to agree.
@@ -111,11 +112,12 @@ _TABLE = types.Array(types.float32, 2, "C")
 _SURVEY_SIGNATURE = types.void(_TABLE, _ROW, _NUMBERS)
 
 
-def survey(function: Callable[..., None]) -> Any:
+def prepare(function: Callable[..., None]) -> Any:
     """Compile a look at the whole table, before its requests are scored one by one by a `rule`.
 
     ``look(queue, server, params)`` writes what it found behind the columns of ``server``, in the
-    cells that the rule has asked for (`laps_env.policies.RuleSpec.context`); the rule finds it there.
+    cells that the rule has asked for (`laps_env.policies.RuleSpec.context`); the rule finds it
+    there.
     """
     announce_compilation()
     options = {**_OPTIONS, "cache": _has_source(function)}
@@ -123,6 +125,6 @@ def survey(function: Callable[..., None]) -> Any:
         return numba.cfunc(_SURVEY_SIGNATURE, **options)(function)
 
 
-@survey
-def no_survey(queue: Any, server: Any, params: Any) -> None:
+@prepare
+def no_preparation(queue: Any, server: Any, params: Any) -> None:
     """For rules that look at one request at a time."""

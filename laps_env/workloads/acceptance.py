@@ -25,7 +25,7 @@ import numpy.typing as npt
 from laps_env.utils.jit import jit
 from laps_env.workloads.random import ACCEPTANCE, ATTRIBUTES, Key, normals, uniforms
 
-#: ``accept_run`` is stored as uint8.
+#: ``accepted_length`` is stored as uint8.
 LONGEST_RUN = 255
 
 
@@ -118,16 +118,16 @@ def bounded_tokens(log_tokens: float, longest: int) -> int:
 
 
 @jit
-def draw_accept_runs(
+def draw_accepted_lengths(
     key: Key,
     episode: int,
     profiles: npt.NDArray[np.float64],
     category: npt.NDArray[np.int64],
     output: npt.NDArray[np.int64],
     offset: npt.NDArray[np.int64],
-    accept_run: npt.NDArray[np.uint8],
+    accepted_length: npt.NDArray[np.uint8],
 ) -> None:
-    """The acceptance of every output position, ``accept_run`` [T] (written)."""
+    """The acceptance of every output position, ``accepted_length`` [T] (written)."""
     for i in range(category.size):
         p = profiles[category[i]]
         z, _ = normals(key, ACCEPTANCE, episode, i, 0)
@@ -146,6 +146,6 @@ def draw_accept_runs(
             block += 1
             run = int(min(math.log(u_run) / (log_high if high else log_low), LONGEST_RUN))
             for k in range(min(run + 1, output[i] - position)):
-                accept_run[offset[i] + position + k] = run - k
+                accepted_length[offset[i] + position + k] = run - k
             position += run + 1
             high = u_switch >= p[_P_HIGH_LOW] if high else u_switch < p[_P_LOW_HIGH]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from laps_env.traces.importers.arrivals import ArrivalTrace
 from laps_env.utils.jit import jit
+from laps_env.utils.splits import Split
 from laps_env.workloads.random import ARRIVALS, Key, normals, uniforms
 
 Gaps = npt.NDArray[np.float64]
@@ -23,15 +24,15 @@ Gaps = npt.NDArray[np.float64]
 class ArrivalProcess(Protocol):
     """Anything that draws gaps of mean 1 from an address (`laps_env.workloads.random`)."""
 
-    def gaps(self, key: Key, episode: int, count: int, heldout: bool) -> Gaps:
-        """Gaps [count]; ``heldout`` for the *final* set."""
+    def gaps(self, key: Key, episode: int, count: int, split: Split) -> Gaps:
+        """Gaps [count] of a workload of this split."""
 
 
 @dataclass(frozen=True)
 class Poisson:
     """Independent exponential gaps; recorded chat traffic is close to it (CV of gaps 1.09)."""
 
-    def gaps(self, key: Key, episode: int, count: int, heldout: bool) -> Gaps:
+    def gaps(self, key: Key, episode: int, count: int, split: Split) -> Gaps:
         """Gaps [count] of mean 1."""
         gaps = np.empty(count)
         _exponential_gaps(key, episode, gaps)
@@ -52,7 +53,7 @@ class GammaGaps:
         if not (math.isfinite(self.cv) and self.cv > 0):
             raise ValueError(f"cv: expected a finite number > 0, got {self.cv!r}")
 
-    def gaps(self, key: Key, episode: int, count: int, heldout: bool) -> Gaps:
+    def gaps(self, key: Key, episode: int, count: int, split: Split) -> Gaps:
         """Gaps [count] of mean 1."""
         gaps = np.empty(count)
         _gamma_gaps(key, episode, self.cv**-2, gaps)
@@ -85,7 +86,7 @@ class ModulatedPoisson:
                 f"burst_length > 0, got {self}"
             )
 
-    def gaps(self, key: Key, episode: int, count: int, heldout: bool) -> Gaps:
+    def gaps(self, key: Key, episode: int, count: int, split: Split) -> Gaps:
         """Gaps [count] of mean 1."""
         gaps = np.empty(count)
         calm_rate = (1 - self.burst_rate * self.burst_share) / (1 - self.burst_share)
@@ -100,7 +101,7 @@ class ModulatedPoisson:
 class AllAtOnce:
     """Every request is there at time 0 (saturation, makespan)."""
 
-    def gaps(self, key: Key, episode: int, count: int, heldout: bool) -> Gaps:
+    def gaps(self, key: Key, episode: int, count: int, split: Split) -> Gaps:
         """Gaps [count], all 0."""
         return np.zeros(count)
 
@@ -109,7 +110,7 @@ class AllAtOnce:
 class RecordedArrivals:
     """Windows of a recorded trace, their pattern kept.
 
-    A workload starts at a random row of its half of the trace: *final* workloads read the second
+    A workload starts at a random row of its half of the trace: *test* workloads read the second
     half, all others the first, so nothing is tuned on what it is judged on. Gaps are divided by the
     mean gap of that half; a window that passes the half's end goes on at its start.
 
@@ -123,30 +124,30 @@ class RecordedArrivals:
         count = self.trace.arrival_ns.size
         if count < 4:
             raise ValueError(f"{self.trace.source}: expected at least 4 arrivals, got {count}")
-        for name, heldout in (("first", False), ("second", True)):
-            if not self.mean_gap_s(heldout) > 0:
+        for name, split in (("first", Split.TRAIN), ("second", Split.TEST)):
+            if not self.mean_gap_s(split) > 0:
                 raise ValueError(
                     f"{self.trace.source}: expected arrivals that span some time in either half, "
                     f"got {count} of which the {name} half came at one instant"
                 )
 
-    def rows(self, key: Key, episode: int, count: int, heldout: bool) -> npt.NDArray[np.int64]:
+    def rows(self, key: Key, episode: int, count: int, split: Split) -> npt.NDArray[np.int64]:
         """Trace rows [count] of a workload's requests."""
         total = self.trace.arrival_ns.size
-        first, last = (total // 2, total) if heldout else (0, total // 2)
+        first, last = (total // 2, total) if split == Split.TEST else (0, total // 2)
         u, _ = uniforms(key, ARRIVALS, episode, 0, 0)
         return first + (int(u * (last - first)) + np.arange(count)) % (last - first)
 
-    def mean_gap_s(self, heldout: bool) -> float:
+    def mean_gap_s(self, split: Split) -> float:
         """Mean gap in seconds of one half, to play the trace back as it was recorded."""
         times = self.trace.arrival_ns
-        half = times[times.size // 2 :] if heldout else times[: times.size // 2]
+        half = times[times.size // 2 :] if split == Split.TEST else times[: times.size // 2]
         return float((half[-1] - half[0]) / (half.size - 1) * 1e-9)
 
-    def gaps(self, key: Key, episode: int, count: int, heldout: bool) -> Gaps:
+    def gaps(self, key: Key, episode: int, count: int, split: Split) -> Gaps:
         """Gaps [count], of mean 1 over the trace's half."""
-        rows = self.rows(key, episode, count, heldout)
-        mean = self.mean_gap_s(heldout) * 1e9
+        rows = self.rows(key, episode, count, split)
+        mean = self.mean_gap_s(split) * 1e9
         times = self.trace.arrival_ns
         gaps = (times[rows] - times[rows - 1]) / mean
         half_starts = (rows == 0) | (rows == times.size // 2)

@@ -1,6 +1,6 @@
 """Counter-based random numbers: a draw depends on its address alone, not on earlier draws.
 
-The address is (set tag, seed) as the key and (stream, episode, request, block) as the counter, so a
+The address is (split, seed) as the key and (stream, episode, request, block) as the counter, so a
 workload cannot depend on actions, on the number of environments, or on another request.
 Generator: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11).
 """
@@ -15,10 +15,7 @@ import numpy.typing as npt
 
 from laps_env.utils.checks import check_count
 from laps_env.utils.jit import jit
-
-#: Disjoint sets of workloads. Nothing is fitted or chosen on ``final``; ``reference`` is for the
-#: saturation throughput alone.
-SET_TAGS = ("train", "tune", "final", "reference")
+from laps_env.utils.splits import Split
 
 #: What a draw is for, so that e.g. another arrival process leaves the lengths as they are.
 ARRIVALS, ATTRIBUTES, ACCEPTANCE, PREDICTION = range(4)
@@ -29,20 +26,18 @@ _MASK = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 
 
-def make_key(set_tag: str, seed: int) -> Key:
+def make_key(split: Split, seed: int) -> Key:
     """The two-word Philox key of a workload set's seed.
 
     Args:
-        set_tag: one of `SET_TAGS`.
+        split: the part of all traffic that the workload is of.
         seed: an integer >= 0 (and at most 2**62).
 
     Raises:
-        ValueError: unknown set, or a seed out of range.
+        ValueError: a seed out of range.
     """
-    if set_tag not in SET_TAGS:
-        raise ValueError(f"set tag: expected one of {SET_TAGS}, got {set_tag!r}")
     check_count("seed", seed, least=0)
-    sequence = np.random.SeedSequence([SET_TAGS.index(set_tag), seed])
+    sequence = np.random.SeedSequence([list(Split).index(split), seed])
     return sequence.generate_state(2, np.uint32).astype(np.uint64)
 
 

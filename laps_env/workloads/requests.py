@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env.traces import AcceptanceTrace
-from laps_env.workloads.acceptance import ChainProfile, draw_accept_runs, draw_attributes
+from laps_env.utils.splits import Split
+from laps_env.workloads.acceptance import ChainProfile, draw_accepted_lengths, draw_attributes
 from laps_env.workloads.arrivals import RecordedArrivals
 from laps_env.workloads.random import ATTRIBUTES, Key, uniforms
 
@@ -17,20 +18,20 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Bodies:
+class Requests:
     """What requests are, before it is known when they come (arrays as in `Workload`)."""
 
     prompt_tokens: Ints
     output_tokens: Ints
     category: Ints
-    accept_run: npt.NDArray[np.uint8]
-    proposable: npt.NDArray[np.uint8] | None = None
+    accepted_length: npt.NDArray[np.uint8]
+    max_draft: npt.NDArray[np.uint8] | None = None
     predicted_tokens: npt.NDArray[np.float64] | None = None
-    body: Ints | None = None
+    source_index: Ints | None = None
 
 
-class BodySource(Protocol):
-    """Anything that draws request bodies from an address: a generator or a recorded trace."""
+class RequestSource(Protocol):
+    """Anything that draws requests from an address: a generator or a recorded trace."""
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -42,15 +43,15 @@ class BodySource(Protocol):
 
     @property
     def has_predictions(self) -> bool:
-        """Whether a length predictor's own predictions come with the bodies."""
+        """Whether a length predictor's own predictions come with the requests."""
 
-    def draw(self, key: Key, episode: int, count: int, heldout: bool) -> Bodies:
-        """``count`` bodies; ``heldout`` for the *final* set."""
+    def draw(self, key: Key, episode: int, count: int, split: Split) -> Requests:
+        """``count`` requests of a workload of this split."""
 
 
 @dataclass(frozen=True)
-class GeneratedBodies:
-    """Bodies from fitted profiles (`laps_env.workloads.acceptance`), categories mixed at random.
+class GeneratedRequests:
+    """Requests from fitted profiles (`laps_env.workloads.acceptance`), categories mixed at random.
 
     Attributes:
         profiles: name -> profile.
@@ -89,27 +90,27 @@ class GeneratedBodies:
         """Generated lengths have no text to predict them from."""
         return False
 
-    def draw(self, key: Key, episode: int, count: int, heldout: bool) -> Bodies:
-        """``count`` bodies."""
+    def draw(self, key: Key, episode: int, count: int, split: Split) -> Requests:
+        """``count`` requests."""
         table = np.stack([p.numbers() for p in self.profiles.values()])
         mix = np.cumsum(self.weights) / np.sum(self.weights)
         category, prompt, output = (np.empty(count, np.int64) for _ in range(3))
         draw_attributes(key, episode, table, mix, self.longest_tokens, category, prompt, output)
         if self.lengths is not None:
-            rows = self.lengths.rows(key, episode, count, heldout)
+            rows = self.lengths.rows(key, episode, count, split)
             prompt = np.clip(self.lengths.trace.prompt_tokens[rows], 1, self.longest_tokens)
             output = np.clip(self.lengths.trace.output_tokens[rows], 1, self.longest_tokens)
         offset = np.concatenate([[0], np.cumsum(output)])
-        accept_run = np.empty(offset[-1], np.uint8)
-        draw_accept_runs(key, episode, table, category, output, offset, accept_run)
-        return Bodies(prompt, output, category, accept_run)
+        accepted_length = np.empty(offset[-1], np.uint8)
+        draw_accepted_lengths(key, episode, table, category, output, offset, accepted_length)
+        return Requests(prompt, output, category, accepted_length)
 
 
 @dataclass(frozen=True)
-class RecordedBodies:
-    """Bodies drawn with replacement from recorded requests.
+class RecordedRequests:
+    """Requests drawn with replacement from recorded requests.
 
-    *Final* workloads draw from ``test``, all others from ``train``; the two share no question.
+    *Test* workloads draw from ``test``, all others from ``train``; the two share no question.
 
     Attributes:
         train, test: two traces with the same categories (`AcceptanceTrace.split`).
@@ -148,17 +149,17 @@ class RecordedBodies:
         members = np.bincount(trace.category, minlength=share.size)
         return share[trace.category] / members[trace.category]
 
-    def draw(self, key: Key, episode: int, count: int, heldout: bool) -> Bodies:
-        """``count`` bodies."""
-        trace = self.test if heldout else self.train
+    def draw(self, key: Key, episode: int, count: int, split: Split) -> Requests:
+        """``count`` requests."""
+        trace = self.test if split == Split.TEST else self.train
         rows = draw_rows(key, episode, count, trace.num_requests, self._chances(trace))
         flat = _flat_positions(trace.offset, rows)
-        return Bodies(
+        return Requests(
             trace.prompt_tokens[rows].astype(np.int64),
             trace.output_tokens[rows].astype(np.int64),
             trace.category[rows].astype(np.int64),
-            np.asarray(trace.accept_run)[flat],
-            None if trace.proposable is None else np.asarray(trace.proposable)[flat],
+            np.asarray(trace.accepted_length)[flat],
+            None if trace.max_draft is None else np.asarray(trace.max_draft)[flat],
             None if trace.predicted_tokens is None else trace.predicted_tokens[rows],
             rows,
         )
@@ -171,13 +172,13 @@ def draw_rows(
     total: int,
     chances: npt.NDArray[np.float64] | None = None,
 ) -> Ints:
-    """Which of ``total`` recorded bodies each request is, with replacement; int64 [count].
+    """Which of ``total`` recorded requests each one is, with replacement; int64 [count].
 
     Args:
         key: of the workload.
         episode: its number.
         count: requests.
-        total: recorded bodies.
+        total: recorded requests.
         chances: float64 [total], their probabilities; None draws all alike.
     """
     u = np.array([uniforms(key, ATTRIBUTES, episode, i, 0)[0] for i in range(count)])

@@ -15,10 +15,11 @@ from importlib.resources import as_file, files
 from typing import Any, Literal
 
 from laps_env.sim.calibration_file import read_calibration
-from laps_env.sim.observation import MOST
+from laps_env.sim.observation import MAX_COUNT
 from laps_env.sim.server_model import CostModel, ServerModel
 from laps_env.traces import AcceptanceTrace
 from laps_env.utils.checks import check_count, check_positive
+from laps_env.utils.splits import as_split
 from laps_env.workloads.acceptance import ChainProfile
 from laps_env.workloads.arrivals import (
     AllAtOnce,
@@ -29,7 +30,7 @@ from laps_env.workloads.arrivals import (
     RecordedArrivals,
 )
 from laps_env.workloads.predictors import RECORDED, LengthPredictor, PredictorError, make_predictor
-from laps_env.workloads.requests import BodySource, GeneratedBodies, RecordedBodies
+from laps_env.workloads.requests import GeneratedRequests, RecordedRequests, RequestSource
 from laps_env.workloads.workload import Workload, WorkloadFamily
 
 #: Standard deviation of log(predicted / true length) where none is given (assumed).
@@ -57,7 +58,7 @@ class Scenario:
         name: as given to ``gym.make(..., scenario=name)``.
         description: one line.
         server: batch, draft length, pool and costs.
-        bodies: lengths and acceptance of the requests.
+        requests: lengths and acceptance of the requests.
         arrivals: when they come.
         saturation_rps: completed requests per second of first come first served with all requests
             present at time 0, on the ``reference`` workload, at the scenario's own server; every
@@ -67,7 +68,7 @@ class Scenario:
     name: str
     description: str
     server: ServerModel
-    bodies: BodySource
+    requests: RequestSource
     arrivals: ArrivalProcess
     saturation_rps: float = field(default=math.nan)
 
@@ -76,18 +77,18 @@ class Scenario:
         *,
         load: float | str,
         num_requests: int,
-        set_tag: str = "train",
+        split: str = "train",
         seed: int = 0,
         episode: int = 0,
         predictor_error: PredictorError = None,
     ) -> Workload:
-        """The workload at an address (set tag, seed, episode).
+        """The workload at an address (split, seed, episode).
 
         Args:
             load: arrival rate as a fraction of the saturation throughput, > 0 and finite; or
                 ``"recorded"`` for a recorded arrival trace at its own speed.
             num_requests: >= 1.
-            set_tag: ``train``, ``tune``, ``final`` or ``reference``.
+            split: ``train``, ``validation``, ``test`` or ``calibration``.
             seed: >= 0.
             episode: >= 0 (and below 2**32), counts the episodes of one environment row.
             predictor_error: sd of log(predicted / true length), a predictor, ``"recorded"`` for
@@ -96,13 +97,13 @@ class Scenario:
         Raises:
             ValueError: a load, count or address that is out of range.
         """
-        check_count("num_requests", num_requests, most=int(MOST))
+        check_count("num_requests", num_requests, most=int(MAX_COUNT))
         check_count("episode", episode, least=0, most=2**32 - 1)
         error = self.error_in_force(predictor_error)
         predictor = None if error == RECORDED else make_predictor(error)
-        family = WorkloadFamily(self.bodies, self.arrivals, predictor)
-        mean_gap_s = self.mean_gap_s(load, set_tag)
-        return family.draw(set_tag, seed, episode, num_requests, mean_gap_s)
+        family = WorkloadFamily(self.requests, self.arrivals, predictor)
+        mean_gap_s = self.mean_gap_s(load, split)
+        return family.draw(as_split(split), seed, episode, num_requests, mean_gap_s)
 
     def error_in_force(
         self, predictor_error: PredictorError
@@ -113,15 +114,15 @@ class Scenario:
             ValueError: recorded predictions where there are none.
         """
         if predictor_error is None:
-            return RECORDED if self.bodies.has_predictions else DEFAULT_PREDICTOR_ERROR
-        if predictor_error == RECORDED and not self.bodies.has_predictions:
+            return RECORDED if self.requests.has_predictions else DEFAULT_PREDICTOR_ERROR
+        if predictor_error == RECORDED and not self.requests.has_predictions:
             raise ValueError(
                 f"predictor_error: expected a number on scenario {self.name!r}, whose requests "
                 f"bring no predictions, got {predictor_error!r}"
             )
         return predictor_error
 
-    def mean_gap_s(self, load: float | str, set_tag: str) -> float:
+    def mean_gap_s(self, load: float | str, split: str) -> float:
         """Mean seconds between arrivals (arguments and errors as for `workload`)."""
         if load == AS_RECORDED:
             if not isinstance(self.arrivals, RecordedArrivals):
@@ -129,7 +130,7 @@ class Scenario:
                     f"load: {AS_RECORDED!r} needs a recorded arrival trace, "
                     f"scenario {self.name!r} has {self.arrivals}"
                 )
-            return self.arrivals.mean_gap_s(heldout=set_tag == "final")
+            return self.arrivals.mean_gap_s(as_split(split))
         if not self.saturation_rps > 0:
             raise ValueError(
                 f"saturation_rps of scenario {self.name!r}: expected a measured number > 0, "
@@ -142,18 +143,20 @@ class Scenario:
         """The same server and requests, arriving otherwise."""
         return replace(self, arrivals=arrivals)
 
-    def with_recorded_acceptance(self, bodies: RecordedBodies) -> Scenario:
+    def with_requests(self, requests: RecordedRequests) -> Scenario:
         """The same server on recorded requests; the saturation must be measured anew."""
-        return replace(self, bodies=bodies, saturation_rps=math.nan)
+        return replace(self, requests=requests, saturation_rps=math.nan)
 
     def with_lengths_of(self, trace: RecordedArrivals) -> Scenario:
         """The same acceptance profiles, prompt and output lengths as in an arrival trace."""
-        if not isinstance(self.bodies, GeneratedBodies):
+        if not isinstance(self.requests, GeneratedRequests):
             raise ValueError(
                 "lengths of an arrival trace: expected a scenario with generated acceptance "
-                f"(...-8b), got {self.bodies.name}"
+                f"(...-8b), got {self.requests.name}"
             )
-        return replace(self, bodies=replace(self.bodies, lengths=trace), saturation_rps=math.nan)
+        return replace(
+            self, requests=replace(self.requests, lengths=trace), saturation_rps=math.nan
+        )
 
 
 def list_scenarios() -> list[str]:
@@ -183,7 +186,7 @@ def _named(name: str) -> Scenario:
         name=name,
         description=entry["description"],
         server=server,
-        bodies=_recorded_bodies(entry) if "trace" in entry else _generated_bodies(entry),
+        requests=_recorded_bodies(entry) if "trace" in entry else _generated_bodies(entry),
         arrivals=make_arrivals(entry["arrivals"]),
         saturation_rps=entry["saturation_rps"],
     )
@@ -226,29 +229,29 @@ def make_arrivals(spec: dict[str, Any]) -> ArrivalProcess:
     return process
 
 
-def _recorded_bodies(entry: dict[str, Any]) -> RecordedBodies:
+def _recorded_bodies(entry: dict[str, Any]) -> RecordedRequests:
     train, test = (
         _trace(f"{entry['trace']}-{part}").of_categories(list(entry["mix"]))
         for part in ("train", "test")
     )
     name = f"recorded {entry['trace']}"
-    return RecordedBodies(train, test, name=name, weights=tuple(entry["mix"].values()))
+    return RecordedRequests(train, test, name=name, weights=tuple(entry["mix"].values()))
 
 
 @cache
 def _trace(name: str) -> AcceptanceTrace:
-    with as_file(files("laps_env") / "data" / "traces" / f"{name}.atrace") as path:
-        return AcceptanceTrace.load(path, mmap=False)
+    with as_file(files("laps_env") / "data" / "traces" / f"{name}.safetensors") as path:
+        return AcceptanceTrace.load(path)
 
 
-def _generated_bodies(entry: dict[str, Any]) -> GeneratedBodies:
+def _generated_bodies(entry: dict[str, Any]) -> GeneratedRequests:
     family = _data("profiles.json")["families"][entry["family"]]
     profiles = {
         name: ChainProfile(**family["categories"][name], source=family["source"])
         for name in entry["mix"]
     }
     weights = tuple(entry["mix"].values())
-    return GeneratedBodies(profiles, weights, entry["longest_tokens"], family=entry["family"])
+    return GeneratedRequests(profiles, weights, entry["longest_tokens"], family=entry["family"])
 
 
 @cache

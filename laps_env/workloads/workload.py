@@ -1,6 +1,6 @@
 """The requests of one episode, generated before anything runs and handed to whichever server runs.
 
-A workload is addressed by (set tag, seed, episode): the same address is the same workload for every
+A workload is addressed by (split, seed, episode): the same address is the same workload for every
 policy, action, environment row and machine word order.
 """
 
@@ -11,15 +11,16 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 import numpy.typing as npt
 
-from laps_env.sim.observation import LONGEST_S, MOST
+from laps_env.sim.observation import MAX_COUNT, MAX_SECONDS
 from laps_env.traces import AcceptanceTrace
+from laps_env.utils.splits import Split
 from laps_env.workloads.arrivals import ArrivalProcess
 from laps_env.workloads.predictors import FEWEST, LengthPredictor
 from laps_env.workloads.random import make_key
-from laps_env.workloads.requests import BodySource, Ints
+from laps_env.workloads.requests import Ints, RequestSource
 
 #: Latest arrival: what an observation can show, and a ninth of what an int64 clock can.
-LATEST_NS = int(LONGEST_S * 1e9)
+LATEST_NS = int(MAX_SECONDS * 1e9)
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,12 @@ class Workload:
         output_tokens: int64 [R], 1 .. 2**24, the end-of-sequence token included.
         predicted_tokens: float64 [R], 2**-24 .. 2**24, what a scheduler is told.
         category: int64 [R], index into ``categories``.
-        accept_run: uint8 [T], requests one after the other: how many draft tokens in a row a round
-            that starts at this output position would accept.
-        proposable: uint8 [T] or None: how many tokens the drafter can propose there.
+        accepted_length: uint8 [T], requests one after the other: how many draft tokens in a row a
+            round that starts at this output position would accept.
+        max_draft: uint8 [T] or None: how many tokens the drafter can propose there.
         draft_schedule: uint8 [S] or None: given draft lengths, round by round, requests one after
             the other; ``draft_schedule_offset`` int64 [R + 1] says where each request's begin.
-        body: int64 [R] or None: which recorded trace's request, or which prompt, each one is.
+        source_index: int64 [R] or None: which recorded trace's request, or which prompt, each one is.
         categories: names.
         source: where lengths and acceptance come from, for the result row.
 
@@ -50,11 +51,11 @@ class Workload:
     output_tokens: Ints
     predicted_tokens: npt.NDArray[np.float64]
     category: Ints
-    accept_run: npt.NDArray[np.uint8]
-    proposable: npt.NDArray[np.uint8] | None = None
+    accepted_length: npt.NDArray[np.uint8]
+    max_draft: npt.NDArray[np.uint8] | None = None
     draft_schedule: npt.NDArray[np.uint8] | None = None
     draft_schedule_offset: Ints | None = None
-    body: Ints | None = None
+    source_index: Ints | None = None
     categories: tuple[str, ...] = ("any",)
     source: str = ""
     offset: Ints = field(init=False)
@@ -70,17 +71,17 @@ class Workload:
         self._check_array("predicted_tokens", np.float64, count)
         self._check_range("arrival_ns", 0, LATEST_NS)
         self._check("arrival_ns", np.diff(self.arrival_ns, prepend=0) >= 0, "non-decreasing")
-        self._check_range("prompt_tokens", 1, MOST)
-        self._check_range("output_tokens", 1, MOST)
-        self._check_range("predicted_tokens", FEWEST, MOST)
+        self._check_range("prompt_tokens", 1, MAX_COUNT)
+        self._check_range("output_tokens", 1, MAX_COUNT)
+        self._check_range("predicted_tokens", FEWEST, MAX_COUNT)
         self._check_range("category", 0, len(self.categories) - 1)
         offset = np.concatenate([[0], np.cumsum(self.output_tokens)])
         object.__setattr__(self, "offset", offset)
-        self._check_array("accept_run", np.uint8, offset[-1])
-        if self.proposable is not None:
-            self._check_array("proposable", np.uint8, offset[-1])
-        if self.body is not None:
-            self._check_array("body", np.int64, count)
+        self._check_array("accepted_length", np.uint8, offset[-1])
+        if self.max_draft is not None:
+            self._check_array("max_draft", np.uint8, offset[-1])
+        if self.source_index is not None:
+            self._check_array("source_index", np.int64, count)
         if (self.draft_schedule is None) != (self.draft_schedule_offset is None):
             raise ValueError("workload: expected draft_schedule and draft_schedule_offset together")
         if self.draft_schedule is not None and self.draft_schedule_offset is not None:
@@ -126,9 +127,9 @@ class Workload:
                     f"all of its rounds, got {rounds}"
                 )
             drafted = schedule[rows]
-            if self.proposable is not None:
-                drafted = np.minimum(drafted, self.proposable[position[running]])
-            accepted = np.minimum(drafted, self.accept_run[position[running]])
+            if self.max_draft is not None:
+                drafted = np.minimum(drafted, self.max_draft[position[running]])
+            accepted = np.minimum(drafted, self.accepted_length[position[running]])
             position[running] += accepted.astype(np.int64) + 1
             rounds += 1
 
@@ -163,8 +164,8 @@ def replay_recorded(trace: AcceptanceTrace) -> Workload:
         output_tokens=np.asarray(trace.output_tokens),
         predicted_tokens=trace.output_tokens.astype(np.float64),
         category=np.asarray(trace.category),
-        accept_run=np.asarray(trace.accept_run),
-        proposable=None if trace.proposable is None else np.asarray(trace.proposable),
+        accepted_length=np.asarray(trace.accepted_length),
+        max_draft=None if trace.max_draft is None else np.asarray(trace.max_draft),
         draft_schedule=np.asarray(trace.schedule),
         draft_schedule_offset=np.asarray(trace.schedule_offset),
         categories=trace.categories,
@@ -177,22 +178,22 @@ class WorkloadFamily:
     """Everything that defines a workload but its address and its load.
 
     Attributes:
-        bodies: what the requests are.
+        requests: what the requests are.
         arrivals: when they come, in gaps of mean 1.
-        predictor: what the scheduler is told of their lengths; None where the bodies bring it.
+        predictor: what the scheduler is told of their lengths; None where the requests bring it.
     """
 
-    bodies: BodySource
+    requests: RequestSource
     arrivals: ArrivalProcess
     predictor: LengthPredictor | None
 
     def draw(
-        self, set_tag: str, seed: int, episode: int, num_requests: int, mean_gap_s: float
+        self, split: Split, seed: int, episode: int, num_requests: int, mean_gap_s: float
     ) -> Workload:
         """The workload at an address.
 
         Args:
-            set_tag: ``train``, ``tune``, ``final`` or ``reference``.
+            split: ``train``, ``validation``, ``test`` or ``calibration``.
             seed: >= 0.
             episode: >= 0, counts the episodes of one environment row.
             num_requests: >= 1.
@@ -201,30 +202,29 @@ class WorkloadFamily:
         Raises:
             ValueError: arrivals so far apart that the last comes after `LATEST_NS`.
         """
-        key = make_key(set_tag, seed)
-        heldout = set_tag == "final"
-        bodies = self.bodies.draw(key, episode, num_requests, heldout)
-        gaps = self.arrivals.gaps(key, episode, num_requests, heldout)
+        key = make_key(split, seed)
+        drawn = self.requests.draw(key, episode, num_requests, split)
+        gaps = self.arrivals.gaps(key, episode, num_requests, split)
         if self.predictor is None:
-            assert bodies.predicted_tokens is not None  # the scenario has looked
-            predicted = bodies.predicted_tokens
+            assert drawn.predicted_tokens is not None  # the scenario has looked
+            predicted = drawn.predicted_tokens
         else:
-            predicted = self.predictor.predict(key, episode, bodies.output_tokens)
+            predicted = self.predictor.predict(key, episode, drawn.output_tokens)
         arrival_s = np.cumsum(gaps) * mean_gap_s
-        if not arrival_s[-1] <= LONGEST_S:
+        if not arrival_s[-1] <= MAX_SECONDS:
             raise ValueError(
-                f"load: expected the last of {num_requests} requests within {LONGEST_S:g} s, "
+                f"load: expected the last of {num_requests} requests within {MAX_SECONDS:g} s, "
                 f"got {arrival_s[-1]:g} s at a mean gap of {mean_gap_s:g} s"
             )
         return Workload(
             arrival_ns=np.rint(np.cumsum(gaps) * (mean_gap_s * 1e9)).astype(np.int64),
-            prompt_tokens=bodies.prompt_tokens,
-            output_tokens=bodies.output_tokens,
+            prompt_tokens=drawn.prompt_tokens,
+            output_tokens=drawn.output_tokens,
             predicted_tokens=predicted,
-            category=bodies.category,
-            accept_run=bodies.accept_run,
-            proposable=bodies.proposable,
-            body=bodies.body,
-            categories=self.bodies.categories,
-            source=self.bodies.name,
+            category=drawn.category,
+            accepted_length=drawn.accepted_length,
+            max_draft=drawn.max_draft,
+            source_index=drawn.source_index,
+            categories=self.requests.categories,
+            source=self.requests.name,
         )

@@ -24,9 +24,9 @@ from laps_env.sim.observation import (
     SELECTABLE,
     SERVER_COLUMNS,
 )
-from laps_env.sim.remaining_rounds import rounds_to_go
+from laps_env.sim.remaining_rounds import remaining_rounds
 from laps_env.sim.server_model import ServerModel
-from laps_env.utils.jit import jit, no_survey
+from laps_env.utils.jit import jit, no_preparation
 from laps_env.workloads import Workload
 
 Floats = npt.NDArray[np.float64]
@@ -59,12 +59,12 @@ class RuleSpec:
         rule: compiled by `laps_env.utils.jit.rule`.
         parameters: tunable numbers, ``params[0]``, ``params[1]``, ... of the rule.
         cells: float64 cells of memory per request.
-        survey: looks at the whole table first, compiled by `laps_env.utils.jit.survey`.
+        prepare: looks at the whole table first, compiled by `laps_env.utils.jit.prepare`.
         context: float32 cells that it leaves to the rule behind the columns of ``server``.
-        context_per_slot: so many more for each slot.
+        shared_per_slot: so many more for each slot.
         slots: rows of the table that the rule is made for, None for any.
-        fitted: from the training split (`laps_env.policies.base.traffic_model.Laws`) to the constants that follow the
-            parameters in ``params``; None for a rule that needs no law.
+        fitted: from the training split (`laps_env.policies.base.traffic_model.TrafficModel`) to the
+            constants that follow the parameters in ``params``; None for a rule that needs no law.
         by_category: the fitted constants are per task category, so the rule serves only traffic of
             the categories that it was fitted on.
         clairvoyant: the rule finds the true remaining rounds in its first cell.
@@ -75,9 +75,9 @@ class RuleSpec:
     rule: Any
     parameters: tuple[Parameter, ...] = ()
     cells: int = 1
-    survey: Any = no_survey
+    prepare: Any = no_preparation
     context: int = 0
-    context_per_slot: int = 0
+    shared_per_slot: int = 0
     slots: int | None = None
     fitted: Callable[[Any], Floats] | None = None
     by_category: bool = False
@@ -96,7 +96,7 @@ class Policy:
         draft_length: a draft-length rule that goes with the order, or None for the server's own.
         categories: those of its fitted constants, None where they are not per category.
         truth: rounds still to run from each output position, and where each request's begin;
-            filled by `knowing` alone.
+            filled by `with_oracle` alone.
     """
 
     name: str
@@ -119,7 +119,7 @@ class Policy:
         """
         return Scorer(
             self.spec.rule,
-            self.spec.survey,
+            self.spec.prepare,
             self.params,
             self._view(slots),
             np.zeros((slots, 1 + self.spec.cells)),
@@ -152,7 +152,7 @@ class Policy:
         """
         if self.spec.clairvoyant and self.truth is None:
             raise ValueError(
-                f"{self.name}: expected knowing(env.unwrapped.reveal_workload(), ...) first: "
+                f"{self.name}: expected with_oracle(env.unwrapped.workload(), ...) first: "
                 "a clairvoyant rule sees more than the observation"
             )
         queue, server = _arrays(observation)
@@ -164,17 +164,17 @@ class Policy:
         truth, offset = self.truth or (np.zeros(0), np.zeros(0, np.int64))
         actions = np.empty(len(queue), np.int64)
         view = self._view(queue.shape[1])
-        rule, survey = self.spec.rule, self.spec.survey
-        _choose(queue, server, view, memory, rule, survey, self.params, truth, offset, actions)
+        rule, prepare = self.spec.rule, self.spec.prepare
+        _choose(queue, server, view, memory, rule, prepare, self.params, truth, offset, actions)
         return (actions if batched else actions[0]), memory
 
     def _view(self, slots: int) -> npt.NDArray[np.float32]:
-        """Room for the server's columns and what the survey finds in so many slots."""
+        """Room for the server's columns and what the prepare finds in so many slots."""
         if self.spec.slots not in (None, slots):
             raise ValueError(
                 f"{self.name}: expected {self.spec.slots} slots, as it was made for, got {slots}"
             )
-        found = self.spec.context + slots * self.spec.context_per_slot
+        found = self.spec.context + slots * self.spec.shared_per_slot
         return np.zeros(len(SERVER_COLUMNS) + found, np.float32)
 
     def _check_known(self, queue: npt.NDArray[np.float32]) -> None:
@@ -197,7 +197,7 @@ class Policy:
             ):
                 raise ValueError(
                     f"{self.name}: expected the {offset.size - 1} requests that it knows, got "
-                    "others: knowing(env.unwrapped.reveal_workload(), ...) again in each episode"
+                    "others: with_oracle(env.unwrapped.workload(), ...) again in each episode"
                 )
 
     def _memory(
@@ -234,10 +234,10 @@ class Policy:
                 f"got {workload.categories}: make the policy for the scenario that it serves"
             )
 
-    def knowing(self, workload: Workload, server: ServerModel) -> Policy:
+    def with_oracle(self, workload: Workload, server: ServerModel) -> Policy:
         """A copy that knows a workload's future: the explicit door of clairvoyant rules."""
         draft_length = server.reference_draft_length
-        return replace(self, truth=(rounds_to_go(workload, draft_length), workload.offset))
+        return replace(self, truth=(remaining_rounds(workload, draft_length), workload.offset))
 
 
 def _arrays(observation: Observation) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -272,7 +272,7 @@ def _choose(
     view: npt.NDArray[np.float32],
     memory: Floats,
     rule: Any,
-    survey: Any,
+    prepare: Any,
     params: Floats,
     truth: Floats,
     offset: npt.NDArray[np.int64],
@@ -286,7 +286,7 @@ def _choose(
     for i in range(queue.shape[0]):
         for j in range(server.shape[1]):
             view[j] = server[i, j]
-        survey(queue[i], view, params)
+        prepare(queue[i], view, params)
         best, best_priority = queue.shape[1], np.inf
         for k in range(queue.shape[1]):
             row = queue[i, k]

@@ -19,7 +19,7 @@ _IMPORTING = Lock()
 _NAME = re.compile(r"(?P<path>.+\.py):(?P<attribute>[A-Za-z_]\w*)")
 
 
-def is_own_file(name: str) -> bool:
+def is_rule_file(name: str) -> bool:
     """Whether this names a rule by its file."""
     return _NAME.fullmatch(name) is not None
 
@@ -31,14 +31,14 @@ def file_of(name: str) -> Path:
         ValueError: no such file.
     """
     found = _NAME.fullmatch(name)
-    assert found is not None  # is_own_file was asked
+    assert found is not None  # is_rule_file was asked
     path = Path(found["path"])
     if not path.is_file():
         raise ValueError(f"policy: expected a file with a rule, got {path}, which is none")
     return path.resolve()
 
 
-def load_own(name: str) -> RuleSpec:
+def rule_from_file(name: str) -> RuleSpec:
     """The rule that a file defines.
 
     Raises:

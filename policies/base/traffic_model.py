@@ -1,4 +1,4 @@
-"""Laws of a scenario's traffic, fitted on its *train* set: what a rule may know in advance."""
+"""TrafficModel of a scenario's traffic, fitted on its *train* split: what a rule may know in advance."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from laps_env.sim.remaining_rounds import rounds_to_go
+from laps_env.sim.remaining_rounds import remaining_rounds
 from laps_env.workloads.predictors import PredictorError
 from laps_env.workloads.scenarios import Scenario
 
 Floats = npt.NDArray[np.float64]
 
-#: Requests of the training sample, and its seed within the *train* set.
+#: Requests of the training sample, and its seed within the *train* split.
 TRAINING_REQUESTS = 4000
 TRAINING_SEED = 2**40
 
@@ -23,7 +23,7 @@ FEWEST_REQUESTS = 20
 
 
 @dataclass(frozen=True)
-class Laws:
+class TrafficModel:
     """Per category: the output length given its prediction, and the speed of decoding.
 
     log L is normal around weight * log(prediction) + offset. For an unbiased log-normal predictor
@@ -47,17 +47,17 @@ class Laws:
     seconds_per_prefill: float
 
 
-def fit_laws(scenario: Scenario, predictor_error: PredictorError) -> Laws:
-    """Fit on `TRAINING_REQUESTS` requests of the *train* set, at the reference draft length."""
+def fit_traffic_model(scenario: Scenario, predictor_error: PredictorError) -> TrafficModel:
+    """Fit on `TRAINING_REQUESTS` requests of the *train* split, at the reference draft length."""
     workload = scenario.workload(
         load=1.0,
         num_requests=TRAINING_REQUESTS,
-        set_tag="train",
+        split="train",
         seed=TRAINING_SEED,
         predictor_error=predictor_error,
     )
     log_length = np.log(workload.output_tokens)
-    to_go = rounds_to_go(workload, scenario.server.reference_draft_length)
+    to_go = remaining_rounds(workload, scenario.server.reference_draft_length)
     rounds = to_go[workload.offset[:-1]]
     members = [
         workload.category == c
@@ -68,7 +68,7 @@ def fit_laws(scenario: Scenario, predictor_error: PredictorError) -> Laws:
     log_predicted = np.log(workload.predicted_tokens)
     lines = np.array([_line(log_predicted[m], log_length[m]) for m in members])
     cost = scenario.server.cost
-    return Laws(
+    return TrafficModel(
         weight=lines[:, 0],
         offset=lines[:, 1],
         variance=lines[:, 2],

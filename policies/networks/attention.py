@@ -1,6 +1,7 @@
 """The learned scorer with attention: each request looks at the others by itself.
 
-As `laps_env.policies.networks.pointer`, but instead of one mean for all, the context of a request is
+As `laps_env.policies.networks.pointer`, but instead of one mean for all, the context of a request
+is
 
     c = softmax over requests (f Q + q) K'f' / sqrt(d)) relu(f' E + e),     f': the others' features
 
@@ -28,7 +29,7 @@ from laps_env.policies.networks.layers import Shapes, add_product, flatten, laye
 from laps_env.policies.networks.pointer import FIRST, POOLED, SECOND, score
 from laps_env.policies.networks.pointer import SHAPES as POINTER_SHAPES
 from laps_env.sim.observation import CATEGORY, OCCUPIED, SERVER_COLUMNS
-from laps_env.utils.jit import inlined, rule, survey
+from laps_env.utils.jit import inlined, prepare, rule
 
 HEADS = 4
 
@@ -43,7 +44,7 @@ _COLUMNS, _WIDTH = len(SERVER_COLUMNS), POOLED // HEADS
 _SHARED = FIRST + _REQUEST + 1
 
 
-@survey
+@prepare
 def remember(queue: Any, server: Any, params: Any) -> None:
     """Keys and values of the requests, and what the first layer gets from the server."""
     cells = server[_COLUMNS:]
@@ -122,9 +123,9 @@ def attention_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
         "learned network with attention",
         attention,
         cells=_REQUEST + FIRST + SECOND + 2 * POOLED,
-        survey=remember,
+        prepare=remember,
         context=_SHARED,
-        context_per_slot=2 * POOLED,
+        shared_per_slot=2 * POOLED,
         fitted=weights_and_laws(flatten(arrays, SHAPES)),
         by_category=True,
     )

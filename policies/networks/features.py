@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from laps_env.policies.base.remaining import remaining_tokens, shrunk_tokens_per_round
-from laps_env.policies.base.traffic_model import Floats, Laws
+from laps_env.policies.base.traffic_model import Floats, TrafficModel
 from laps_env.policies.bayes_srpt import MISFIT, posterior_log_length
 from laps_env.policies.gittins import index_tables, index_tokens
 from laps_env.sim.observation import (
@@ -156,10 +156,10 @@ def residual_tokens(generated: float, median_log: float, deviation: float) -> fl
     return max(beyond - generated, 1.0)
 
 
-def weights_and_laws(weights: Floats) -> Callable[[Laws], Floats]:
+def weights_and_laws(weights: Floats) -> Callable[[TrafficModel], Floats]:
     """For `laps_env.policies.base.policy.RuleSpec.fitted`: learned weights, then the categories' laws."""
 
-    def constants(laws: Laws) -> Floats:
+    def constants(laws: TrafficModel) -> Floats:
         return np.concatenate([weights, index_tables(laws)])
 
     return constants

@@ -24,7 +24,7 @@ from laps_env.policies.networks.features import (
 )
 from laps_env.policies.networks.layers import Shapes, add_product, flatten, layer, rectify
 from laps_env.sim.observation import ARRIVAL_NUMBER, CATEGORY, OCCUPIED, SERVER_COLUMNS
-from laps_env.utils.jit import rule, survey
+from laps_env.utils.jit import prepare, rule
 
 #: Width of the first and of the second layer.
 FIRST, SECOND = 128, 64
@@ -47,7 +47,7 @@ def shapes(slots: int) -> Shapes:
     }
 
 
-@survey
+@prepare
 def score_all(queue: Any, server: Any, params: Any) -> None:
     """The scores of all slots, then the arrival numbers of their requests."""
     slots = queue.shape[0]
@@ -103,9 +103,9 @@ def flat_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
         name,
         "learned network without sharing",
         flat,
-        survey=score_all,
+        prepare=score_all,
         context=_SHARED,
-        context_per_slot=2,
+        shared_per_slot=2,
         slots=slots,
         fitted=weights_and_laws(flatten(arrays, shapes(slots))),
         by_category=True,

@@ -2,8 +2,8 @@
 
 Each weight is a + b log(batch size) / 4 + c misfit of the category's length law: what an order has
 to look at changes when requests share rounds, and where lengths do not follow the law. They are
-found by a search without derivatives on simulated workloads (`laps_env.agents.index_search`). A weight of 1
-on ``gittins`` alone is the Gittins index.
+found by a search without derivatives on simulated workloads (`laps_env.agents.index_search`). A
+weight of 1 on ``gittins`` alone is the Gittins index.
 """
 
 from __future__ import annotations

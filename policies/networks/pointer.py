@@ -27,14 +27,15 @@ from laps_env.policies.networks.features import (
 )
 from laps_env.policies.networks.layers import Shapes, add_product, flatten, layer, rectify, starts
 from laps_env.sim.observation import CATEGORY, OCCUPIED, SERVER_COLUMNS
-from laps_env.utils.jit import inlined, rule, survey
+from laps_env.utils.jit import inlined, prepare, rule
 
 #: Width of the pooled context, of the first and of the second layer.
 POOLED, FIRST, SECOND = 16, 32, 16
 
 _REQUEST, _SERVER = len(REQUEST_FEATURES), len(SERVER_FEATURES)
 
-#: The network's arrays in the order of `laps_env.policies.networks.layers.flatten`, with their shapes.
+#: The network's arrays in the order of `laps_env.policies.networks.layers.flatten`, with their
+#: shapes.
 SHAPES: Shapes = {
     "E": (_REQUEST, POOLED),
     "e": (POOLED,),
@@ -52,7 +53,7 @@ _E, _e, _A, _C, _S, _a, _B, _b, _w, _v, _LAWS = starts(SHAPES)
 _COLUMNS = len(SERVER_COLUMNS)
 
 
-@survey
+@prepare
 def pool(queue: Any, server: Any, params: Any) -> None:
     """What the first layer gets from context and server: ``c C + s S + a``."""
     cells = server[_COLUMNS:]
@@ -115,7 +116,7 @@ def pointer_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
         "learned pointer network",
         learned,
         cells=_REQUEST + FIRST + SECOND,
-        survey=pool,
+        prepare=pool,
         context=FIRST + 2 * POOLED + _REQUEST,
         fitted=weights_and_laws(flatten(arrays, SHAPES)),
         by_category=True,

@@ -128,7 +128,8 @@ class SlotModel:
         model: a decoder-only model of transformers with full attention in every layer.
         slots: sequences that can be resident at once, >= 1.
         length: tokens that a slot holds, 1 to the model's context.
-        graphs: run passes in the fixed shapes of `laps_env.live.engine.graphs`; by default on a GPU.
+        graphs: run passes in the fixed shapes of `laps_env.live.engine.graphs`; by default on a
+            GPU.
 
     Raises:
         ValueError: a slot longer than the model's context, or a layer with another attention.

@@ -52,7 +52,7 @@ def compare_rounds(live: Workload, known: Workload) -> tuple[int, int]:
     """Rounds that a live server ran, and how many went otherwise than was recorded.
 
     Args:
-        live: what has come true there (`LiveRow.reveal_workload`).
+        live: what has come true there (`LiveRow.workload`).
         known: the same requests as recorded.
     """
     rounds = apart = 0
@@ -63,12 +63,12 @@ def compare_rounds(live: Workload, known: Workload) -> tuple[int, int]:
         position = 0
         while position < end:
             here = live.offset[i] + position
-            accepted = int(live.accept_run[here])
+            accepted = int(live.accepted_length[here])
             rounds += 1
             if position < recorded_end:
                 there = known.offset[i] + position
-                drafted = live.proposable[here] if live.proposable is not None else 255
-                apart += accepted != int(min(known.accept_run[there], drafted))
+                drafted = live.max_draft[here] if live.max_draft is not None else 255
+                apart += accepted != int(min(known.accepted_length[there], drafted))
             position += accepted + 1
     return rounds, apart
 

@@ -1,9 +1,9 @@
 """A cost model for the device at hand: rounds of a real engine are timed, ten constants fitted.
 
 `measure` times what the engine does on a grid of batch, draft length and context; `fit` finds the
-constants of `laps_env.sim.server_model.CostModel` by non-negative least squares on relative errors; `errors`
-compares them with cells of the grid that the fit has not seen. The parts of a round are fitted, not
-its sum, so each constant is seen apart. What the numbers mean:
+constants of `laps_env.sim.server_model.CostModel` by non-negative least squares on relative errors;
+`errors` compares them with cells of the grid that the fit has not seen. The parts of a round are
+fitted, not its sum, so each constant is seen apart. What the numbers mean:
 
 - ``overhead_ns`` is what a call of `Engine.run_round` takes beyond drafting and verification. What
   the host does inside these (building tensors, launching kernels) cannot be told from the device's

@@ -112,7 +112,7 @@ def run(
     questions = read_questions(settings.prompts)
     categories = sorted({q.category for q in questions})
     report("recording the prompts")
-    asked = partition(questions)["record-test"]
+    asked = partition(questions)["test"]
     trace = record_questions(pair, asked, categories, settings.max_new_tokens)
     grid = calibration_grid(trace, settings.server())
     engine = pair.engine(slots=max(grid.batches), length=grid.slot_length, stopping=Stopping())

@@ -257,14 +257,14 @@ def assemble(
             "round_ns": flat([r.round_ns for r in recorded], np.int64),
         }
     return AcceptanceTrace(
-        accept_run=flat(runs, np.uint8),
+        accepted_length=flat(runs, np.uint8),
         offset=starts(runs),
         output_tokens=np.array([r.output_tokens for r in recorded], np.int64),
         prompt_tokens=np.array([r.prompt_tokens for r in recorded], np.int64),
         category=np.array([list(categories).index(r.category) for r in recorded], np.int64),
         categories=tuple(categories),
         info=info,
-        proposable=flat([r.lookup_proposable for r in recorded], np.uint8) if lookup else None,
+        max_draft=flat([r.lookup_proposable for r in recorded], np.uint8) if lookup else None,
         group=np.array([r.group for r in recorded], np.int64),
         **rounds,
     )

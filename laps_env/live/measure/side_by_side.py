@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 from laps_env import policies
 from laps_env.envs.vector import SpecDecodeReplayVectorEnv
 from laps_env.evaluation.episodes import measure_saturation
-from laps_env.evaluation.grid import FINAL_SEEDS
+from laps_env.evaluation.grid import TEST_SEEDS
 from laps_env.live.engine.loading import Pair
 from laps_env.live.env import LiveRow
 from laps_env.live.measure.agreement import METRICS, Exactness, Metrics, compare_rounds
@@ -23,7 +23,7 @@ from laps_env.policies import Policy
 from laps_env.sim.server_model import CostModel, ServerModel
 from laps_env.traces import AcceptanceTrace, TraceInfo
 from laps_env.workloads import Workload
-from laps_env.workloads.requests import RecordedBodies
+from laps_env.workloads.requests import RecordedRequests
 from laps_env.workloads.scenarios import get_scenario
 
 
@@ -33,7 +33,7 @@ class Settings:
 
     Attributes:
         scenario: name; arrivals, batch and pool are taken from it, costs and saturation measured.
-        prompts: prompt files; the *record-test* questions are asked.
+        prompts: prompt files; the *test* questions are asked.
         num_requests: of the one workload.
         max_new_tokens: most output tokens of a request.
         load: arrival rate over the replay's saturation under the first calibration.
@@ -104,16 +104,16 @@ def replay_workload(live: Workload, trace: AcceptanceTrace) -> Workload:
     """A live workload with the lengths and the acceptance that were recorded.
 
     Args:
-        live: its ``body`` says which recorded request each one is.
+        live: its ``source_index`` says which recorded request each one is.
         trace: of the same prompts, in their order.
     """
-    assert live.body is not None  # a live server's own
-    chosen = trace.select(live.body)
+    assert live.source_index is not None  # a live server's own
+    chosen = trace.select(live.source_index)
     return replace(
         live,
         output_tokens=np.asarray(chosen.output_tokens),
-        accept_run=np.asarray(chosen.accept_run),
-        proposable=chosen.proposable,
+        accepted_length=np.asarray(chosen.accepted_length),
+        max_draft=chosen.max_draft,
     )
 
 
@@ -138,13 +138,13 @@ class Servers:
         self.rules = settings.rules()
         server = settings.server().with_changes(cost=cost)
         scenario = replace(get_scenario(settings.scenario), server=server)
-        bodies = RecordedBodies(trace, trace, name="recorded prompts")
-        self.saturation_rps = measure_saturation(scenario.with_recorded_acceptance(bodies))
+        requests = RecordedRequests(trace, trace, name="recorded prompts")
+        self.saturation_rps = measure_saturation(scenario.with_requests(requests))
         self._options: dict[str, Any] = {
             "load": settings.load,
             "num_requests": settings.num_requests,
             "slots": max(settings.num_requests, server.batch_size),
-            "set_tag": "final",
+            "split": "test",
             "autoreset_mode": AutoresetMode.DISABLED,
         }
         self._live = {
@@ -159,7 +159,7 @@ class Servers:
         }
         options = next(iter(self._live.values())).options
         self._scenario = options.get_scenario()
-        self.workload = options.workload(FINAL_SEEDS.start, episode=0)
+        self.workload = options.workload(TEST_SEEDS.start, episode=0)
         self.known = replay_workload(self.workload, trace)
 
     def play_live(self, policy: str) -> Generator[float, None, Metrics]:
@@ -184,7 +184,7 @@ class Servers:
         there = [shown for _, shown in self._follow(policy, replayed, self.known)]
         same = sum(all(map(np.array_equal, *pair)) for pair in zip(here, there, strict=False))
         metrics, predicted = _metrics(live), _metrics(replayed)
-        realised = live.reveal_workload()
+        realised = live.workload()
         rounds, rounds_apart = compare_rounds(realised, self.known)
         return Exactness(
             policy,

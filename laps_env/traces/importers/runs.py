@@ -1,4 +1,4 @@
-"""From recorded rounds to `accept_run` at every position.
+"""From recorded rounds to `accepted_length` at every position.
 
 A round that starts at position t, drafts g tokens and commits a of them has accepted a - 1. Unless
 it is the last of its output (which the end may have cut short):
@@ -113,7 +113,7 @@ def build_trace(
         "filled_share": round(1.0 - float(observed.mean()), 6),
     }
     trace = AcceptanceTrace(
-        accept_run=np.minimum(run, MAX_RUN).astype(np.uint8),
+        accepted_length=np.minimum(run, MAX_RUN).astype(np.uint8),
         offset=offset,
         output_tokens=lengths,
         prompt_tokens=np.array([request.prompt_tokens for request in requests], np.int64),

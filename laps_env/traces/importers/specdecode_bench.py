@@ -4,7 +4,7 @@ github.com/SpecDecode-Bench/simulator (arXiv 2601.11580), data/<model>/combined_
 with `id`, `prompt_token_ids`, `generated_token_ids` and, per drafter, `acc_eagle.acc_len` and
 `acc_ngram.acc_len` (in files of one drafter `acc.acc_len`): for every output position the tokens
 that a round starting there commits, accepted + 1, without a bound by the draft length. So
-accept_run = acc_len - 1, all of it measured.
+accepted_length = acc_len - 1, all of it measured.
 
 The first entry was 1 in every record looked at: that token comes with the prefill and is not
 drafted.
@@ -40,7 +40,7 @@ def import_specdecode_bench(
         prompts.append(_length(record, "prompt_token_ids"))
     lengths = np.array([len(run) for run in runs], np.int64)
     trace = AcceptanceTrace(
-        accept_run=np.concatenate(runs),
+        accepted_length=np.concatenate(runs),
         offset=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
         output_tokens=lengths,
         prompt_tokens=np.array(prompts, np.int64),

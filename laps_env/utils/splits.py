@@ -1,0 +1,28 @@
+"""`Split`: disjoint parts of all traffic, and what each may be used for."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Split(StrEnum):
+    """A part of the requests and workloads that shares nothing with the others.
+
+    Nothing is fitted or chosen on ``test``; ``calibration`` is for costs and saturation alone.
+    """
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+    CALIBRATION = "calibration"
+
+
+def as_split(name: str) -> Split:
+    """The split of this name.
+
+    Raises:
+        ValueError: unknown name, listing the known ones.
+    """
+    if name not in list(Split):
+        raise ValueError(f"split: expected one of {', '.join(Split)}; got {name!r}")
+    return Split(name)
