@@ -20,7 +20,7 @@ from tokenizers import Tokenizer  # noqa: E402
 from tokenizers.models import WordLevel  # noqa: E402
 from tokenizers.pre_tokenizers import Whitespace  # noqa: E402
 
-from laps_env.live import loading  # noqa: E402
+from laps_env.live.engine import loading  # noqa: E402
 from laps_env.live.engine.engine import Stopping  # noqa: E402
 from laps_env.live.engine.head import DraftHead, HeadConfig  # noqa: E402
 from laps_env.live.engine.head_file import load_head, save_head  # noqa: E402

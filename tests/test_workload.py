@@ -16,7 +16,8 @@ from laps_env.workloads import Workload
 from laps_env.workloads.arrivals import (
     GammaGaps,
 )
-from laps_env.workloads.random import SPLITS, make_key, normals, philox, uniforms
+from laps_env.utils.splits import Split
+from laps_env.workloads.random import make_key, normals, philox, uniforms
 from laps_env.workloads.requests import RecordedRequests
 from laps_env.workloads.scenarios import get_scenario, list_scenarios
 
@@ -64,8 +65,8 @@ def test_uniforms_and_normals_have_their_moments() -> None:
 
 
 def test_addresses_are_disjoint() -> None:
-    keys = {tuple(make_key(tag, seed)) for tag in SPLITS for seed in range(3000)}
-    assert len(keys) == len(SPLITS) * 3000
+    keys = {tuple(make_key(tag, seed)) for tag in Split for seed in range(3000)}
+    assert len(keys) == len(Split) * 3000
     key = make_key("test", 2**40)
     draws = [
         uniforms(key, stream, episode, request, block)

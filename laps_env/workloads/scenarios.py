@@ -7,6 +7,7 @@ its saturation throughput is stored beside it, so that a load means the same for
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass, field, replace
@@ -138,6 +139,11 @@ class Scenario:
             )
         rate = check_positive("load", load) * self.saturation_rps
         return 1.0 / max(rate, _LEAST_RPS)
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits of everything that decides the scenario's workloads and costs."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
 
     def with_arrivals(self, arrivals: ArrivalProcess) -> Scenario:
         """The same server and requests, arriving otherwise."""

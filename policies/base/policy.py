@@ -7,6 +7,7 @@ stable-baselines3, so a policy runs wherever a model does.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -106,6 +107,11 @@ class Policy:
     draft_length: str | None = None
     categories: tuple[str, ...] | None = None
     truth: tuple[Floats, npt.NDArray[np.int64]] | None = field(default=None, repr=False)
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits of everything that decides its choices but its parameters."""
+        return hashlib.sha256(self.spec.name.encode()).hexdigest()[:16]
 
     def scorer(self, slots: int, truth: Floats | None = None) -> Scorer:
         """Fresh arrays to score so many slots inside the kernel, in one thread.
