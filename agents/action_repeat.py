@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env.envs.vector import SpecDecodeReplayVectorEnv
-from laps_env.sim.loops import BatchedState, begin_step, choose, end_step, episode_of, serve
+from laps_env.sim.loops import take_action
+from laps_env.sim.state import BatchedState
 from laps_env.utils.checks import check_count
 from laps_env.utils.jit import jit
 
@@ -78,7 +79,7 @@ def _hold(
     for i in range(picked.size):
         if not ran[i]:
             continue
-        server, e, first = state.servers[i], episode_of(state, i), before[i]
+        server, first = state.servers[i], before[i]
         reward, dt, invalid = state.reward[i], state.dt[i], state.invalid[i]
         more = rounds - 1
         while (
@@ -89,11 +90,7 @@ def _hold(
         ):
             more -= 1
             for k in range(picked[i]):
-                began = server.now
-                begin_step(state, i)
-                if choose(c, state, i, e, picks[k, i]):
-                    serve(c, state, i, e)
-                end_step(state, i, began, scale)
+                take_action(c, state, i, picks[k, i], scale)
                 reward += state.reward[i]
                 dt += state.dt[i]
                 # Contexts grow: where one no longer fits, the round has begun without it.

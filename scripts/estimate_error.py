@@ -96,7 +96,7 @@ def record_courses(scenario: Scenario) -> list[Course]:
                 slot["accepted"],
             )
             rows.append(row)
-            servers.append(state.server_view[0].copy())
+            servers.append(state.server_obs[0].copy())
         prefill = cost.target_token_ns * workload.prompt_tokens[i] + cost.prefill_request_ns
         seconds[0] -= prefill * 1e-9  # the paper's T has no term for it
         length = int(workload.output_tokens[i])

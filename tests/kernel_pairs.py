@@ -11,7 +11,7 @@ import numpy.typing as npt
 from random_instances import random_server, random_workload
 from reference import ReferenceServer
 
-from laps_env.sim.loops import step_picks, step_priorities
+from laps_env.sim.loops import step_scores, step_sequential
 from laps_env.sim.server_model import CostModel, ServerModel
 from laps_env.sim.simulation import UNLIMITED, Simulation
 from laps_env.workloads import Workload
@@ -95,7 +95,7 @@ class Pair:
 
     def step_pick(self, action: int) -> None:
         """One single action."""
-        step_picks(
+        step_sequential(
             self.simulation.constants,
             self.simulation.state,
             np.array([action]),
@@ -106,7 +106,7 @@ class Pair:
 
     def step_priorities(self, priorities: npt.NDArray[np.float64]) -> None:
         """One whole round, lowest priority first."""
-        step_priorities(
+        step_scores(
             self.simulation.constants,
             self.simulation.state,
             priorities[None],
@@ -147,7 +147,7 @@ class Pair:
         np.testing.assert_allclose(
             state.queue[0, :, columns], queue[:, columns], rtol=1e-6, atol=1e-12
         )
-        np.testing.assert_allclose(state.server_view[0], server, rtol=1e-6, atol=1e-12)
+        np.testing.assert_allclose(state.server_obs[0], server, rtol=1e-6, atol=1e-12)
         if columns == slice(None):
             valid = self.valid_actions()
             assert np.flatnonzero(state.mask[0]).tolist() == valid

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kernel_pairs import NOBODY, REWARD_SCALE, Pair, make_server, make_workload
 from random_instances import random_server, random_workload
 
-from laps_env.sim.loops import Scorer, run_rule, step_picks, step_priorities
+from laps_env.sim.loops import Scorer, run_rule, step_scores, step_sequential
 from laps_env.sim.metrics import summarize, time_alone_ns
 from laps_env.sim.observation import (
     GENERATED_TOKENS,
@@ -180,10 +180,10 @@ def test_conservation(seed: int, whole_rounds: bool) -> None:
         before, busy, generated = int(row["now"]), int(row["busy_ns"]), _generated(simulation)
         if whole_rounds:
             priorities = random_priorities(rng, slots)[None]
-            step_priorities(simulation.constants, state, priorities, NOBODY, REWARD_SCALE)
+            step_scores(simulation.constants, state, priorities, NOBODY, REWARD_SCALE)
         else:
             actions = rng.integers(slots + 1, size=1)
-            step_picks(simulation.constants, state, actions, NOBODY, REWARD_SCALE)
+            step_sequential(simulation.constants, state, actions, NOBODY, REWARD_SCALE)
         total_reward += state.reward[0]
         worked = int(row["busy_ns"]) - busy
         assert (worked > 0) == state.ran_round[0]

@@ -170,7 +170,7 @@ def test_workloads_of_one_row_do_not_reach_another() -> None:
     from kernel_pairs import make_server, make_workload
     from random_instances import random_server, random_workload
 
-    from laps_env.sim.loops import step_picks
+    from laps_env.sim.loops import step_sequential
     from laps_env.sim.simulation import Simulation
 
     def run(simulation: Simulation, rows: int) -> list[Any]:
@@ -180,7 +180,7 @@ def test_workloads_of_one_row_do_not_reach_another() -> None:
             ended = servers["finished"] == servers["requests"]
             if ended.all():
                 break
-            step_picks(simulation.constants, simulation.state, step, ended, 1.0)
+            step_sequential(simulation.constants, simulation.state, step, ended, 1.0)
         assert (servers["finished"] == servers["requests"]).all()
         return [simulation.requests(row).copy() for row in range(rows)]
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from laps_env.sim.observation import MAX_COUNT
 from laps_env.sim.server_model import ServerModel
-from laps_env.utils.checks import check_count, check_positive
+from laps_env.utils.checks import MAX_COUNT, check_count, check_positive
 from laps_env.workloads import Workload
 from laps_env.workloads.predictors import PredictorError
 from laps_env.workloads.scenarios import Scenario, get_scenario

@@ -16,7 +16,7 @@ from laps_env.envs.picture import PictureView
 from laps_env.envs.spaces import action_space, check_actions, observation_space
 from laps_env.envs.text_view import render_table
 from laps_env.envs.view import View
-from laps_env.sim.loops import step_picks, step_priorities
+from laps_env.sim.loops import step_scores, step_sequential
 from laps_env.sim.metrics import summarize, time_alone_ns
 from laps_env.sim.simulation import UNLIMITED, Simulation, limit_ns
 from laps_env.utils.checks import check_count
@@ -236,9 +236,9 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         state = self.simulation.state
         constants, scale = self.simulation.constants, self.options.reward_scale
         if self.options.interface == "sequential":
-            step_picks(constants, state, actions, skip, scale)
+            step_sequential(constants, state, actions, skip, scale)
         else:
-            step_priorities(constants, state, -actions, skip, scale)
+            step_scores(constants, state, -actions, skip, scale)
 
     def _reset_same_step(self, info: Info) -> Info:
         """The ended rows start anew; their last observation and info go to ``final_*``."""
@@ -260,7 +260,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
 
     def _observe(self) -> Observation:
         state = self.simulation.state
-        return {"queue": state.queue.copy(), "server": state.server_view.copy()}
+        return {"queue": state.queue.copy(), "server": state.server_obs.copy()}
 
     def _info(self) -> Info:
         state = self.simulation.state
@@ -299,7 +299,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         server = state.servers[row]
         return View(
             queue=state.queue[row],
-            server=state.server_view[row],
+            server=state.server_obs[row],
             requests=self.simulation.requests(row),
             now_s=int(server["now"]) * 1e-9,
             arrived=int(server["arrived"]),

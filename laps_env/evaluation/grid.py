@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from laps_env.evaluation.recordings import Recordings
-from laps_env.sim.observation import MAX_COUNT
-from laps_env.utils.checks import check_count, check_positive
+from laps_env.utils.checks import MAX_COUNT, check_count, check_positive
 from laps_env.utils.splits import Split, as_split
 from laps_env.workloads.predictors import RECORDED, make_predictor
 from laps_env.workloads.random import make_key

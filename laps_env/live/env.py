@@ -20,12 +20,12 @@ from laps_env.live.engine.verification import Decoding
 from laps_env.live.prompts import DEMO_PROMPTS, read_questions
 from laps_env.live.requests import PromptRequests
 from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
-from laps_env.sim.stepwise import (
-    begin,
-    begin_by_priority,
+from laps_env.sim.loops import (
     close_as_measured,
     close_at_cost,
     open_for_work,
+    open_scores,
+    open_sequential,
 )
 from laps_env.utils.splits import as_split
 from laps_env.workloads import Workload
@@ -172,9 +172,9 @@ class LiveRow(SpecDecodeReplayVectorEnv):
         constants, state = simulation.constants, simulation.state
         scale = self.options.reward_scale
         if self.options.interface == "sequential":
-            starts = begin(constants, state, int(actions[0]), scale)
+            starts = open_sequential(constants, state, int(actions[0]), scale)
         else:
-            starts = begin_by_priority(constants, state, -actions[0].astype(np.float64))
+            starts = open_scores(constants, state, -actions[0].astype(np.float64))
         if not starts:
             return
         self._work(open_for_work(constants, state))

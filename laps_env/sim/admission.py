@@ -1,16 +1,13 @@
-"""Who is in the system: arrivals, slots, backlog, completion, limits."""
+"""Who is in the system and who joins the next round: arrivals, slots, picks, limits."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from laps_env.sim.observation import (
-    ARRIVAL_NUMBER,
-    CATEGORY,
-    OCCUPIED,
-    PREDICTED_TOKENS,
-    PROMPT_TOKENS,
-)
+import numpy as np
+import numpy.typing as npt
+
+from laps_env.sim.observation import fits, show_admission, show_pick, show_release
 from laps_env.sim.state import FREE, Episode
 from laps_env.utils.jit import inlined
 
@@ -42,12 +39,7 @@ def occupy(server: Any, e: Episode, number: int) -> None:
     e.active[server.active] = index
     server.active += 1
     server.wanted += slot.context
-    row = e.queue[index]
-    row[OCCUPIED] = 1
-    row[ARRIVAL_NUMBER] = number
-    row[PROMPT_TOKENS] = request.prompt_tokens
-    row[PREDICTED_TOKENS] = request.predicted_tokens
-    row[CATEGORY] = request.category
+    show_admission(e, index, number)
 
 
 @inlined
@@ -58,7 +50,7 @@ def release(server: Any, e: Episode, index: int) -> None:
     server.wanted -= slot.context
     server.finished += 1
     slot.request = FREE
-    e.queue[index] = 0
+    show_release(e, index)
     place = 0
     while e.active[place] != index:
         place += 1
@@ -84,3 +76,45 @@ def check_limits(server: Any) -> None:
     too_long = server.arrived - server.finished > server.queue_limit
     if server.finished < server.requests and (too_late or too_long):
         server.truncated = 1
+
+
+@inlined
+def pick(server: Any, e: Episode, index: int) -> None:
+    """Put the request of a slot into the next round."""
+    slot = e.slots[index]
+    slot.picked = 1
+    show_pick(e, index)
+    e.batch[server.picked] = index
+    server.picked += 1
+    server.reserved += slot.context + server.lookahead
+
+
+@inlined
+def rank(e: Episode, active: int, priority: npt.NDArray[np.float64], limit: int) -> int:
+    """Write the ``limit`` best slots to ``e.ranked``, lowest priority first; returns how many.
+
+    The active slots come in order of arrival and insertion is stable, so ties keep that order.
+    """
+    count = 0
+    for k in range(active):
+        index = e.active[k]
+        key = priority[index]
+        if count == limit and not key < priority[e.ranked[count - 1]]:
+            continue
+        place = count if count < limit else limit - 1
+        while place > 0 and key < priority[e.ranked[place - 1]]:
+            e.ranked[place] = e.ranked[place - 1]
+            place -= 1
+        e.ranked[place] = index
+        count = min(count + 1, limit)
+    return count
+
+
+@inlined
+def pick_by_priority(c: Any, server: Any, e: Episode, priority: npt.NDArray[np.float64]) -> None:
+    """Fill the round with the lowest priorities (by slot) that fit; ties: the earlier arrival."""
+    roomy = server.wanted + server.active * server.lookahead <= c.pool_tokens
+    limit = min(c.batch_size, server.active) if roomy else server.active
+    for k in range(rank(e, server.active, priority, limit)):
+        if fits(c, server, e.slots[e.ranked[k]]):
+            pick(server, e, e.ranked[k])

@@ -1,12 +1,60 @@
-"""What a round costs, the one formula that the kernel and the time alone share."""
+"""What a round costs: the constants of a cost model, and the one formula that uses them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from laps_env.utils.checks import is_finite
 from laps_env.utils.jit import inlined
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Costs of a round: ten non-negative constants in nanoseconds.
+
+    Attributes:
+        overhead_ns: Host work and sampling of a round.
+        target_pass_ns: Forward pass of the target model (one a round).
+        target_token_ns: Token in that pass (drafted + 1 per request, and prefilled tokens).
+        target_kv_token_ns: Key-value token that the pass reads.
+        draft_step_ns: Sequential draft step of the batch.
+        draft_token_ns: Drafted token.
+        prefill_request_ns: Request whose cache is (re)computed in the round.
+        swap_token_ns: Key-value token moved between device and host, either way.
+        draft_kv_token_ns: Key-value token that a draft step reads.
+        swap_request_ns: Request whose cache is moved between device and host.
+        source: Origin of the numbers, with what had to be assumed.
+
+    Raises:
+        ValueError: A constant is negative or not finite, or a round would take no time.
+    """
+
+    overhead_ns: float
+    target_pass_ns: float
+    target_token_ns: float
+    target_kv_token_ns: float
+    draft_step_ns: float
+    draft_token_ns: float
+    prefill_request_ns: float
+    swap_token_ns: float
+    draft_kv_token_ns: float = 0.0
+    swap_request_ns: float = 0.0
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for name in CONSTANT_NAMES:
+            value = getattr(self, name)
+            if not (is_finite(value) and value >= 0):
+                raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
+        if self.overhead_ns + self.target_pass_ns < 1:
+            raise ValueError("expected overhead_ns + target_pass_ns >= 1 ns: time must pass")
+
+
+#: Names of the constants, in nanoseconds.
+CONSTANT_NAMES = tuple(field.name for field in fields(CostModel) if field.name != "source")
 
 
 class Work(NamedTuple):
@@ -25,37 +73,36 @@ class Work(NamedTuple):
 
 @inlined
 def duration_ns(c: Any, work: Work) -> int:
-    """A round's duration: linear in its work, rounded once, half to even."""
-    return int(
-        np.rint(
-            c.overhead_ns
-            + c.target_pass_ns
-            + c.target_token_ns * (work.verify + work.prefill)
-            + c.target_kv_token_ns * work.kv
-            + c.draft_step_ns * work.steps
-            + c.draft_token_ns * work.drafted
-            + c.draft_kv_token_ns * work.draft_kv
-            + c.prefill_request_ns * work.prefills
-            + c.swap_request_ns * work.swaps
-            + c.swap_token_ns * work.swapped
-        )
+    """Duration of a round: linear in its work, rounded once, half to even."""
+    return int(np.rint(work_ns(c, work)))
+
+
+@inlined
+def work_ns(c: Any, work: Work) -> float:
+    """Time that the work of a round takes, not rounded."""
+    return (
+        c.overhead_ns
+        + c.target_pass_ns
+        + c.target_token_ns * (work.verify + work.prefill)
+        + c.target_kv_token_ns * work.kv
+        + c.draft_step_ns * work.steps
+        + c.draft_token_ns * work.drafted
+        + c.draft_kv_token_ns * work.draft_kv
+        + c.prefill_request_ns * work.prefills
+        + c.swap_request_ns * work.swaps
+        + c.swap_token_ns * work.swapped
     )
 
 
 @inlined
 def verification_ns(c: Any, work: Work) -> float:
-    """What a scheduler measures as T_LLM: the target's pass with overhead, without prefill."""
-    return (
-        c.overhead_ns
-        + c.target_pass_ns
-        + c.target_token_ns * work.verify
-        + c.target_kv_token_ns * work.kv
-    )
+    """Time that a scheduler measures as T_LLM: the target's pass with overhead, no prefill."""
+    return work_ns(c, Work(work.verify, 0, work.kv, 0, 0, 0, 0, 0, 0))
 
 
 @inlined
 def draft_step_ns(c: Any, work: Work) -> float:
-    """What a scheduler measures as T_SSM, in a round with at least one draft step."""
+    """Time that a scheduler measures as T_SSM, in a round with at least one draft step."""
     drafting = (
         c.draft_step_ns * work.steps
         + c.draft_token_ns * work.drafted

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from laps_env.sim.costs import Work, work_ns
 from laps_env.utils.jit import jit
 
+#: Longest draft of a round.
 MAX_DRAFT_LENGTH = 16
+
+#: Name of the rule, in place of a draft length.
 SMARTSPEC = "smartspec"
 
 #: Weight of the past in the running acceptance estimate, per round (assumed: the paper averages
@@ -21,7 +25,7 @@ FORGETTING = 0.99
 
 @jit
 def smartspec_draft_length(c: Any, hits: float, trials: float, batch: int) -> int:
-    """The draft length 0..16 of greatest goodput for a round with ``batch`` requests.
+    """Draft length 0..16 of greatest goodput for a round with ``batch`` requests.
 
     ``hits / trials`` (each request's accepted tokens / tokens whose fate was decided) estimates
     alpha, the probability that the next draft token is accepted; a uniform prior starts it at 1/2.
@@ -30,14 +34,8 @@ def smartspec_draft_length(c: Any, hits: float, trials: float, batch: int) -> in
     best, best_goodput = 0, 0.0
     power, expected = 1.0, 1.0
     for k in range(MAX_DRAFT_LENGTH + 1):
-        seconds = (
-            c.overhead_ns
-            + c.target_pass_ns
-            + c.target_token_ns * batch * (k + 1)
-            + c.draft_step_ns * k
-            + c.draft_token_ns * batch * k
-        )
-        goodput = batch * expected / seconds
+        work = Work(batch * (k + 1), 0, 0, k, batch * k, 0, 0, 0, 0)
+        goodput = batch * expected / work_ns(c, work)
         if goodput > best_goodput:
             best, best_goodput = k, goodput
         power *= alpha

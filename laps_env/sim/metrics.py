@@ -7,63 +7,62 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from laps_env.sim.commit import ANY_DRAFT, accepted_tokens, committed_tokens, drafted_tokens
 from laps_env.sim.costs import Work, duration_ns
 from laps_env.sim.server_model import ServerModel
+from laps_env.sim.workload import Workload
 from laps_env.utils.jit import jit
-from laps_env.workloads import Workload
 
 #: Percentiles of latency that are reported.
 PERCENTILES = (50, 95, 99)
 
 
 @jit
-def _time_alone(
+def _serve_alone(
     c: Any,
     draft_length: int,
-    requests: npt.NDArray[Any],
+    offset: npt.NDArray[np.int64],
+    prompt_tokens: npt.NDArray[np.int64],
     accepted_length: npt.NDArray[np.uint8],
     max_draft: npt.NDArray[np.uint8],
     alone_ns: npt.NDArray[np.int64],
 ) -> None:
-    """Each request served alone on an empty server (the kernel's formula with a batch of one)."""
-    for i in range(requests.size):
-        request = requests[i]
-        position = 0
-        while position < request.output_tokens:
-            n: Any = draft_length
-            if max_draft.size > 0:
-                n = min(n, np.int64(max_draft[request.offset + position]))
-            context = request.prompt_tokens + position
-            prefill = context if position == 0 else 0
-            prefills = 1 if position == 0 else 0
-            work = Work(n + 1, prefill, context, n, n, n * context, prefills, 0, 0)
+    """Each request on an empty server, in batches of one."""
+    for i in range(prompt_tokens.size):
+        position = offset[i]
+        prefills = 1
+        while position < offset[i + 1]:
+            n = drafted_tokens(max_draft, position, draft_length)
+            context = prompt_tokens[i] + position - offset[i]
+            work = Work(n + 1, prefills * context, context, n, n, n * context, prefills, 0, 0)
             alone_ns[i] += duration_ns(c, work)
-            position += min(np.int64(accepted_length[request.offset + position]), n) + 1
+            accepted = accepted_tokens(accepted_length, position, n)
+            position += committed_tokens(accepted, offset[i + 1] - position)
+            prefills = 0
 
 
-def time_alone_ns(workload: Workload, server: ServerModel, draft_length: int) -> Any:
+def time_alone_ns(
+    workload: Workload, server: ServerModel, draft_length: int
+) -> npt.NDArray[np.int64]:
     """Time that each request needs alone on an empty server, prefill included.
 
     Args:
-        workload: the requests.
-        server: its cost model counts.
-        draft_length: the scenario's reference draft length, whatever rule is in force.
+        workload: Requests to serve.
+        server: Server whose cost model counts.
+        draft_length: Reference draft length of the scenario, whatever rule is in force.
 
     Returns:
-        int64 [R] nanoseconds.
+        Nanoseconds, int64 [R].
     """
-    count = workload.num_requests
-    requests = np.zeros(
-        count,
-        [("prompt_tokens", np.int64), ("output_tokens", np.int64), ("offset", np.int64)],
-    )
-    requests["prompt_tokens"] = workload.prompt_tokens
-    requests["output_tokens"] = workload.output_tokens
-    requests["offset"] = workload.offset[:-1]
-    alone = np.zeros(count, np.int64)
-    max_draft = workload.max_draft if workload.max_draft is not None else np.zeros(0, np.uint8)
-    _time_alone(
-        server.constants(), draft_length, requests, workload.accepted_length, max_draft, alone
+    alone = np.zeros(workload.num_requests, np.int64)
+    _serve_alone(
+        server.constants(),
+        draft_length,
+        workload.offset,
+        workload.prompt_tokens,
+        workload.accepted_length,
+        ANY_DRAFT if workload.max_draft is None else workload.max_draft,
+        alone,
     )
     return alone
 
@@ -76,9 +75,9 @@ def summarize(
     """Metrics of one episode, over the requests that had arrived at its end.
 
     Args:
-        requests: `laps_env.sim.state.REQUEST` records [R] of the episode.
-        server: the `laps_env.sim.state.SERVER` record at its end.
-        alone_ns: int64 [R], `time_alone_ns`.
+        requests: Records of the episode's requests, `laps_env.sim.state.REQUEST` [R].
+        server: Record of the server at its end, `laps_env.sim.state.SERVER`.
+        alone_ns: Time that each needs alone, int64 [R] (`time_alone_ns`).
 
     Returns:
         Seconds, unless the name says otherwise:

@@ -1,21 +1,25 @@
-"""The columns of an observation: names, units and bounds, in one place.
+"""The observation: its columns with units and bounds, and how each follows from what happens.
 
 ``QUEUE_COLUMNS`` describe ``observation["queue"]`` (a row per slot, zero where the slot is empty),
 ``SERVER_COLUMNS`` the entries of ``observation["server"]``. Rules and agents index by the constants
-below, which the kernel compiles in: ``row[WAITING_S]``, ``server[VERIFY_S]``.
+below, which the kernel compiles in: ``row[WAITING_S]``, ``server[VERIFY_S]``. The functions after
+them write the columns, each when the event happens that changes them.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-#: Bounds of what is unbounded in principle: counts are exact in float32 up to 2**24.
-MAX_COUNT = 2.0**24
-MAX_SECONDS = 1e9
+import numpy as np
+import numpy.typing as npt
+
+from laps_env.sim.state import Episode
+from laps_env.utils.checks import MAX_COUNT, MAX_SECONDS
+from laps_env.utils.jit import inlined
 
 
 class Column(NamedTuple):
-    """One observed number: name, unit, upper bound (the lower one is 0) and meaning."""
+    """Observed number: name, unit, upper bound (the lower one is 0) and meaning."""
 
     name: str
     unit: str
@@ -104,3 +108,144 @@ SERVER_COLUMNS = (
     SINCE_ARRIVAL_S,
     LOAD_ESTIMATE,
 ) = range(len(SERVER_COLUMNS))
+
+#: Arrivals in the load estimate.
+LOAD_WINDOW = 32
+
+
+@inlined
+def show_admission(e: Episode, index: int, number: int) -> None:
+    """Write the columns of a request that has got its slot."""
+    request, row = e.requests[number], e.queue[index]
+    row[OCCUPIED] = 1
+    row[ARRIVAL_NUMBER] = number
+    row[PROMPT_TOKENS] = request.prompt_tokens
+    row[PREDICTED_TOKENS] = request.predicted_tokens
+    row[CATEGORY] = request.category
+
+
+@inlined
+def show_release(e: Episode, index: int) -> None:
+    """Clear the row of a slot that its request has left."""
+    e.queue[index] = 0
+
+
+@inlined
+def show_pick(e: Episode, index: int) -> None:
+    """Write the column of a request that has joined the next round."""
+    e.queue[index, PICKED] = 1
+
+
+@inlined
+def show_eviction(e: Episode, index: int) -> None:
+    """Write the column of a request whose cache has left the device."""
+    e.queue[index, CACHED] = 0
+
+
+@inlined
+def show_round_begin(e: Episode, index: int) -> None:
+    """Write the column of a request, in the round or not, when a round begins."""
+    e.queue[index, RAN] = 0
+
+
+@inlined
+def refresh_times(server: Any, e: Episode) -> None:
+    """Write the columns that change by waiting."""
+    for k in range(server.active):
+        index = e.active[k]
+        slot = e.slots[index]
+        row = e.queue[index]
+        row[WAITING_S] = (server.now - slot.arrival_ns) * 1e-9
+        row[IDLE_S] = (server.now - slot.served_at) * 1e-9
+        row[IDLE_ROUNDS] = server.rounds - slot.served_round
+
+
+@inlined
+def fits(c: Any, server: Any, slot: Any) -> bool:
+    """Whether an unpicked request can still join the round: batch and pool."""
+    return (
+        slot.picked == 0
+        and server.picked < c.batch_size
+        and server.reserved + slot.context + server.lookahead <= c.pool_tokens
+    )
+
+
+@inlined
+def show_choices(c: Any, server: Any, e: Episode, mask: npt.NDArray[np.int8]) -> int:
+    """Write the action mask and its column; returns how many requests may be picked."""
+    mask[:] = 0
+    choices = 0
+    for k in range(server.active):
+        index = e.active[k]
+        selectable = 1 if fits(c, server, e.slots[index]) else 0
+        mask[index] = selectable
+        e.queue[index, SELECTABLE] = selectable
+        choices += selectable
+    mask[-1] = 1 if server.picked > 0 else 0
+    return choices
+
+
+@inlined
+def show_server(c: Any, server: Any, e: Episode, view: npt.NDArray[np.float32]) -> None:
+    """Write the columns of the server."""
+    view[BATCH_SIZE] = c.batch_size
+    view[DRAFT_LENGTH] = server.last_draft_length
+    view[DRAFT_STEP_S] = server.draft_step_ns * 1e-9
+    view[VERIFY_S] = server.verify_ns * 1e-9
+    free = c.pool_tokens - server.held - server.reserved
+    for k in range(server.picked):
+        slot = e.slots[e.batch[k]]
+        free += slot.context * slot.resident
+    view[FREE_CACHE_TOKENS] = min(max(free, 0), MAX_COUNT)
+    view[BACKLOG] = server.arrived - server.admitted
+    view[LOAD_ESTIMATE] = 0
+    view[SINCE_ARRIVAL_S] = 0
+    if server.arrived > 0:
+        latest = server.arrived - 1
+        view[SINCE_ARRIVAL_S] = (server.now - e.requests[latest].arrival_ns) * 1e-9
+        gaps = min(LOAD_WINDOW, latest)
+        span = e.requests[latest].arrival_ns - e.requests[latest - gaps].arrival_ns
+        if span > 0:
+            rate = gaps / (span * 1e-9)
+            view[LOAD_ESTIMATE] = min(rate / server.saturation_rps, MAX_COUNT)
+
+
+@inlined
+def show_progress(e: Episode, index: int, drafted: int, accepted: int) -> None:
+    """Write the columns that a round changes."""
+    slot = e.slots[index]
+    row = e.queue[index]
+    row[GENERATED_TOKENS] = slot.generated
+    row[ROUNDS] = slot.rounds
+    row[DRAFTED] = slot.drafted
+    row[ACCEPTED] = slot.accepted
+    row[LAST_DRAFTED] = drafted
+    row[LAST_ACCEPTED] = accepted
+    row[ATTAINED_S] = slot.attained_ns * 1e-9
+    row[PICKED] = 0
+    row[RAN] = 1
+    row[CACHED] = 1
+    row[WINDOW_ACCEPTANCE], row[WINDOW_SPREAD] = windowed_acceptance(
+        e.window[index], min(slot.rounds, e.window.shape[1])
+    )
+
+
+@inlined
+def windowed_acceptance(window: npt.NDArray[Any], rounds: int) -> tuple[float, float]:
+    """Acceptance over the window, accepted / drafted, and the deviation of the per-round rates.
+
+    Rounds that drafted nothing say nothing; with none left both are 0.
+    """
+    drafted, accepted, count, total = 0, 0, 0, 0.0
+    for k in range(rounds):
+        drafted += window[k].drafted
+        accepted += window[k].accepted
+        count += 1 if window[k].drafted > 0 else 0
+        total += window[k].rate
+    if count == 0:
+        return 0.0, 0.0
+    square = 0.0
+    for k in range(rounds):
+        if window[k].drafted > 0:
+            square += (window[k].rate - total / count) ** 2
+    return accepted / drafted, np.sqrt(square / count)

@@ -1,45 +1,44 @@
-"""What only a clairvoyant knows: how many rounds a request still needs."""
+"""Rounds that a request still needs: what only a clairvoyant knows."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from laps_env.sim.commit import ANY_DRAFT, accepted_tokens, committed_tokens, drafted_tokens
+from laps_env.sim.workload import Workload
 from laps_env.utils.jit import jit
-from laps_env.workloads import Workload
 
 
 @jit
-def _rounds_to_go(
+def _count_backwards(
     offset: npt.NDArray[np.int64],
     accepted_length: npt.NDArray[np.uint8],
     max_draft: npt.NDArray[np.uint8],
     draft_length: int,
-    to_go: npt.NDArray[np.float64],
+    remaining: npt.NDArray[np.float64],
 ) -> None:
-    """Backwards: one round, then what is left from where it ends."""
+    """One round, then what is left from where it ends."""
     for i in range(offset.size - 1):
-        for position in range(offset[i + 1] - 1, offset[i] - 1, -1):
-            n: Any = draft_length
-            if max_draft.size > 0:
-                n = min(n, np.int64(max_draft[position]))
-            after = position + min(np.int64(accepted_length[position]), n) + 1
-            to_go[position] = 1.0 + (to_go[after] if after < offset[i + 1] else 0.0)
+        end = offset[i + 1]
+        for position in range(end - 1, offset[i] - 1, -1):
+            drafted = drafted_tokens(max_draft, position, draft_length)
+            accepted = accepted_tokens(accepted_length, position, drafted)
+            after = position + committed_tokens(accepted, end - position)
+            remaining[position] = 1.0 + (remaining[after] if after < end else 0.0)
 
 
 def remaining_rounds(workload: Workload, draft_length: int) -> npt.NDArray[np.float64]:
     """Rounds from each output position to the request's end.
 
     Args:
-        workload: the requests.
-        draft_length: tokens drafted in every round.
+        workload: Requests to count for.
+        draft_length: Tokens drafted in every round.
 
     Returns:
-        float64 [T], >= 1; the value at a request's first position is its total.
+        Counts, float64 [T], >= 1; that at a request's first position is its total.
     """
-    to_go = np.empty(workload.accepted_length.size)
-    max_draft = workload.max_draft if workload.max_draft is not None else np.zeros(0, np.uint8)
-    _rounds_to_go(workload.offset, workload.accepted_length, max_draft, draft_length, to_go)
-    return to_go
+    remaining = np.empty(workload.accepted_length.size)
+    max_draft = ANY_DRAFT if workload.max_draft is None else workload.max_draft
+    _count_backwards(workload.offset, workload.accepted_length, max_draft, draft_length, remaining)
+    return remaining

@@ -1,4 +1,4 @@
-"""One round of speculative decoding, the physics that every face drives.
+"""One round of speculative decoding, the physics that every face drives, from top to bottom.
 
 `docs/physics.md` states the same rules in words; `tests/reference.py` states them again in plain
 Python and must agree in every integer.
@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from laps_env.sim.admission import release
+from laps_env.sim.commit import accepted_tokens, committed_tokens, drafted_tokens
 from laps_env.sim.costs import Work, draft_step_ns, duration_ns, verification_ns
 from laps_env.sim.draft_length import FORGETTING, smartspec_draft_length
-from laps_env.sim.eviction import make_room
-from laps_env.sim.observation import RAN
-from laps_env.sim.observing import show_progress
+from laps_env.sim.observation import show_eviction, show_progress, show_round_begin
 from laps_env.sim.state import Episode
 from laps_env.utils.jit import inlined
 
@@ -71,7 +70,47 @@ def note_preemptions(server: Any, e: Episode) -> None:
         if slot.ran == 1 and slot.picked == 0:
             e.requests[slot.request].preemptions += 1
         slot.ran = 0
-        e.queue[e.active[k], RAN] = 0
+        show_round_begin(e, e.active[k])
+
+
+@inlined
+def make_room(c: Any, server: Any, e: Episode) -> None:
+    """Evict until the round fits the pool."""
+    held_outside = server.held
+    for k in range(server.picked):
+        slot = e.slots[e.batch[k]]
+        held_outside -= slot.context * slot.resident
+    server.offloads = server.offloaded = 0
+    while server.reserved + held_outside > c.pool_tokens:
+        index = choose_victim(c, server, e)
+        slot = e.slots[index]
+        slot.resident = 0
+        show_eviction(e, index)
+        server.held -= slot.context
+        held_outside -= slot.context
+        if c.swap == 1:
+            slot.swapped = 1
+            server.offloads += 1
+            server.offloaded += slot.context
+
+
+@inlined
+def choose_victim(c: Any, server: Any, e: Episode) -> int:
+    """The resident request outside the round that loses its cache (`ServerModel.victim`)."""
+    victim, worst = -1, -1
+    for k in range(server.active):
+        index = e.active[k]
+        slot = e.slots[index]
+        if slot.resident == 1 and slot.picked == 0:
+            if c.victim == 0:
+                key = server.now - slot.served_at
+            elif c.victim == 1:
+                key = slot.request
+            else:
+                key = slot.context
+            if key >= worst:  # the later arrival loses a tie
+                victim, worst = index, key
+    return victim
 
 
 @inlined
@@ -115,7 +154,7 @@ def draft(c: Any, server: Any, e: Episode) -> tuple[int, int, int, int, int]:
         slot = e.slots[e.batch[k]]
         draft_length = draft_length_of(server, e, slot, chosen)
         server.last_draft_length = max(server.last_draft_length, draft_length)
-        slot.drafting = proposed(e, slot, draft_length)
+        slot.drafting = drafted_tokens(e.max_draft, position_of(e, slot), draft_length)
         verify += slot.drafting + 1
         drafted += slot.drafting
         draft_kv += slot.drafting * slot.context
@@ -141,12 +180,9 @@ def draft_length_of(server: Any, e: Episode, slot: Any, chosen: int) -> Any:
 
 
 @inlined
-def proposed(e: Episode, slot: Any, draft_length: int) -> Any:
-    """Tokens drafted for a request: as far as the drafter can propose at its position."""
-    if e.max_draft.size == 0:
-        return draft_length
-    position = e.requests[slot.request].offset + slot.generated
-    return min(draft_length, np.int64(e.max_draft[position]))
+def position_of(e: Episode, slot: Any) -> int:
+    """Place of a request's next output token in the flat arrays."""
+    return e.requests[slot.request].offset + slot.generated
 
 
 @inlined
@@ -169,9 +205,7 @@ def finish_round(server: Any, e: Episode, duration: int) -> None:
     for k in range(server.picked):
         slot = e.slots[e.batch[k]]
         drafted = slot.drafting
-        accepted = min(
-            np.int64(e.accepted_length[e.requests[slot.request].offset + slot.generated]), drafted
-        )
+        accepted = accepted_tokens(e.accepted_length, position_of(e, slot), drafted)
         drafted_total += drafted
         hits += accepted
         trials += accepted + (1 if accepted < drafted else 0)
@@ -188,7 +222,7 @@ def commit(server: Any, e: Episode, index: int, drafted: int, accepted: int, dur
     """Account one round, which ends ``now``, to one request; release it if it is complete."""
     slot = e.slots[index]
     request = e.requests[slot.request]
-    tokens = min(accepted + 1, request.output_tokens - slot.generated)
+    tokens = committed_tokens(accepted, request.output_tokens - slot.generated)
     idle = server.now - duration - slot.served_at
     request.longest_idle_ns = max(request.longest_idle_ns, idle)
     if slot.rounds == 0:

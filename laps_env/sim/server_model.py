@@ -1,18 +1,15 @@
-"""Every physical constant of the simulated server, in one frozen, typed place.
-
-Times are nanoseconds; a round's duration is linear in what the round does
-(`docs/physics.md` has the formula term by term), so a cost model is eight numbers.
-"""
+"""The simulated server: its costs, and the rules of its batch and its cache."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
+from laps_env.sim.costs import CONSTANT_NAMES, CostModel
 from laps_env.sim.draft_length import MAX_DRAFT_LENGTH, SMARTSPEC
-from laps_env.utils.checks import check_count, is_finite
+from laps_env.utils.checks import check_count
 
 #: A recorded draft schedule may hold any uint8 draft length; look-ahead is reserved for the most.
 MAX_SCHEDULED_DRAFT_LENGTH = 255
@@ -25,62 +22,20 @@ VICTIMS: tuple[Victim, ...] = ("longest_idle", "latest_arrival", "largest")
 
 
 @dataclass(frozen=True)
-class CostModel:
-    """What a round costs: ten non-negative constants in nanoseconds.
-
-    Attributes:
-        overhead_ns: per round, host and sampling.
-        target_pass_ns: per forward pass of the target model (one a round).
-        target_token_ns: per token in that pass (drafted + 1 per request, and prefilled tokens).
-        target_kv_token_ns: per key-value token that the pass reads.
-        draft_step_ns: per sequential draft step of the batch.
-        draft_token_ns: per drafted token.
-        prefill_request_ns: per request whose cache is (re)computed in the round.
-        swap_token_ns: per key-value token moved between device and host, either way.
-        draft_kv_token_ns: per key-value token that a draft step reads.
-        swap_request_ns: per request whose cache is moved between device and host.
-        source: where the numbers come from, with what had to be assumed.
-
-    Raises:
-        ValueError: a constant is negative or not finite, or a round would take no time.
-    """
-
-    overhead_ns: float
-    target_pass_ns: float
-    target_token_ns: float
-    target_kv_token_ns: float
-    draft_step_ns: float
-    draft_token_ns: float
-    prefill_request_ns: float
-    swap_token_ns: float
-    draft_kv_token_ns: float = 0.0
-    swap_request_ns: float = 0.0
-    source: str = ""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name != "source" and not (is_finite(value) and value >= 0):
-                raise ValueError(f"{field.name}: expected a finite number >= 0, got {value!r}")
-        if self.overhead_ns + self.target_pass_ns < 1:
-            raise ValueError("expected overhead_ns + target_pass_ns >= 1 ns: time must pass")
-
-
-@dataclass(frozen=True)
 class ServerModel:
     """One speculative-decoding server: its costs and the rules of its batch and its cache.
 
     Attributes:
-        cost: the cost model.
-        batch_size: requests in one round, at least 1.
-        draft_length: tokens drafted a round, 0 (no speculation) to 16, or ``"smartspec"``.
-        pool_tokens: capacity of the key-value pool in tokens.
-        eviction: what happens to a victim's cache: dropped and recomputed, or swapped to the host.
-        victim: who loses its cache when the pool needs room (ties: the latest arrival).
-        acceptance_window: rounds in the windowed acceptance statistics, at least 1.
+        cost: Cost model of its rounds.
+        batch_size: Most requests in one round, at least 1.
+        draft_length: Tokens drafted a round, 0 (no speculation) to 16, or ``"smartspec"``.
+        pool_tokens: Capacity of the key-value pool in tokens.
+        eviction: Fate of a victim's cache: dropped and recomputed, or swapped to the host.
+        victim: Request that loses its cache when the pool needs room (ties: the latest arrival).
+        acceptance_window: Rounds in the windowed acceptance statistics, at least 1.
 
     Raises:
-        ValueError: naming the field, what was expected and what came.
+        ValueError: A value out of range; the message names it, what was expected and what came.
     """
 
     cost: CostModel
@@ -127,9 +82,8 @@ class ServerModel:
     def constants(self) -> Any:
         """The record of constants that the kernel reads (`CONSTANTS`)."""
         record = np.zeros((), CONSTANTS)
-        for name, value in asdict(self.cost).items():
-            if name != "source":
-                record[name] = value
+        for name in CONSTANT_NAMES:
+            record[name] = getattr(self.cost, name)
         record["batch_size"] = self.batch_size
         record["draft_length"] = -1 if isinstance(self.draft_length, str) else self.draft_length
         record["pool_tokens"] = self.pool_tokens
@@ -140,7 +94,7 @@ class ServerModel:
 
 #: Layout of the kernel's constants: the cost model, then the server's rules in numbers.
 CONSTANTS = np.dtype(
-    [(f.name, np.float64) for f in fields(CostModel) if f.name != "source"]
+    [(name, np.float64) for name in CONSTANT_NAMES]
     + [
         ("batch_size", np.int64),
         ("draft_length", np.int64),  # -1: the SmartSpec rule

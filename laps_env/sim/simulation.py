@@ -1,4 +1,4 @@
-"""`Simulation`: workloads put on a state of replay servers, and the results taken off it.
+"""`Simulation`: workloads put on replay servers, and the results taken off them.
 
 The only place where arrays are allocated and filled; environments and evaluation drive it.
 """
@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from laps_env.sim.loops import make_state, start_episode
+from laps_env.sim.loops import start_episode
+from laps_env.sim.observation import QUEUE_COLUMNS, SERVER_COLUMNS
 from laps_env.sim.server_model import ServerModel
+from laps_env.sim.state import make_state
+from laps_env.sim.workload import Workload
 from laps_env.utils.checks import check_positive
 from laps_env.utils.jit import announce_compilation
-from laps_env.workloads import Workload
 
 #: "No limit" in nanoseconds or requests.
 UNLIMITED = 2**62
@@ -26,14 +28,15 @@ class Simulation:
     """E replay servers with N slots each.
 
     Args:
-        server: the server model, the same for all rows.
-        num_envs: E.
-        slots: N, at least the batch size.
-        saturation_rps: for the observed load estimate.
-        time_limit_ns, queue_limit: cut an episode there, or `UNLIMITED`.
+        server: Server model, the same for all.
+        num_envs: Number of servers, E.
+        slots: Slots of each request table, N, at least the batch size.
+        saturation_rps: Saturation throughput, for the observed load estimate.
+        time_limit_ns: Time at which an episode is cut, or `UNLIMITED`.
+        queue_limit: Requests in the system beyond which an episode is cut, or `UNLIMITED`.
 
     Raises:
-        ValueError: more requests in a batch than slots.
+        ValueError: A batch may have more requests than there are slots.
     """
 
     def __init__(
@@ -55,39 +58,41 @@ class Simulation:
         self.server = server
         self.slots = slots
         self.workloads: list[Workload | None] = [None] * num_envs
-        self.state = make_state(num_envs, slots, server.acceptance_window)
+        self.state = make_state(
+            num_envs, slots, server.acceptance_window, len(QUEUE_COLUMNS), len(SERVER_COLUMNS)
+        )
         self.constants = server.constants()
         self.state.servers["saturation_rps"] = saturation_rps
         self.state.servers["time_limit_ns"] = time_limit_ns
         self.state.servers["queue_limit"] = queue_limit
 
-    def start(self, row: int, workload: Workload) -> None:
-        """Put a workload on server ``row`` and go to its first decision.
+    def start(self, index: int, workload: Workload) -> None:
+        """Put a workload on a server and go to its first decision.
 
         Raises:
-            ValueError: a request does not fit the key-value pool.
+            ValueError: A request does not fit the key-value pool.
         """
         scheduled = workload.draft_schedule is not None
         lookahead = self.server.lookahead(scheduled)
         check_pool(workload, self.server.pool_tokens, lookahead)
         self._make_room(workload)
         state, count = self.state, workload.num_requests
-        requests = state.requests[row, :count]
+        requests = state.requests[index, :count]
         requests[:] = 0
         for name in _GIVEN:
             requests[name] = getattr(workload, name)
         requests["offset"] = workload.offset[:-1]
-        state.accepted_length[row, : workload.accepted_length.size] = workload.accepted_length
+        state.accepted_length[index, : workload.accepted_length.size] = workload.accepted_length
         if state.max_draft.size:
             given = 255 if workload.max_draft is None else workload.max_draft
-            state.max_draft[row, : workload.accepted_length.size] = given
+            state.max_draft[index, : workload.accepted_length.size] = given
         if workload.draft_schedule is not None and workload.draft_schedule_offset is not None:
             requests["schedule_offset"] = workload.draft_schedule_offset[:-1]
-            state.schedule[row, : workload.draft_schedule.size] = workload.draft_schedule
-        server = state.servers[row]
+            state.schedule[index, : workload.draft_schedule.size] = workload.draft_schedule
+        server = state.servers[index]
         server["requests"], server["lookahead"], server["scheduled"] = count, lookahead, scheduled
-        self.workloads[row] = workload
-        start_episode(self.constants, state, row)
+        self.workloads[index] = workload
+        start_episode(self.constants, state, index)
 
     def _make_room(self, workload: Workload) -> None:
         """Grow the arrays that hold workloads; what they hold already is kept."""
@@ -109,16 +114,16 @@ class Simulation:
         if grown:
             self.state = self.state._replace(**grown)
 
-    def requests(self, row: int = 0) -> npt.NDArray[Any]:
-        """What happened to each request of a row's episode (`laps_env.sim.state.REQUEST`)."""
-        return np.asarray(self.state.requests[row, : self.state.servers[row]["requests"]])
+    def requests(self, index: int = 0) -> npt.NDArray[Any]:
+        """Records of a server's requests, what happened to each (`laps_env.sim.state.REQUEST`)."""
+        return np.asarray(self.state.requests[index, : self.state.servers[index]["requests"]])
 
 
 def limit_ns(time_limit_s: float | None) -> int:
-    """A time limit for `Simulation`; None is `UNLIMITED`.
+    """Time limit for `Simulation`; None is `UNLIMITED`.
 
     Raises:
-        ValueError: not a finite number > 0.
+        ValueError: The limit is not a finite number > 0.
     """
     if time_limit_s is None:
         return UNLIMITED
@@ -133,10 +138,10 @@ def _widened(array: npt.NDArray[Any], columns: int, fill: int) -> npt.NDArray[An
 
 
 def check_pool(workload: Workload, pool_tokens: int, lookahead: int) -> None:
-    """Every request must fit the key-value pool alone, with its look-ahead.
+    """Check that every request fits the key-value pool alone, with its look-ahead.
 
     Raises:
-        ValueError: naming the first request that does not.
+        ValueError: A request does not; the message names the first.
     """
     needed = workload.prompt_tokens + workload.output_tokens + lookahead
     if needed.max() > pool_tokens:

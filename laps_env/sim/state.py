@@ -1,4 +1,4 @@
-"""The state of one server as the compiled code sees it: records and the arrays of an episode."""
+"""The state of the servers as compiled code sees it: records, and the arrays that hold them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from laps_env.utils.jit import inlined
 
 FREE = -1
 
@@ -93,7 +95,7 @@ ROUND = np.dtype([("drafted", np.int64), ("accepted", np.int64), ("rate", np.flo
 
 
 class Episode(NamedTuple):
-    """Everything that one server's rounds read or write (one row of the vector environment)."""
+    """Everything that one server's rounds read or write."""
 
     requests: npt.NDArray[Any]  # REQUEST [R]
     accepted_length: npt.NDArray[np.uint8]  # [T] flat over output positions
@@ -105,3 +107,68 @@ class Episode(NamedTuple):
     ranked: npt.NDArray[np.int64]  # [N] scratch
     window: npt.NDArray[Any]  # ROUND [N, W] the last rounds of each slot, a ring
     queue: npt.NDArray[np.float32]  # [N, F] the observation's rows, kept current
+
+
+class BatchedState(NamedTuple):
+    """State of E servers with N slots each; index i of every array belongs to server i."""
+
+    servers: npt.NDArray[Any]  # SERVER [E]
+    requests: npt.NDArray[Any]  # REQUEST [E, R]
+    accepted_length: npt.NDArray[np.uint8]  # [E, T]
+    max_draft: npt.NDArray[np.uint8]  # [E, T] or [E, 0]
+    schedule: npt.NDArray[np.uint8]  # [E, S]
+    slots: npt.NDArray[Any]  # SLOT [E, N]
+    active: npt.NDArray[np.int64]  # [E, N]
+    batch: npt.NDArray[np.int64]  # [E, N]
+    ranked: npt.NDArray[np.int64]  # [E, N]
+    window: npt.NDArray[Any]  # ROUND [E, N, W]
+    queue: npt.NDArray[np.float32]  # [E, N, F] observation
+    server_obs: npt.NDArray[np.float32]  # [E, G] observation
+    mask: npt.NDArray[np.int8]  # [E, N + 1] valid actions
+    reward: npt.NDArray[np.float64]  # [E] of the last step
+    dt: npt.NDArray[np.float64]  # [E] seconds of the last step
+    ran_round: npt.NDArray[np.bool_]  # [E] the last step ran a round
+    invalid: npt.NDArray[np.bool_]  # [E] the last action was masked
+
+
+def make_state(
+    num_envs: int, slots: int, window: int, queue_columns: int, server_columns: int
+) -> BatchedState:
+    """Empty state; the arrays that hold workloads grow when one is put on it."""
+    e, n = num_envs, slots
+    return BatchedState(
+        servers=np.zeros(e, SERVER),
+        requests=np.zeros((e, 0), REQUEST),
+        accepted_length=np.zeros((e, 0), np.uint8),
+        max_draft=np.zeros((e, 0), np.uint8),
+        schedule=np.zeros((e, 0), np.uint8),
+        slots=np.zeros((e, n), SLOT),
+        active=np.zeros((e, n), np.int64),
+        batch=np.zeros((e, n), np.int64),
+        ranked=np.zeros((e, n), np.int64),
+        window=np.zeros((e, n, window), ROUND),
+        queue=np.zeros((e, n, queue_columns), np.float32),
+        server_obs=np.zeros((e, server_columns), np.float32),
+        mask=np.zeros((e, n + 1), np.int8),
+        reward=np.zeros(e),
+        dt=np.zeros(e),
+        ran_round=np.zeros(e, np.bool_),
+        invalid=np.zeros(e, np.bool_),
+    )
+
+
+@inlined
+def episode_of(state: BatchedState, i: int) -> Episode:
+    """Arrays of server i."""
+    return Episode(
+        state.requests[i],
+        state.accepted_length[i],
+        state.max_draft[i],
+        state.schedule[i],
+        state.slots[i],
+        state.active[i],
+        state.batch[i],
+        state.ranked[i],
+        state.window[i],
+        state.queue[i],
+    )

@@ -6,6 +6,10 @@ import math
 
 import numpy as np
 
+#: Bounds of what an observation shows: counts are exact in float32 up to 2**24.
+MAX_COUNT = 2.0**24
+MAX_SECONDS = 1e9
+
 #: Beyond any count that means something, and int64 sums of a few such numbers do not wrap.
 _MOST = 2**62
 

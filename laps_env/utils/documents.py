@@ -1,7 +1,7 @@
 """JSON documents of this project: one decoder, whose errors say what was expected and what came.
 
-A document is an object with ``format`` and ``version`` beside its own members. What these must be is
-said by a type: a dataclass, a `msgspec.Struct`, or a container of such.
+A document is an object with ``format`` and ``version`` beside its own members. What these must be
+is said by a type: a dataclass, a `msgspec.Struct`, or a container of such.
 """
 
 from __future__ import annotations

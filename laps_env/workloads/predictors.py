@@ -11,14 +11,10 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from laps_env.sim.observation import MAX_COUNT
+from laps_env.sim.workload import LARGEST_PREDICTION, LEAST_PREDICTION
 from laps_env.utils.checks import is_finite
 from laps_env.utils.jit import jit
 from laps_env.workloads.random import PREDICTION, Key, normals, uniforms
-
-#: Least prediction in tokens (the most is `laps_env.sim.observation.MAX_COUNT`); a predictor that
-#: errs by more orders of magnitude than these are apart is cut there.
-FEWEST = 1 / MAX_COUNT
 
 #: In place of an error: the predictions that come with recorded requests.
 RECORDED: Literal["recorded"] = "recorded"
@@ -31,7 +27,7 @@ class LengthPredictor(Protocol):
     """Anything that turns true output lengths [R] into predictions [R], both in tokens."""
 
     def predict(self, key: Key, episode: int, output_tokens: npt.NDArray[np.int64]) -> Tokens:
-        """Predictions [R] in tokens, float64 in `FEWEST` .. `MAX_COUNT`."""
+        """Predictions [R] in tokens, float64 in 2**-24 .. 2**24."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +45,13 @@ class LogNormalPredictor:
             raise ValueError(f"predictor error: expected a finite number >= 0, got {self.sd!r}")
 
     def predict(self, key: Key, episode: int, output_tokens: npt.NDArray[np.int64]) -> Tokens:
-        """Predictions [R] in tokens, `FEWEST` .. `MAX_COUNT`."""
+        """Predictions [R] in tokens, 2**-24 .. 2**24."""
         noise = np.empty(output_tokens.size)
         _draw_noise(key, episode, noise)
         with np.errstate(over="ignore"):
-            return np.clip(output_tokens * np.exp(self.sd * noise), FEWEST, MAX_COUNT)
+            return np.clip(
+                output_tokens * np.exp(self.sd * noise), LEAST_PREDICTION, LARGEST_PREDICTION
+            )
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from importlib.resources import as_file, files
 from typing import Any, Literal
 
 from laps_env.sim.calibration_file import read_calibration
-from laps_env.sim.observation import MAX_COUNT
-from laps_env.sim.server_model import CostModel, ServerModel
+from laps_env.sim.costs import CostModel
+from laps_env.sim.server_model import ServerModel
+from laps_env.sim.workload import Workload
 from laps_env.traces import AcceptanceTrace
-from laps_env.utils.checks import check_count, check_positive
+from laps_env.utils.checks import MAX_COUNT, check_count, check_positive
 from laps_env.utils.splits import as_split
 from laps_env.workloads.acceptance import ChainProfile
 from laps_env.workloads.arrivals import (
@@ -30,9 +31,9 @@ from laps_env.workloads.arrivals import (
     Poisson,
     RecordedArrivals,
 )
+from laps_env.workloads.generator import WorkloadFamily
 from laps_env.workloads.predictors import RECORDED, LengthPredictor, PredictorError, make_predictor
 from laps_env.workloads.requests import GeneratedRequests, RecordedRequests, RequestSource
-from laps_env.workloads.workload import Workload, WorkloadFamily
 
 #: Standard deviation of log(predicted / true length) where none is given (assumed).
 DEFAULT_PREDICTOR_ERROR = 0.5
@@ -142,7 +143,7 @@ class Scenario:
 
     @property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits of everything that decides the scenario's workloads and costs."""
+        """Sixteen hexadecimal digits of everything that decides its workloads and costs."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
 
     def with_arrivals(self, arrivals: ArrivalProcess) -> Scenario:
