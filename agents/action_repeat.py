@@ -41,9 +41,9 @@ class ActionRepeat(SpecDecodeReplayVectorEnv):
         self._picks = np.zeros((most, num_envs), np.int64)
         self._picked = np.zeros(num_envs, np.int64)
 
-    def _reset_row(self, row: int, options: dict[str, Any] | None = None) -> None:
-        super()._reset_row(row, options)
-        self._picked[row] = 0
+    def _reset_one(self, index: int, options: dict[str, Any] | None = None) -> None:
+        super()._reset_one(index, options)
+        self._picked[index] = 0
 
     def _move(self, actions: npt.NDArray[Any], skip: Bools) -> None:
         simulation, state = self.simulation, self.simulation.state

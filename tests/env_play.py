@@ -10,7 +10,7 @@ import pytest
 import laps_env
 from laps_env.workloads import Workload
 
-PICK, PRIORITY = laps_env.REPLAY_IDS
+SEQUENTIAL, SCORES = laps_env.REPLAY_IDS
 SLOTS = 6
 
 
@@ -26,7 +26,7 @@ def arguments(env_id: str) -> dict[str, Any]:
     return common | {"target": tiny_pair(), "max_new_tokens": 12, "clock": "calibrated"}
 
 
-def small(env_id: str = PICK, **kwargs: Any) -> gym.Env[Any, Any]:
+def small(env_id: str = SEQUENTIAL, **kwargs: Any) -> gym.Env[Any, Any]:
     return gym.make(env_id, **{"num_requests": 4, "slots": SLOTS, "batch_size": 2} | kwargs)
 
 

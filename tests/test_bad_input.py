@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from env_play import PICK, PRIORITY, SLOTS, arguments, play, small, workload_of
+from env_play import SEQUENTIAL, SCORES, SLOTS, arguments, play, small, workload_of
 
 import laps_env
 from laps_env.envs.replay import SpecDecodeReplay
@@ -30,7 +30,7 @@ def env(request: pytest.FixtureRequest) -> Iterator[gym.Env[Any, Any]]:
 
 def state_of(env: gym.Env[Any, Any]) -> bytes:
     """Everything that a step could move."""
-    rows = env.unwrapped._rows  # type: ignore[attr-defined]
+    rows = env.unwrapped._envs  # type: ignore[attr-defined]
     return pickle.dumps((rows.simulation, rows._steps, rows._returns, rows._ended))
 
 
@@ -62,7 +62,7 @@ BAD_SCORES = (
 
 @pytest.mark.parametrize(
     ("env_id", "action"),
-    [*((PICK, action) for action in BAD_PICKS), *((PRIORITY, scores) for scores in BAD_SCORES)],
+    [*((SEQUENTIAL, action) for action in BAD_PICKS), *((SCORES, scores) for scores in BAD_SCORES)],
     ids=repr,
 )
 def test_a_bad_action_moves_nothing(env_id: str, action: Any) -> None:
@@ -127,9 +127,12 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
         for error in (-0.1, np.nan, np.inf, "half", True, 10**400)
     ),
     ({"scenario": ["chat-serial-8b"]}, r"scenario: expected one of .*; got \['chat-serial-8b'\]"),
-    ({"split": "exam"}, r"split: expected one of .*, got 'exam'"),
+    ({"split": "exam"}, r"split: expected one of .*; got 'exam'"),
     ({"interface": "wish"}, r"interface: expected one of"),
-    ({"render_mode": "film"}, r"render_mode: expected None, 'ansi', 'rgb_array'; got 'film'"),
+    (
+        {"render_mode": "film"},
+        r"render_mode: expected None, 'ansi', 'rgb_array', 'human'; got 'film'",
+    ),
 ]
 
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 import warnings
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from env_play import PICK, PRIORITY, arguments, play, small, workload_of
+from env_play import SCORES, SEQUENTIAL, arguments, play, small, workload_of
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from kernel_pairs import REWARD_SCALE, SATURATION_RPS, Pair
 
 import laps_env
+from laps_env.envs.options import EnvOptions
 from laps_env.envs.replay import SpecDecodeReplay
+from laps_env.envs.vector import SpecDecodeReplayVectorEnv
 from laps_env.sim.observation import OCCUPIED
-from laps_env.workloads.scenarios import Scenario, get_scenario
+from laps_env.workloads.scenarios import DEFAULT_SCENARIO, Scenario, get_scenario
 
 # What the checkers say of a design that stays: quantities without a natural bound are documented
 # as unbounded, and the request table is a table.
@@ -54,14 +58,14 @@ def test_the_checkers_pass(env: gym.Env[Any, Any]) -> None:
 
 
 def test_the_id_names_its_module() -> None:
-    assert isinstance(gym.make(f"laps_env:{PICK}").unwrapped, SpecDecodeReplay)
+    assert isinstance(gym.make(f"laps_env:{SEQUENTIAL}").unwrapped, SpecDecodeReplay)
 
 
-def test_the_default_is_chat_serial_with_64_slots() -> None:
-    env = gym.make(PICK)
+def test_the_default_is_mixed_serial_8b_with_64_slots() -> None:
+    env = gym.make(SEQUENTIAL)
     assert env.action_space == gym.spaces.Discrete(65)
-    assert env.unwrapped.options.get_scenario() is get_scenario("chat-serial-135m")  # type: ignore[attr-defined]
-    assert gym.make(PRIORITY).action_space.shape == (64,)
+    assert env.unwrapped.options.get_scenario() is get_scenario("mixed-serial-8b")  # type: ignore[attr-defined]
+    assert gym.make(SCORES).action_space.shape == (64,)
 
 
 def test_a_random_episode(env: gym.Env[Any, Any]) -> None:
@@ -164,7 +168,7 @@ def test_the_environment_equals_the_reference() -> None:
             reward_scale=REWARD_SCALE,
             time_limit_s=None if limit is None else limit * 1e-9,
             queue_limit=queue_limit,
-            interface="scores" if seed % 2 else "pick",
+            interface="scores" if seed % 2 else "sequential",
         )
         env.reset(options={"workload": pair.workload})
         while not pair.ended:
@@ -220,3 +224,16 @@ def test_a_time_limit_before_the_first_arrival_truncates_after_one_round() -> No
     assert info["action_mask"].any()
     assert [result[3] for result in play(env, 0)][-1]
     assert env.unwrapped.summary()["rounds"] == 1  # type: ignore[attr-defined]
+
+
+def test_every_default_is_in_the_signature() -> None:
+    """For editors and `inspect`; the vector environment has the same ones."""
+    single = inspect.signature(SpecDecodeReplay.__init__).parameters
+    vector = inspect.signature(SpecDecodeReplayVectorEnv.__init__).parameters
+    assert single["scenario"].default == DEFAULT_SCENARIO
+    options = {field.name for field in fields(EnvOptions)}
+    assert options <= single.keys()
+    for name in options:
+        assert single[name].default == vector[name].default, name
+    kinds = {p.kind for name, p in [*single.items(), *vector.items()] if name in options}
+    assert kinds == {inspect.Parameter.KEYWORD_ONLY}

@@ -55,7 +55,7 @@ def follow(policy: Any, env: Any, options: dict[str, Any]) -> list[Any]:
 
 def recorded_workload(env: Any, drafter: str, workload: Workload) -> Workload:
     """The live workload with lengths and acceptance as the recorder finds them."""
-    requests = env._rows.requests
+    requests = env._envs.requests
     questions = [prompt.question for prompt in requests.prompts(Split.TRAIN)]
     trace = record_questions(tiny_pair(drafter), questions, requests.categories, LIMIT)
     assert trace.info.provenance["corrected_positions"] == 0
@@ -124,14 +124,14 @@ def test_the_measured_clock_takes_what_the_rounds_took() -> None:
     while not terminated:
         _, _, terminated, _, info = env.step(int(np.flatnonzero(env.action_masks())[0]))
         if info["round"]:
-            rounds += env._rows.engine.times.total * 1e-9
+            rounds += env._envs.engine.times.total * 1e-9
     summary = info["summary"]
     assert summary["utilization"] * summary["makespan_s"] == pytest.approx(rounds)
     assert summary["scheduling_s"] > 0
     realised = env.workload()
     ends = realised.output_tokens
     assert summary["throughput_tps"] * summary["makespan_s"] == pytest.approx(ends.sum())
-    assert all(g.output[-1] == STOP or len(g.output) == LIMIT for g in env._rows.generations)
+    assert all(g.output[-1] == STOP or len(g.output) == LIMIT for g in env._envs.generations)
 
 
 def test_predictions_do_not_come_from_the_truth() -> None:

@@ -423,7 +423,7 @@ def test_predict_is_the_kernels_loop_round_by_round(name: str, kind: str) -> Non
     )
     bare: Any = env.unwrapped
     observation, _ = env.reset(seed=0, options={"workload": workload})
-    played = bare._rows.simulation
+    played = bare._envs.simulation
     looped = Simulation(bare.options.server, slots=slots, saturation_rps=scenario.saturation_rps)
     looped.start(0, workload)
     acting, truth = policy, np.zeros(0)

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 import laps_env
-from laps_env.envs.view import View
+from laps_env.envs.rendering import View
 from laps_env.sim import observation as layout
 from laps_env.sim.state import REQUEST
 
 pytest.importorskip("pygame")
 
-from laps_env import picture_view
-from laps_env.envs.picture import HEIGHT, WIDTH, PictureView
+from laps_env.envs import picture as picture_view
+from laps_env.envs.picture import HEIGHT, WIDTH, Picture
 
 SMALL: dict[str, Any] = {"scenario": "chat-batch8-135m", "num_requests": 6, "load": 2.0}
 
@@ -44,7 +44,7 @@ def width_of(frame: np.ndarray, color: tuple[int, int, int], top: int, columns: 
 
 
 def test_bars_are_as_long_as_what_they_mean() -> None:
-    frame = PictureView(fps=4).frame(view())
+    frame = Picture(fps=4).frame(view())
     assert frame.shape == (HEIGHT, WIDTH, 3)
     assert frame.dtype == np.uint8
     top, everywhere = picture_view._TOP + 15, slice(picture_view._OUTPUT, WIDTH)  # below the text
@@ -150,4 +150,4 @@ def test_nothing_is_imported_unless_something_is_drawn() -> None:
 def test_without_pygame_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pygame", None)
     with pytest.raises(ImportError, match=r"expected pygame .extra 'render' of laps-env"):
-        PictureView(fps=4)
+        Picture(fps=4)

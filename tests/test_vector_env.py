@@ -42,7 +42,7 @@ def random_actions(
     rng: np.random.Generator, native: SpecDecodeReplayVectorEnv, masks: npt.NDArray[np.bool_]
 ) -> npt.NDArray[Any]:
     """Scores, or picks of which one in ten is any action, masked or not."""
-    if native.options.interface == "priority":
+    if native.options.interface == "scores":
         return rng.uniform(-1, 1, (ENVS, SLOTS)).astype(np.float32)
     actions = rng.integers(SLOTS + 1, size=ENVS)
     for row, mask in enumerate(masks):
@@ -102,7 +102,7 @@ def test_the_variants_end_in_both_ways() -> None:
     """The comparison above covers terminations and truncations (and so summaries of both)."""
     ends = set()
     for variant in VARIANTS:
-        native = SpecDecodeReplayVectorEnv(ENVS, **arguments(variant, "pick"))
+        native = SpecDecodeReplayVectorEnv(ENVS, **arguments(variant, "sequential"))
         native.reset(seed=SEED)
         rng = np.random.default_rng(0)
         for _ in range(600):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from laps_env.sim.server_model import ServerModel
+from laps_env.sim.workload import Workload
 from laps_env.utils.checks import MAX_COUNT, check_count, check_positive
-from laps_env.workloads import Workload
 from laps_env.workloads.predictors import PredictorError
 from laps_env.workloads.scenarios import Scenario, get_scenario
 
@@ -19,23 +19,23 @@ class EnvOptions:
     """Options of an environment; `laps_env.envs.replay.SpecDecodeReplay` documents each.
 
     Raises:
-        ValueError: a value out of range, naming the option, what was expected and what came.
-        TypeError: an unknown option.
+        ValueError: A value is out of range; the message names the option, what was expected and
+            what came.
     """
 
-    scenario: str | Scenario = "chat-serial-135m"
-    load: float | str = 0.9
-    num_requests: int = 200
-    slots: int = 64
-    batch_size: int | None = None
-    draft_length: int | str | None = None
-    pool_tokens: int | None = None
-    predictor_error: PredictorError = None
-    time_limit_s: float | None = None
-    queue_limit: int | None = None
-    reward_scale: float = 1.0
-    split: str = "train"
-    interface: str = "sequential"
+    scenario: str | Scenario
+    load: float | str
+    num_requests: int
+    slots: int
+    batch_size: int | None
+    draft_length: int | str | None
+    pool_tokens: int | None
+    predictor_error: PredictorError
+    time_limit_s: float | None
+    queue_limit: int | None
+    reward_scale: float
+    split: str
+    interface: str
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scenario", get_scenario(self.scenario))
@@ -56,12 +56,12 @@ class EnvOptions:
         self.get_scenario().workload(**self._traffic() | {"num_requests": 1})
 
     def get_scenario(self) -> Scenario:
-        """The scenario itself, where a name was given."""
+        """Scenario itself, where a name was given."""
         return get_scenario(self.scenario)
 
     @property
     def server(self) -> ServerModel:
-        """The scenario's server with the overrides."""
+        """Server of the scenario with the overrides."""
         overrides = {
             name: getattr(self, name)
             for name in ("batch_size", "draft_length", "pool_tokens")
@@ -70,7 +70,7 @@ class EnvOptions:
         return self.get_scenario().server.with_changes(**overrides)
 
     def workload(self, seed: int, episode: int) -> Workload:
-        """The workload of an episode."""
+        """Workload of an episode."""
         return self.get_scenario().workload(seed=seed, episode=episode, **self._traffic())
 
     def _traffic(self) -> dict[str, Any]:

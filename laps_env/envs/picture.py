@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from laps_env.envs.view import View
+from laps_env.envs.rendering import View
 from laps_env.sim.observation import (
     ACCEPTED,
     ARRIVAL_NUMBER,
@@ -49,11 +49,11 @@ _GOOD, _WARNING = (76, 152, 84), (206, 122, 40)
 Color = tuple[int, int, int]
 
 
-class PictureView:
+class Picture:
     """Draws `View` after `View`; remembers how long the queue was.
 
     Args:
-        fps: most frames a second in a window.
+        fps: Most frames a second in a window.
 
     Raises:
         ImportError: pygame is not installed.

@@ -1,4 +1,4 @@
-"""`SpecDecodeReplay`: the single environment, a view on one row of the vector environment."""
+"""`SpecDecodeReplay`: the single environment, in front of a vector environment of one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
-from laps_env.envs.infos import Info, first_row
-from laps_env.envs.picture import PictureView
+from laps_env.envs.infos import Info, first
+from laps_env.envs.picture import Picture
+from laps_env.envs.rendering import as_text, check_render_mode
 from laps_env.envs.vector import Observation, SpecDecodeReplayVectorEnv
 from laps_env.sim.simulation import Simulation
-from laps_env.workloads import Workload
+from laps_env.sim.workload import Workload
+from laps_env.utils.splits import Split
+from laps_env.workloads.predictors import PredictorError
+from laps_env.workloads.scenarios import DEFAULT_SCENARIO, Scenario
 
 
 class SpecDecodeReplay(gym.Env[Observation, Any]):
@@ -72,27 +76,29 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
 
     ## Arguments
     ```python
-    gym.make("laps_env:laps_env/SpecDecodeReplay-v0", scenario="chat-serial-135m", load=0.9)
+    gym.make("laps_env:laps_env/SpecDecodeReplay-v0", scenario="mixed-serial-8b", load=0.9)
     ```
 
     Args:
-        scenario: a name from ``python -m laps_env list``, or a
-            `laps_env.workloads.scenarios.Scenario`.
-        load: arrival rate as a fraction of the scenario's saturation throughput, > 0;
+        scenario: Name from ``laps-env list``, or a `laps_env.workloads.scenarios.Scenario`.
+        load: Arrival rate as a fraction of the scenario's saturation throughput, > 0;
             ``"recorded"`` plays a recorded arrival trace at its own speed.
-        num_requests: requests in an episode, >= 1.
-        slots: rows of the request table, >= the batch size; further requests wait in a backlog.
-        batch_size: requests in a round (the scenario's by default).
-        draft_length: 0 (no speculation) to 16, or ``"smartspec"`` (the scenario's by default).
-        pool_tokens: key-value pool in tokens (the scenario's by default).
-        predictor_error: standard deviation of log(predicted / true output length), a
+        num_requests: Requests in an episode, >= 1.
+        slots: Slots of the request table, >= the batch size; further requests wait in a backlog.
+        batch_size: Most requests in a round (the scenario's by default).
+        draft_length: Tokens drafted a round, 0 (no speculation) to 16, or ``"smartspec"`` (the
+            scenario's by default).
+        pool_tokens: Key-value pool in tokens (the scenario's by default).
+        predictor_error: Standard deviation of log(predicted / true output length), a
             `laps_env.workloads.predictors.LengthPredictor`, or ``"recorded"``; by default the
             predictions recorded with the requests, where there are none a deviation of 0.5.
-        time_limit_s: see Episode End; none by default.
-        queue_limit: see Episode End; none by default.
-        reward_scale: request-seconds per unit of reward, > 0.
-        split: ``"train"`` (default), ``"validation"`` or ``"test"``: disjoint workloads.
-        interface: ``"sequential"`` or ``"scores"``.
+        time_limit_s: Simulated time at which an episode is truncated; never by default.
+        queue_limit: Requests in the system beyond which it is truncated; none by default.
+        reward_scale: Request-seconds per unit of reward, > 0.
+        split: Part of all traffic that episodes are drawn from: ``"train"`` (default),
+            ``"validation"`` or ``"test"``, which share nothing.
+        interface: Kind of action, ``"sequential"`` or ``"scores"``.
+        max_episode_steps: Steps after which an episode is truncated; never by default.
         render_mode: None, ``"ansi"`` (a text), ``"rgb_array"`` (a picture, uint8 [640, 960, 3]) or
             ``"human"`` (a window); the last two need pygame (the extra ``render``).
 
@@ -100,7 +106,8 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
     ``workload_seed`` (an int), each for this episode alone; other keys raise ``ValueError``.
 
     Raises:
-        ValueError: an argument out of range, naming it, what was expected and what came.
+        ValueError: An argument is out of range; the message names it, what was expected and what
+            came.
 
     ## References
     LAPS-SD: arXiv 2505.17074 (IJCAI 2025). Speculative decoding: arXiv 2211.17192.
@@ -114,86 +121,125 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         "render_fps": 4,
     }
 
-    def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:
-        if "num_envs" in options or "autoreset_mode" in options:
-            raise TypeError("num_envs, autoreset_mode: expected with gym.make_vec only")
-        in_rows = None if render_mode == "human" else render_mode  # a window is not a row's
-        self._rows = self._make_row(
-            autoreset_mode=AutoresetMode.DISABLED, render_mode=in_rows, **options
+    def __init__(
+        self,
+        *,
+        scenario: str | Scenario = DEFAULT_SCENARIO,
+        load: float | str = 0.9,
+        num_requests: int = 200,
+        slots: int = 64,
+        batch_size: int | None = None,
+        draft_length: int | str | None = None,
+        pool_tokens: int | None = None,
+        predictor_error: PredictorError = None,
+        time_limit_s: float | None = None,
+        queue_limit: int | None = None,
+        reward_scale: float = 1.0,
+        split: str = Split.TRAIN,
+        interface: str = "sequential",
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        check_render_mode(render_mode, self.metadata["render_modes"])
+        envs = SpecDecodeReplayVectorEnv(
+            1,
+            scenario=scenario,
+            load=load,
+            num_requests=num_requests,
+            slots=slots,
+            batch_size=batch_size,
+            draft_length=draft_length,
+            pool_tokens=pool_tokens,
+            predictor_error=predictor_error,
+            time_limit_s=time_limit_s,
+            queue_limit=queue_limit,
+            reward_scale=reward_scale,
+            split=split,
+            interface=interface,
+            max_episode_steps=max_episode_steps,
+            autoreset_mode=AutoresetMode.DISABLED,
         )
-        self._window: PictureView | None = None
-        self.render_mode = render_mode
-        self.observation_space = self._rows.single_observation_space
-        self.action_space = self._rows.single_action_space
-        self.options = self._rows.options
+        self._stand_before(envs, render_mode)
 
-    @staticmethod
-    def _make_row(**options: Any) -> SpecDecodeReplayVectorEnv:
-        """The vector environment of one row behind this one."""
-        return SpecDecodeReplayVectorEnv(1, **options)
+    def _stand_before(self, envs: SpecDecodeReplayVectorEnv, render_mode: str | None) -> None:
+        """Show the only environment of a vector of one as a single environment."""
+        self._envs = envs
+        self._picture: Picture | None = None
+        self.render_mode = render_mode
+        self.observation_space = envs.single_observation_space
+        self.action_space = envs.single_action_space
+        self.options = envs.options
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, Info]:
         """Start an episode (see the class: Starting State, Arguments)."""
         super().reset(seed=seed)
-        if seed is None and not self._rows.is_seeded:
+        if seed is None and not self._envs.is_seeded:
             seed = int(self.np_random.integers(2**31))
         if isinstance(options, dict) and "reset_mask" in options:
             raise ValueError("reset options: reset_mask is for the vector environment")
-        observation, info = self._rows.reset(seed=seed, options=options)
+        observation, info = self._envs.reset(seed=seed, options=options)
         self._show()
-        return _first(observation), first_row(info)
+        return _first(observation), first(info)
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
-        """One action (see the class).
+        """Take one action (see the class).
 
         Raises:
-            ValueError: the action is outside the space.
-            gymnasium.error.ResetNeeded: before `reset` or after the episode's end.
+            ValueError: The action is outside the space.
+            gymnasium.error.ResetNeeded: Called before `reset` or after the episode's end.
         """
-        observation, reward, terminated, truncated, info = self._rows.step(np.asarray(action)[None])
+        if not self._envs.is_running:
+            raise gym.error.ResetNeeded("step: expected reset first: no episode is running")
+        observation, reward, terminated, truncated, info = self._envs.step(np.asarray(action)[None])
         self._show()
         return (
             _first(observation),
             float(reward[0]),
             bool(terminated[0]),
             bool(truncated[0]),
-            first_row(info),
+            first(info),
         )
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Valid actions now, bool [slots + 1] (the name that sb3-contrib looks for)."""
-        mask: npt.NDArray[np.bool_] = self._rows.action_masks()[0]
+        mask: npt.NDArray[np.bool_] = self._envs.action_masks()[0]
         return mask
 
     def summary(self) -> dict[str, Any]:
         """Metrics of the episode so far."""
-        return self._rows.summary(0)
+        return self._envs.summary(0)
 
     @property
     def simulation(self) -> Simulation:
-        """The server behind the observation, for tools that show what happens in it."""
-        return self._rows.simulation
+        """Server behind the observation, for tools that show what happens in it."""
+        return self._envs.simulation
 
     def workload(self) -> Workload:
-        """The true lengths and acceptance: the explicit door for clairvoyant references."""
-        return self._rows.workload(0)
+        """Requests with their true lengths and acceptance: the door for clairvoyant references."""
+        return self._envs.workload(0)
 
     def render(self) -> str | npt.NDArray[np.uint8] | None:
-        """The request table as text, or a picture, uint8 [640, 960, 3]; see ``render_mode``."""
-        drawn = None if self.render_mode == "human" else self._rows.render()
-        return None if drawn is None else drawn[0]
+        """Request table as text, or a picture, uint8 [640, 960, 3]; see ``render_mode``."""
+        if self.render_mode == "ansi":
+            return as_text(self._envs.view())
+        if self.render_mode == "rgb_array":
+            return self._pictures().frame(self._envs.view())
+        return None
 
     def close(self) -> None:
         """Close the window of ``render_mode="human"``."""
-        if self._window is not None:
-            self._window.close()
+        if self._picture is not None:
+            self._picture.close()
+
+    def _pictures(self) -> Picture:
+        self._picture = self._picture or Picture(self.metadata["render_fps"])
+        return self._picture
 
     def _show(self) -> None:
         if self.render_mode == "human":
-            self._window = self._window or PictureView(self.metadata["render_fps"])
-            self._window.show(self._rows.view())
+            self._pictures().show(self._envs.view())
 
 
 def _first(observation: Observation) -> Observation:

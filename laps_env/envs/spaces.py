@@ -12,7 +12,7 @@ from laps_env.sim.observation import QUEUE_COLUMNS, SERVER_COLUMNS
 
 
 def observation_space(slots: int) -> gym.spaces.Dict:
-    """``queue`` [slots, 21] and ``server`` [8], physical units, bounds as in `laps_env.sim.observation`."""
+    """Space of observations: ``queue`` [slots, 21] and ``server`` [8], in physical units."""
     queue_high = np.tile(np.array([c.high for c in QUEUE_COLUMNS], np.float32), (slots, 1))
     server_high = np.array([c.high for c in SERVER_COLUMNS], np.float32)
     return gym.spaces.Dict(
@@ -22,17 +22,17 @@ def observation_space(slots: int) -> gym.spaces.Dict:
 
 
 def action_space(interface: str, slots: int) -> gym.Space[Any]:
-    """``Discrete(slots + 1)`` for picks, ``Box(-1, 1, (slots,))`` for priorities."""
+    """Space of actions: ``Discrete(slots + 1)``, or ``Box(-1, 1, (slots,))`` for scores."""
     if interface == "sequential":
         return gym.spaces.Discrete(slots + 1)
     return gym.spaces.Box(-1.0, 1.0, (slots,), np.float32)
 
 
 def check_actions(actions: Any, space: gym.Space[Any], slots: int) -> npt.NDArray[Any]:
-    """A batch of actions as the kernel takes it: int64 [E] picks or float64 [E, slots] scores.
+    """Batch of actions as the kernel takes it: int64 [E] picks or float64 [E, slots] scores.
 
     Raises:
-        ValueError: another shape or type, or a value outside the space.
+        ValueError: The shape or type is another, or a value is outside the space.
     """
     actions = np.asarray(actions)
     if actions.shape != space.shape:

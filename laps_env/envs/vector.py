@@ -10,17 +10,19 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from laps_env.envs.infos import Info, add_summaries, all_rows, only_rows
+from laps_env.envs.infos import Info, add_summaries, masked, unmasked
 from laps_env.envs.options import EnvOptions
-from laps_env.envs.picture import PictureView
+from laps_env.envs.picture import Picture
+from laps_env.envs.rendering import View, as_text, check_render_mode
 from laps_env.envs.spaces import action_space, check_actions, observation_space
-from laps_env.envs.text_view import render_table
-from laps_env.envs.view import View
 from laps_env.sim.loops import step_scores, step_sequential
 from laps_env.sim.metrics import summarize, time_alone_ns
 from laps_env.sim.simulation import UNLIMITED, Simulation, limit_ns
+from laps_env.sim.workload import Workload
 from laps_env.utils.checks import check_count
-from laps_env.workloads import Workload
+from laps_env.utils.splits import Split
+from laps_env.workloads.predictors import PredictorError
+from laps_env.workloads.scenarios import DEFAULT_SCENARIO, Scenario
 
 Observation = dict[str, npt.NDArray[np.float32]]
 
@@ -30,20 +32,23 @@ RESET_OPTIONS = ("workload", "workload_seed", "reset_mask")
 class SpecDecodeReplayVectorEnv(VectorEnv):
     """E independent copies of `laps_env.envs.replay.SpecDecodeReplay`, stepped together.
 
-    Row i reset with seed s equals the single environment reset with seed s + i, in every autoreset
-    mode; so base seeds of runs should lie far apart (2**20, say). Observations are fresh arrays.
+    Environment i reset with seed s equals the single environment reset with seed s + i, in every
+    autoreset mode; so base seeds of runs should lie far apart (2**20, say). Observations are fresh
+    arrays.
 
     Args:
-        num_envs: E.
+        num_envs: Number of environments, E.
         autoreset_mode: ``NEXT_STEP`` (default), ``SAME_STEP`` or ``DISABLED``; with the last,
-            ``reset(options={"reset_mask": bool [E]})`` resets the rows that have ended.
-        max_episode_steps: truncate after so many steps.
+            ``reset(options={"reset_mask": bool [E]})`` resets those that have ended.
+        max_episode_steps: Steps after which an episode is truncated; never by default.
         render_mode: None, ``"ansi"`` or ``"rgb_array"``.
-        **options: as `SpecDecodeReplay` (`laps_env.envs.options.EnvOptions`).
+        scenario, load, num_requests, slots, batch_size, draft_length, pool_tokens,
+            predictor_error, time_limit_s, queue_limit, reward_scale, split, interface: As of
+            `laps_env.envs.replay.SpecDecodeReplay`.
 
     Raises:
-        ValueError: an argument out of range, naming it, what was expected and what came.
-        TypeError: an unknown argument.
+        ValueError: An argument is out of range; the message names it, what was expected and what
+            came.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 (Gymnasium's own declaration)
@@ -56,25 +61,48 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         self,
         num_envs: int = 1,
         *,
+        scenario: str | Scenario = DEFAULT_SCENARIO,
+        load: float | str = 0.9,
+        num_requests: int = 200,
+        slots: int = 64,
+        batch_size: int | None = None,
+        draft_length: int | str | None = None,
+        pool_tokens: int | None = None,
+        predictor_error: PredictorError = None,
+        time_limit_s: float | None = None,
+        queue_limit: int | None = None,
+        reward_scale: float = 1.0,
+        split: str = Split.TRAIN,
+        interface: str = "sequential",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
-        **options: Any,
     ) -> None:
         check_count("num_envs", num_envs)
         check_count("max_episode_steps", max_episode_steps, optional=True)
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            modes = ", ".join(map(repr, self.metadata["render_modes"]))
-            raise ValueError(f"render_mode: expected None, {modes}; got {render_mode!r}")
-        self.options = EnvOptions(**options)
+        check_render_mode(render_mode, self.metadata["render_modes"])
+        self.options = EnvOptions(
+            scenario=scenario,
+            load=load,
+            num_requests=num_requests,
+            slots=slots,
+            batch_size=batch_size,
+            draft_length=draft_length,
+            pool_tokens=pool_tokens,
+            predictor_error=predictor_error,
+            time_limit_s=time_limit_s,
+            queue_limit=queue_limit,
+            reward_scale=reward_scale,
+            split=split,
+            interface=interface,
+        )
         self.num_envs = num_envs
         self.render_mode = render_mode
-        self._pictures: list[PictureView] = []
+        self._pictures: list[Picture] = []
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
-        slots = self.options.slots
         self.single_observation_space = observation_space(slots)
-        self.single_action_space = action_space(self.options.interface, slots)
+        self.single_action_space = action_space(interface, slots)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.simulation = Simulation(
@@ -82,8 +110,8 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             num_envs=num_envs,
             slots=slots,
             saturation_rps=self.options.get_scenario().saturation_rps,
-            time_limit_ns=limit_ns(self.options.time_limit_s),
-            queue_limit=self.options.queue_limit or UNLIMITED,
+            time_limit_ns=limit_ns(time_limit_s),
+            queue_limit=queue_limit or UNLIMITED,
         )
         self._max_episode_steps = max_episode_steps or UNLIMITED
         self._started = False
@@ -101,16 +129,17 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         seed: int | list[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Observation, Info]:
-        """Start an episode in every row, or in those of ``options["reset_mask"]``.
+        """Start an episode in every environment, or in those of ``options["reset_mask"]``.
 
         Args:
-            seed: of row 0; row i gets seed + i. A list gives each row its own. With None a row goes
-                on with its next episode (at first from an arbitrary seed).
-            options: ``workload`` (a `Workload` for every reset row), ``workload_seed`` (int: the
+            seed: Seed of environment 0; environment i gets seed + i. A list gives each its own.
+                With None an environment goes on with its next episode (at first from an arbitrary
+                seed).
+            options: ``workload`` (a `Workload` for all that are reset), ``workload_seed`` (int: the
                 workload of that seed, for this episode alone), ``reset_mask`` (bool [E]).
 
         Raises:
-            ValueError: an unknown option, or one of the wrong kind.
+            ValueError: An option is unknown, or of the wrong kind.
         """
         if not isinstance(options, dict | None):
             raise ValueError(f"reset options: expected a dict, got {options!r}")
@@ -120,15 +149,15 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             raise ValueError(
                 f"reset options: expected only {', '.join(RESET_OPTIONS)}; got {unknown}"
             )
-        rows = self._rows_to_reset(options.get("reset_mask"))
-        self._seed_rows(rows, seed)
-        for row in rows:
-            self._reset_row(row, options)
+        chosen = self._to_reset(options.get("reset_mask"))
+        self._seed(chosen, seed)
+        for index in chosen.tolist():
+            self._reset_one(index, options)
         self._started = True
-        started = np.isin(np.arange(self.num_envs), rows)
-        return self._observe(), only_rows(self._info(), started)
+        started = np.isin(np.arange(self.num_envs), chosen)
+        return self._observe(), masked(self._info(), started)
 
-    def _rows_to_reset(self, mask: Any) -> npt.NDArray[np.intp]:
+    def _to_reset(self, mask: Any) -> npt.NDArray[np.intp]:
         if mask is None:
             return np.arange(self.num_envs)
         mask = np.asarray(mask)
@@ -138,11 +167,11 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
                 f"got {mask.dtype} {mask.shape}"
             )
         if not (self._started or mask.all()):
-            raise gym.error.ResetNeeded("reset_mask: reset all rows first")
+            raise gym.error.ResetNeeded("reset_mask: reset all environments first")
         return np.flatnonzero(mask)
 
-    def _seed_rows(self, rows: npt.NDArray[np.intp], seed: int | list[int | None] | None) -> None:
-        """Give each row its seed; episodes of a newly seeded row count from 0."""
+    def _seed(self, chosen: npt.NDArray[np.intp], seed: int | list[int | None] | None) -> None:
+        """Give each its seed; episodes of a newly seeded environment count from 0."""
         seeds: list[int | None]
         if seed is None:
             seeds = [None] * self.num_envs
@@ -156,27 +185,27 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             raise ValueError(f"seed: expected {self.num_envs} seeds, got {len(seeds)}")
         for given in seeds:
             check_count("seed", given, least=0, optional=True)
-        for row in rows:
-            given = seeds[row]
-            if given is None and self._seeds[row] < 0:
+        for index in chosen.tolist():
+            given = seeds[index]
+            if given is None and self._seeds[index] < 0:
                 given = int(self.np_random.integers(2**31))
             if given is not None:
-                self._seeds[row] = given
-                self._episodes[row] = -1
+                self._seeds[index] = given
+                self._episodes[index] = -1
 
-    def _reset_row(self, row: int, options: dict[str, Any] | None = None) -> None:
-        """Start the row's next episode; a workload that is refused changes nothing."""
-        episode = int(self._episodes[row]) + 1
-        self.simulation.start(row, self._make_workload(row, episode, options or {}))
-        self._episodes[row] = episode
-        self._steps[row] = 0
-        self._returns[row] = 0.0
-        self._ended[row] = False
+    def _reset_one(self, index: int, options: dict[str, Any] | None = None) -> None:
+        """Start the next episode of one; a workload that is refused changes nothing."""
+        episode = int(self._episodes[index]) + 1
+        self.simulation.start(index, self._make_workload(index, episode, options or {}))
+        self._episodes[index] = episode
+        self._steps[index] = 0
+        self._returns[index] = 0.0
+        self._ended[index] = False
         state = self.simulation.state
-        state.dt[row] = 0.0
-        state.ran_round[row] = state.invalid[row] = False
+        state.dt[index] = 0.0
+        state.ran_round[index] = state.invalid[index] = False
 
-    def _make_workload(self, row: int, episode: int, options: dict[str, Any]) -> Workload:
+    def _make_workload(self, index: int, episode: int, options: dict[str, Any]) -> Workload:
         workload = options.get("workload")
         if workload is not None:
             if not isinstance(workload, Workload):
@@ -184,7 +213,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             return workload
         seed = options.get("workload_seed")
         if seed is None:
-            seed = int(self._seeds[row])
+            seed = int(self._seeds[index])
         else:
             check_count("workload_seed", seed, least=0)
             seed, episode = int(seed), 0
@@ -201,18 +230,20 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         npt.NDArray[np.bool_],
         Info,
     ]:
-        """One action per row.
+        """Take one action per environment.
 
         Raises:
-            ValueError: actions of another shape or out of range (nothing has moved then).
-            gymnasium.error.ResetNeeded: before `reset`, or, with ``DISABLED``, after a row's end.
+            ValueError: Actions are of another shape or out of range (nothing has moved then).
+            gymnasium.error.ResetNeeded: Called before `reset`, or, with ``DISABLED``, after an
+                episode's end.
         """
         actions = check_actions(actions, self.action_space, self.options.slots)
         skip = self._ended.copy()
         if skip.any() and not (self._started and self.autoreset_mode == AutoresetMode.NEXT_STEP):
-            raise gym.error.ResetNeeded(f"reset needed in rows {np.flatnonzero(skip).tolist()}")
-        for row in np.flatnonzero(skip).tolist():
-            self._reset_row(row)
+            ended = np.flatnonzero(skip).tolist()
+            raise gym.error.ResetNeeded(f"step: expected reset first in environments {ended}")
+        for index in np.flatnonzero(skip).tolist():
+            self._reset_one(index)
         self._move(actions, skip)
         servers = self.simulation.state.servers
         reward = np.where(skip, 0.0, self.simulation.state.reward)
@@ -225,14 +256,14 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         if not self._ended.any():
             return self._observe(), reward, terminated, truncated, self._info()
         info = self._info()
-        summaries = {row: self.summary(row) for row in np.flatnonzero(self._ended).tolist()}
+        summaries = {index: self.summary(index) for index in np.flatnonzero(self._ended).tolist()}
         add_summaries(info, summaries, self._ended)
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
             info = self._reset_same_step(info)
         return self._observe(), reward, terminated, truncated, info
 
     def _move(self, actions: npt.NDArray[Any], skip: npt.NDArray[np.bool_]) -> None:
-        """Every row not skipped takes its action."""
+        """All that are not skipped take their actions."""
         state = self.simulation.state
         constants, scale = self.simulation.constants, self.options.reward_scale
         if self.options.interface == "sequential":
@@ -241,18 +272,18 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             step_scores(constants, state, -actions, skip, scale)
 
     def _reset_same_step(self, info: Info) -> Info:
-        """The ended rows start anew; their last observation and info go to ``final_*``."""
+        """Those that have ended start anew; their last observation and info go to ``final_*``."""
         ended = self._ended.copy()
         last = self._observe()
         final_obs = np.full(self.num_envs, None, object)
-        for row in np.flatnonzero(ended).tolist():
-            final_obs[row] = {name: part[row].copy() for name, part in last.items()}
-            self._reset_row(row)
+        for index in np.flatnonzero(ended).tolist():
+            final_obs[index] = {name: part[index].copy() for name, part in last.items()}
+            self._reset_one(index)
         return {
             **self._info(),
             "final_obs": final_obs,
             "_final_obs": ended,
-            "final_info": only_rows(info, ended),
+            "final_info": masked(info, ended),
             "_final_info": ended.copy(),
         }
 
@@ -271,60 +302,65 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         }
         if self.options.interface == "sequential":
             info["action_mask"] = state.mask.copy()
-        return all_rows(info, self.num_envs)
+        return unmasked(info, self.num_envs)
 
-    def summary(self, row: int = 0) -> dict[str, Any]:
-        """Metrics of a row's episode so far (`laps_env.sim.metrics.summarize`) and its ``return``."""
-        workload = self.workload(row)
+    def summary(self, index: int = 0) -> dict[str, Any]:
+        """Metrics of an episode so far (`laps_env.sim.metrics.summarize`), and its ``return``."""
+        workload = self.workload(index)
         reference = self.options.get_scenario().server.reference_draft_length
         alone = time_alone_ns(workload, self.options.server, reference)
-        server = self.simulation.state.servers[row]
-        metrics = summarize(self.simulation.requests(row), server, alone)
-        return {**metrics, "return": float(self._returns[row])}
+        server = self.simulation.state.servers[index]
+        metrics = summarize(self.simulation.requests(index), server, alone)
+        return {**metrics, "return": float(self._returns[index])}
 
     def render(self) -> tuple[str, ...] | tuple[npt.NDArray[np.uint8], ...] | None:
-        """Every row: its request table as text (``"ansi"``), or its picture (``"rgb_array"``)."""
+        """Request tables as text (``"ansi"``) or as pictures (``"rgb_array"``), one each."""
         if self.render_mode is None:
             return None
-        views = [self.view(row) for row in range(self.num_envs)]
+        views = [self.view(index) for index in range(self.num_envs)]
         if self.render_mode == "ansi":
-            return tuple(map(render_table, views))
+            return tuple(map(as_text, views))
         if not self._pictures:
-            self._pictures = [PictureView(self.metadata["render_fps"]) for _ in views]
+            self._pictures = [Picture(self.metadata["render_fps"]) for _ in views]
         return tuple(p.frame(view) for p, view in zip(self._pictures, views, strict=True))
 
-    def view(self, row: int = 0) -> View:
-        """What a person is shown of a row."""
+    def view(self, index: int = 0) -> View:
+        """Environment ``index`` as a person is shown it."""
         state, options = self.simulation.state, self.options
-        server = state.servers[row]
+        server = state.servers[index]
         return View(
-            queue=state.queue[row],
-            server=state.server_obs[row],
-            requests=self.simulation.requests(row),
+            queue=state.queue[index],
+            server=state.server_obs[index],
+            requests=self.simulation.requests(index),
             now_s=int(server["now"]) * 1e-9,
             arrived=int(server["arrived"]),
             finished=int(server["finished"]),
-            categories=self.workload(row).categories,
+            categories=self.workload(index).categories,
             pool_tokens=options.server.pool_tokens,
             title=f"{options.get_scenario().name}, load {options.load}",
         )
 
     @property
+    def is_running(self) -> bool:
+        """Whether every environment is in an episode."""
+        return not self._ended.any()
+
+    @property
     def is_seeded(self) -> bool:
-        """Whether every row has got its seed."""
+        """Whether every environment has got its seed."""
         return bool((self._seeds >= 0).all())
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Valid actions now, bool [E, slots + 1] (the name that sb3-contrib looks for)."""
         return self.simulation.state.mask.astype(np.bool_)
 
-    def workload(self, row: int = 0) -> Workload:
-        """The row's workload with its true lengths and acceptance.
+    def workload(self, index: int = 0) -> Workload:
+        """Workload of environment ``index`` with its true lengths and acceptance.
 
         The explicit door for clairvoyant references and for tests: no observation or info holds
         any of this before the episode ends.
         """
-        workload = self.simulation.workloads[row]
+        workload = self.simulation.workloads[index]
         if workload is None:
             raise gym.error.ResetNeeded("reset the environment first")
         return workload

@@ -10,8 +10,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+from gymnasium.vector import AutoresetMode
 
-from laps_env.envs.options import EnvOptions
+from laps_env.envs.rendering import check_render_mode
 from laps_env.envs.replay import SpecDecodeReplay
 from laps_env.envs.vector import SpecDecodeReplayVectorEnv
 from laps_env.live.engine.engine import Generation
@@ -30,6 +31,7 @@ from laps_env.sim.loops import (
 from laps_env.utils.splits import as_split
 from laps_env.workloads import Workload
 from laps_env.workloads.length_model import LengthModel
+from laps_env.workloads.scenarios import get_scenario
 
 Clock = Literal["measured", "calibrated"]
 
@@ -81,20 +83,20 @@ class SpecDecodeLive(SpecDecodeReplay):
     - v0: first version.
     """
 
-    @staticmethod
-    def _make_row(**options: Any) -> SpecDecodeReplayVectorEnv:
-        return LiveRow(**options)
+    def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:
+        check_render_mode(render_mode, self.metadata["render_modes"])
+        self._stand_before(LiveRow(**options), render_mode)
 
     def provenance(self) -> dict[str, str]:
         """The models, the device, the type and the clock."""
-        assert isinstance(self._rows, LiveRow)  # _make_row made it
-        pair = self._rows.pair
+        assert isinstance(self._envs, LiveRow)  # it was made so
+        pair = self._envs.pair
         return {
             "target": Path(pair.target_name).name,
             "draft": Path(pair.draft_name).name,
             "device": str(pair.target.device),
             "dtype": str(pair.target.dtype).removeprefix("torch."),
-            "clock": self._rows.clock,
+            "clock": self._envs.clock,
         }
 
 
@@ -123,7 +125,7 @@ class LiveRow(SpecDecodeReplayVectorEnv):
                 f"lengths, got {options['predictor_error']!r}"
             )
         decoding = Decoding(temperature, top_p)
-        named = EnvOptions(scenario=options.pop("scenario", "demo")).get_scenario()
+        named = get_scenario(options.pop("scenario", "demo"))
         if isinstance(target, Pair):
             pair = target
         else:
@@ -135,6 +137,7 @@ class LiveRow(SpecDecodeReplayVectorEnv):
             context=pair.context - MAX_DRAFT_LENGTH - 1,
             length_model=LengthModel.load(),
         )
+        options |= {"autoreset_mode": AutoresetMode.DISABLED}
         super().__init__(1, scenario=replace(named, requests=self.requests), **options)
         longest = max(len(p.tokens) for p in (*self.requests.train, *self.requests.test))
         self.pair = pair
@@ -147,9 +150,9 @@ class LiveRow(SpecDecodeReplayVectorEnv):
         self.generations: list[Generation] = []
         self._reset_at = self._moved_at = self._in_rounds_ns = 0
 
-    def _reset_row(self, row: int, options: dict[str, Any] | None = None) -> None:
-        super()._reset_row(row, options)
-        workload = super().workload(row)
+    def _reset_one(self, index: int, options: dict[str, Any] | None = None) -> None:
+        super()._reset_one(index, options)
+        workload = super().workload(index)
         if workload.source_index is None or workload.draft_schedule is not None:
             raise ValueError(
                 "workload: expected one of this environment's own, with prompts and no draft "
@@ -211,11 +214,11 @@ class LiveRow(SpecDecodeReplayVectorEnv):
                 leave = self.engine.offload if slot["swapped"] else self.engine.drop
                 leave(generation)
 
-    def summary(self, row: int = 0) -> dict[str, Any]:
+    def summary(self, index: int = 0) -> dict[str, Any]:
         """Metrics of the episode so far, ``scheduling_s`` and ``texts``."""
         outside = self._moved_at - self._reset_at - self._in_rounds_ns
         return {
-            **super().summary(row),
+            **super().summary(index),
             "scheduling_s": outside * 1e-9,
             "texts": tuple(
                 self.pair.tokenizer.decode(g.output, skip_special_tokens=True)
@@ -223,13 +226,13 @@ class LiveRow(SpecDecodeReplayVectorEnv):
             ),
         }
 
-    def workload(self, row: int = 0) -> Workload:
+    def workload(self, index: int = 0) -> Workload:
         """What has come true of the workload: unfinished texts count with their limit.
 
         Acceptance is known where a round began, and 0 elsewhere.
         """
-        workload = super().workload(row)
-        requests = self.simulation.requests(row)
+        workload = super().workload(index)
+        requests = self.simulation.requests(index)
         state = self.simulation.state
         lengths = requests["output_tokens"].astype(np.int64)
         flat = np.concatenate(
@@ -241,6 +244,6 @@ class LiveRow(SpecDecodeReplayVectorEnv):
         return replace(
             workload,
             output_tokens=lengths,
-            accepted_length=state.accepted_length[row, flat],
-            max_draft=state.max_draft[row, flat],
+            accepted_length=state.accepted_length[index, flat],
+            max_draft=state.max_draft[index, flat],
         )
