@@ -38,7 +38,7 @@ def search(
     """Generation by generation, the candidates' scores and the centre of the distribution.
 
     Args:
-        judge: of a rule that `laps_env.policies.networks.index.index_spec` made.
+        judge: of a rule that `laps_env.policies.networks.index.make_spec` made.
         rows: of the weights that are searched, the others stay 0: what tells scenarios apart has
             little use where there is one.
         seed: of the search and of its workloads.

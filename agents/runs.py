@@ -27,9 +27,9 @@ from laps_env.agents.objective import Objective
 from laps_env.agents.ppo import PPOOptions, PPOTrainer
 from laps_env.agents.traffic import Traffic
 from laps_env.evaluation.runner import code_version
-from laps_env.policies import LEARNABLE, RuleSpec
+from laps_env.policies import RuleSpec
+from laps_env.policies.base.registry import network_rule
 from laps_env.policies.base.traffic_model import Floats
-from laps_env.policies.networks.index import index_spec
 from laps_env.policies.networks.layers import flatten
 from laps_env.policies.networks.model_file import save_model
 from laps_env.utils.checks import check_count, check_positive, is_finite
@@ -176,7 +176,7 @@ class Run:
         """Blocks of the search for an index, from where the journal ends."""
         options = self.options
         assert isinstance(options, IndexOptions)
-        rule = index_spec("candidate", {"weights": START})
+        rule = network_rule("index", "candidate", {"weights": START})
         judge = self._judge(
             rule,
             num_requests=options.num_requests,
@@ -213,7 +213,7 @@ class Run:
 
     def _ppo_blocks(self, trainer: PPOTrainer, report: Callable[[str], None]) -> Generator[Entry]:
         kind, shapes = trainer.options.network, trainer.policy.scorer.shapes
-        look = self._look(LEARNABLE[kind]("candidate", trainer.policy.numpy_arrays()))
+        look = self._look(network_rule(kind, "candidate", trainer.policy.numpy_arrays()))
         if has_checkpoint(self.folder):
             state = load_checkpoint(self.folder, trainer.policy)
             trainer.block, trainer.model.num_timesteps = state["block"], state["steps"]

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from laps_env import ENV_IDS
 from laps_env.cli.evaluate import run_command
 from laps_env.cli.options import add_options
-from laps_env.policies import LEARNED, SPECS, list_policies
+from laps_env.policies import list_policies
+from laps_env.policies.base.registry import LEARNED, RULES, get_rule
 from laps_env.workloads.scenarios import get_scenario, list_scenarios
 
 
@@ -20,7 +21,7 @@ def list_everything() -> None:
         print(f"  {name:18} {scenario.saturation_rps:8.3f}  {scenario.description}")
     print("\npolicies (_tuned: parameters tuned on the tune set; +smartspec: its draft lengths):")
     known = list_policies()
-    for name, spec in SPECS.items():
+    for name, spec in ((n, get_rule(n)) for n in RULES):
         names = f"{name}[_tuned]" if f"{name}_tuned" in known else name
         print(f"  {names:26} {spec.title}")
     for name in LEARNED:

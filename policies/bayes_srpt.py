@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from laps_env.policies.base.policy import RuleSpec
 from laps_env.policies.base.remaining import OVERRUN, remaining_tokens, shrunk_tokens_per_round
+from laps_env.policies.base.rule_spec import RuleSpec
 from laps_env.policies.base.traffic_model import Floats, TrafficModel
 from laps_env.policies.category_shrunk import WEIGHT
 from laps_env.sim.observation import CATEGORY, PREDICTED_TOKENS
@@ -44,9 +44,15 @@ def bayes_srpt(row: Any, server: Any, params: Any, memory: Any) -> float:
     return remaining_tokens(row, memory[0], params[0]) / speed
 
 
-def length_posteriors(laws: TrafficModel) -> Floats:
+def length_posteriors(traffic: TrafficModel) -> Floats:
     """The constants of all categories, flat."""
-    table = [laws.tokens_per_round, laws.weight, laws.offset, laws.variance, laws.misfit]
+    table = [
+        traffic.tokens_per_round,
+        traffic.weight,
+        traffic.offset,
+        traffic.variance,
+        traffic.misfit,
+    ]
     return np.stack(table, axis=1).ravel()
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from laps_env.policies.base.policy import Parameter, RuleSpec
 from laps_env.policies.base.remaining import OVERRUN, remaining_tokens, shrunk_tokens_per_round
+from laps_env.policies.base.rule_spec import Parameter, RuleSpec
 from laps_env.policies.base.traffic_model import Floats, TrafficModel
 from laps_env.sim.observation import CATEGORY, PREDICTED_TOKENS
 from laps_env.utils.jit import rule
@@ -29,9 +29,9 @@ def category_shrunk(row: Any, server: Any, params: Any, memory: Any) -> float:
     return remaining_tokens(row, row[PREDICTED_TOKENS], params[0]) / speed
 
 
-def category_speeds(laws: TrafficModel) -> Floats:
+def category_speeds(traffic: TrafficModel) -> Floats:
     """Tokens per round of each category."""
-    return laws.tokens_per_round
+    return traffic.tokens_per_round
 
 
 SPEC = RuleSpec(

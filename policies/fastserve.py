@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from laps_env.policies.base.policy import Parameter, RuleSpec
+from laps_env.policies.base.rule_spec import Parameter, RuleSpec
 from laps_env.policies.base.traffic_model import Floats, TrafficModel
 from laps_env.sim.observation import ATTAINED_S, IDLE_S, PROMPT_TOKENS
 from laps_env.utils.jit import rule
@@ -41,9 +41,9 @@ def fastserve(row: Any, server: Any, params: Any, memory: Any) -> float:
     return memory[0]
 
 
-def prefill_costs(laws: TrafficModel) -> Floats:
+def prefill_costs(traffic: TrafficModel) -> Floats:
     """Seconds per prompt token, and per request."""
-    return np.array([laws.seconds_per_prefill_token, laws.seconds_per_prefill])
+    return np.array([traffic.seconds_per_prefill_token, traffic.seconds_per_prefill])
 
 
 SPEC = RuleSpec(

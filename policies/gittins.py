@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from laps_env.policies.base.policy import RuleSpec
 from laps_env.policies.base.remaining import shrunk_tokens_per_round
+from laps_env.policies.base.rule_spec import RuleSpec
 from laps_env.policies.base.traffic_model import Floats, TrafficModel
 from laps_env.policies.bayes_srpt import LAW_SIZE, length_posteriors, posterior_log_length
 from laps_env.policies.category_shrunk import WEIGHT
@@ -82,9 +82,9 @@ def _survival(x: Floats, sd: float) -> Floats:
     return np.array([0.5 * math.erfc(v) for v in logs])
 
 
-def index_tables(laws: TrafficModel) -> Floats:
+def index_tables(traffic: TrafficModel) -> Floats:
     """Length law and index table of each category, flat."""
-    rows = length_posteriors(laws).reshape(-1, LAW_SIZE)
+    rows = length_posteriors(traffic).reshape(-1, LAW_SIZE)
     return np.concatenate([np.concatenate([row, index_table(math.sqrt(row[3]))]) for row in rows])
 
 

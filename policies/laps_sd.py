@@ -26,8 +26,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from laps_env.policies.base.policy import Parameter, RuleSpec
 from laps_env.policies.base.remaining import OVERRUN, remaining_tokens
+from laps_env.policies.base.rule_spec import Parameter, RuleSpec
 from laps_env.policies.las import GROWTH, QUANTUM, QUEUES, queue_of
 from laps_env.sim.observation import (
     ACCEPTED,

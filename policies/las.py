@@ -1,6 +1,6 @@
 """Least attained service over K queues (multi-level feedback), first come first served inside one.
 
-Source: Nuyens and Wierman, "The Foreground-Background queue: a prepare", Performance Evaluation 65
+Source: Nuyens and Wierman, "The Foreground-Background queue: a survey", Performance Evaluation 65
 (2008); with queues as in Tiresias, Gu et al., NSDI 2019, section 3.2. Queue k holds requests whose
 attained service is below quantum * growth^k.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from laps_env.policies.base.policy import Parameter, RuleSpec
+from laps_env.policies.base.rule_spec import Parameter, RuleSpec
 from laps_env.sim.observation import ATTAINED_S
 from laps_env.utils.jit import inlined, rule
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from laps_env.policies.base.policy import RuleSpec
+from laps_env.policies.base.rule_spec import RuleSpec
 from laps_env.utils.jit import rule
 
 

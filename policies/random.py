@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from laps_env.policies.base.policy import RuleSpec
+from laps_env.policies.base.rule_spec import RuleSpec
 from laps_env.sim.observation import ARRIVAL_NUMBER, ROUNDS, WAITING_S
 from laps_env.utils.jit import rule
 

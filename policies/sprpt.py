@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from laps_env.policies.base.policy import RuleSpec
 from laps_env.policies.base.remaining import OVERRUN, remaining_tokens
+from laps_env.policies.base.rule_spec import RuleSpec
 from laps_env.sim.observation import PREDICTED_TOKENS
 from laps_env.utils.jit import rule
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from laps_env.policies.base.policy import Parameter, RuleSpec
 from laps_env.policies.base.remaining import remaining_tokens
+from laps_env.policies.base.rule_spec import Parameter, RuleSpec
 from laps_env.sim.observation import GENERATED_TOKENS, PREDICTED_TOKENS
 from laps_env.utils.jit import rule
 

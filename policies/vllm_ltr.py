@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from laps_env.policies.base.policy import Parameter, RuleSpec
+from laps_env.policies.base.rule_spec import Parameter, RuleSpec
 from laps_env.sim.observation import IDLE_ROUNDS, PREDICTED_TOKENS, ROUNDS
 from laps_env.utils.jit import rule
 

@@ -22,7 +22,7 @@ from laps_env.agents.hyperparameters import hyperparameters
 from laps_env.agents.ppo import PPOOptions, PPOTrainer
 from laps_env.agents.vec_env import ReplayVecEnv
 from laps_env.envs.vector import SpecDecodeReplayVectorEnv
-from laps_env.policies.networks.pointer import SHAPES, pointer_spec
+from laps_env.policies.networks.pointer import SHAPES, make_spec
 from laps_env.workloads.scenarios import get_scenario
 
 SCENARIO, ENVS = "mixed-serial-135m", 256
@@ -139,7 +139,7 @@ def time_per_call(call: Callable[[], Any], repeats: int, calls: int = 2000) -> f
 def untrained() -> policies.RuleSpec:
     """A pointer network with arbitrary weights."""
     rng = np.random.default_rng(0)
-    return pointer_spec("pointer", {k: rng.normal(size=shape) for k, shape in SHAPES.items()})
+    return make_spec("pointer", {k: rng.normal(size=shape) for k, shape in SHAPES.items()})
 
 
 def measure(repeats: int) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from laps_env import policies
+from laps_env.policies.base.registry import RULES, get_rule, tuned_settings
 from laps_env.envs.replay import SpecDecodeReplay
 from laps_env.policies import Parameter
 from laps_env.report.leaderboard import board_table, standings
@@ -252,9 +253,9 @@ def parameter_row(rule: str, parameter: Parameter, tuned: dict[str, float]) -> l
 def parameters_table() -> str:
     """The parameters of all rules that are tuned, with the setting chosen over all scenarios."""
     rows = []
-    for name, spec in policies.SPECS.items():
+    for name, spec in ((n, get_rule(n)) for n in RULES):
         if f"{name}_tuned" in policies.list_policies():
-            tuned = policies.tuned_settings(name, "all")
+            tuned = tuned_settings(name, "all")
             rows += [parameter_row(name, parameter, tuned) for parameter in spec.parameters]
     return markdown_table(
         ["rule", "parameter", "default", "source", "tuned", "range", "meaning"], rows

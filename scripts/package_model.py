@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from laps_env.policies import LEARNED
+from laps_env.policies.base.registry import LEARNED
 from laps_env.policies.base.traffic_model import Floats
 from laps_env.policies.networks.model_file import is_model, load_model, save_model
 

@@ -26,6 +26,7 @@ from estimate_error import (
 )
 
 from laps_env import policies
+from laps_env.policies.base.registry import get_rule
 from laps_env.evaluation.episodes import evaluate_episode
 from laps_env.evaluation.statistics import ratio_with_interval
 from laps_env.utils.files import check_output, write_beside
@@ -128,7 +129,7 @@ def reduction_tables(options: Options) -> tuple[str, Reductions]:
 def sweep_values() -> dict[str, list[float]]:
     """Values of each assumed parameter of the rule, its range from end to end."""
     values = {}
-    for p in policies.SPECS["laps_sd"].parameters:
+    for p in get_rule("laps_sd").parameters:
         if p.high - p.low <= 1 and p.integer:
             grid = np.array([p.low, p.high])
         elif p.log:

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from laps_env import policies
+from laps_env.policies.base.registry import RULES, get_rule
 from laps_env.evaluation.episodes import serve
 from laps_env.evaluation.runner import CODE
 from laps_env.policies import Policy, RuleSpec, with_settings
@@ -108,7 +109,7 @@ def space_filling(spec: RuleSpec, count: int) -> np.ndarray:
 
 def tune(rule_name: str, judge: Objective, final: Objective, options: Options) -> dict[str, Any]:
     """The best setting of a rule on a scenario within the budget, with its score in the final."""
-    spec = policies.SPECS[rule_name]
+    spec = get_rule(rule_name)
     policy = policies.make(rule_name, judge.scenario)
     rng = np.random.default_rng(1)
     tried: list[tuple[float, Settings, np.ndarray | None]] = []
@@ -137,7 +138,7 @@ def choose_overall(
     rule_name: str, judges: list[Objective], found: dict[str, Any]
 ) -> dict[str, Any]:
     """The setting that is best on average over all scenarios."""
-    spec = policies.SPECS[rule_name]
+    spec = get_rule(rule_name)
     pool = [{p.name: float(p.default) for p in spec.parameters}]
     pool += [found[judge.scenario.name]["settings"] for judge in judges]
     scores = [mean_score(rule_name, settings, judges) for settings in pool]
@@ -160,7 +161,7 @@ def run(options: Options, output: Path, scenarios: list[str]) -> None:
     Raises:
         ValueError: the journal is of another budget or of other code.
     """
-    rules = [name for name, spec in policies.SPECS.items() if spec.parameters]
+    rules = [name for name, spec in ((n, get_rule(n)) for n in RULES) if spec.parameters]
     JOURNAL.parent.mkdir(exist_ok=True)
     budget = json.loads(json.dumps(asdict(options)))
     journal = LineJournal(JOURNAL, {"budget": budget, "code": CODE})

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from env_play import SEQUENTIAL, SCORES, SLOTS, arguments, play, small, workload_of
+from env_play import SCORES, SEQUENTIAL, SLOTS, arguments, play, small, workload_of
 
 import laps_env
 from laps_env.envs.replay import SpecDecodeReplay

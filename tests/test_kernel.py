@@ -121,7 +121,8 @@ def run_oldest_shortest(
     c, state = pair.simulation.constants, pair.simulation.state
     view = np.zeros(len(SERVER_COLUMNS), np.float32)
     no_truth, priority = np.zeros(0), np.zeros(pair.slots)
-    scorer = Scorer(_oldest_shortest, no_preparation, params, view, memory, no_truth, priority)
+    compiled = _oldest_shortest.compiled, no_preparation.compiled
+    scorer = Scorer(*compiled, params, view, memory, no_truth, priority)
     run_rule(c, state, scorer, rounds)
 
 

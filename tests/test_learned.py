@@ -12,10 +12,12 @@ import pytest
 import laps_env.policies.networks.flat as flat
 from laps_env import policies
 from laps_env.evaluation.episodes import evaluate_episode
+from laps_env.policies.base.registry import network_rule
 from laps_env.policies.networks.features import REQUEST_FEATURES, SERVER_FEATURES
-from laps_env.policies.networks.index import index_spec
+from laps_env.policies.networks.index import make_spec as index_spec
 from laps_env.policies.networks.model_file import CARD, WEIGHTS, save_model
-from laps_env.policies.networks.pointer import SHAPES, pointer_spec
+from laps_env.policies.networks.pointer import SHAPES
+from laps_env.policies.networks.pointer import make_spec as pointer_spec
 from laps_env.workloads.scenarios import get_scenario
 
 SCENARIO = "mixed-batch8-135m"
@@ -93,7 +95,7 @@ def test_the_deployed_network_chooses_as_the_trained_one(network: str) -> None:
     trained = QueuePolicy(
         *spaces, lambda _: 1e-3, laws=laws, network=network, without=frozenset({"acceptance"})
     )
-    rule = policies.make(policies.LEARNABLE[network]("p", trained.numpy_arrays()), SCENARIO)
+    rule = policies.make(network_rule(network, "p", trained.numpy_arrays()), SCENARIO)
     observation, info = envs.reset(seed=0, options={"workload": workload()})
     over, state, choices = False, None, 0
     while not over:
@@ -111,7 +113,7 @@ def test_the_deployed_network_chooses_as_the_trained_one(network: str) -> None:
 def test_a_flat_network_serves_the_slots_it_was_made_for() -> None:
     rng = np.random.default_rng(0)
     arrays = {name: rng.normal(size=shape) for name, shape in flat.shapes(16).items()}
-    rule, scenario = policies.make(flat.flat_spec("f", arrays), SCENARIO), get_scenario(SCENARIO)
+    rule, scenario = policies.make(flat.make_spec("f", arrays), SCENARIO), get_scenario(SCENARIO)
     evaluate_episode(rule, workload(), scenario, slots=16)
     with pytest.raises(ValueError, match="f: expected 16 slots, as it was made for, got 64"):
         evaluate_episode(rule, workload(), scenario)

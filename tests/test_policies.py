@@ -14,6 +14,7 @@ import laps_env
 from laps_env import policies
 from laps_env.evaluation.episodes import serve
 from laps_env.policies import Policy
+from laps_env.policies.base.registry import RULES, get_rule, tuned_settings
 from laps_env.policies.base.traffic_model import TrafficModel, fit_traffic_model
 from laps_env.policies.gittins import index_table
 from laps_env.policies.laps_sd import estimated_time
@@ -50,7 +51,7 @@ from laps_env.workloads.scenarios import Scenario, get_scenario, list_scenarios
 Row = dict[int, float]
 Observation = dict[str, np.ndarray[Any, Any]]
 
-RULES = list(policies.SPECS)
+RULES = list(RULES)
 
 
 def observe(rows: list[Row], server: Row | None = None) -> Observation:
@@ -80,7 +81,7 @@ def order_of(policy: Policy, observation: Observation, state: Any = None) -> lis
 
 def priority_of(policy: Policy, observation: Observation, slot: int = 0) -> float:
     """The rule's own number, by its Python body."""
-    rule = policy.spec.rule.__wrapped__
+    rule = policy.spec.rule.function
     memory = np.zeros(policy.spec.cells)
     row, server = observation["queue"][slot], observation["server"]
     with np.errstate(over="ignore"):  # hashing wraps around
@@ -426,12 +427,10 @@ def test_predict_is_the_kernels_loop_round_by_round(name: str, kind: str) -> Non
     played = bare._envs.simulation
     looped = Simulation(bare.options.server, slots=slots, saturation_rps=scenario.saturation_rps)
     looped.start(0, workload)
-    acting, truth = policy, np.zeros(0)
+    acting = policy
     if policy.spec.clairvoyant:
         acting = policy.with_oracle(workload, bare.options.server)
-        assert acting.truth is not None
-        truth = acting.truth[0]
-    scorer = policy.scorer(slots, truth)
+    scorer = acting.scorer(slots)
     state, over, rounds = None, False, 0
     while not over:
         action, state = acting.predict(observation, state)
@@ -441,11 +440,10 @@ def test_predict_is_the_kernels_loop_round_by_round(name: str, kind: str) -> Non
         observation, _, over, _, info = env.step(action)
         assert not info["invalid_action"]
         if info["round"]:
-            state = looped.state
-            run_rule(looped.constants, state, scorer, 1)
+            run_rule(looped.constants, looped.state, scorer, 1)
             rounds += 1
-            assert played.state.servers[0]["now"] == state.servers[0]["now"]
-            np.testing.assert_array_equal(played.state.slots[0], state.slots[0])
+            assert played.state.servers[0]["now"] == looped.state.servers[0]["now"]
+            np.testing.assert_array_equal(played.state.slots[0], looped.state.slots[0])
     np.testing.assert_array_equal(played.requests(), looped.requests())
     assert rounds == looped.state.servers[0]["rounds"]
     served = serve(policy, workload, scenario, slots=slots)
@@ -481,12 +479,12 @@ def test_predict_takes_a_vector_and_forgets_an_ended_episode() -> None:
 # -- parameters and laws --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule_name", [n for n in RULES if policies.SPECS[n].parameters])
+@pytest.mark.parametrize("rule_name", [n for n in RULES if get_rule(n).parameters])
 def test_every_scenario_has_tuned_settings_within_the_ranges(rule_name: str) -> None:
     results = policies._tuning_results()
     by_scenario = results["settings"][rule_name]
     assert set(by_scenario) == {*list_scenarios(), "all"} == set(results["budget"])
-    spec = policies.SPECS[rule_name]
+    spec = get_rule(rule_name)
     for settings in by_scenario.values():
         assert list(settings) == [p.name for p in spec.parameters]
         for p in spec.parameters:
@@ -501,7 +499,7 @@ def test_every_scenario_has_tuned_settings_within_the_ranges(rule_name: str) -> 
 def test_a_scenario_that_was_not_tuned_takes_the_settings_for_all() -> None:
     mine = replace(get_scenario("chat-serial-8b"), name="mine")
     settings = policies.make("laps_sd_tuned", mine).settings
-    assert settings == policies.tuned_settings("laps_sd", "all")
+    assert settings == tuned_settings("laps_sd", "all")
 
 
 @pytest.mark.parametrize(

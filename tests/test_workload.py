@@ -76,7 +76,7 @@ def test_addresses_are_disjoint() -> None:
 
 
 def test_bad_addresses() -> None:
-    with pytest.raises(ValueError, match="split: expected one of train, validation, .*'final'"):
+    with pytest.raises(ValueError, match=r"split: expected one of train, validation, .*'final'"):
         as_split("final")
     with pytest.raises(ValueError, match="seed: expected an integer >= 0"):
         make_key(Split.TRAIN, -1)

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from laps_env.evaluation.grid import TEST_SEEDS, Grid
 from laps_env.evaluation.recordings import Recordings
-from laps_env.policies import LEARNED, SPECS, list_policies
+from laps_env.policies import list_policies
+from laps_env.policies.base.registry import LEARNED, RULES
 from laps_env.report.picture import check_picture
 from laps_env.workloads.predictors import RECORDED
 from laps_env.workloads.scenarios import AS_RECORDED, list_scenarios
@@ -55,7 +56,7 @@ def _policies(text: str) -> tuple[str, ...]:
     return tuple(list_policies()) if text == "all" else _names(text)
 
 
-_TUNED = [f"{name}_tuned" if f"{name}_tuned" in list_policies() else name for name in SPECS]
+_TUNED = [f"{name}_tuned" if f"{name}_tuned" in list_policies() else name for name in RULES]
 
 #: Each rule once, tuned where it can be; what was learned; LAPS-SD as published and with SmartSpec.
 DEFAULT_POLICIES = (*_TUNED, *LEARNED, "laps_sd", "laps_sd_tuned+smartspec")

@@ -12,7 +12,6 @@ from laps_env import policies
 from laps_env.policies import Policy
 from laps_env.sim.loops import run_rule
 from laps_env.sim.metrics import summarize, time_alone_ns
-from laps_env.sim.remaining_rounds import remaining_rounds
 from laps_env.sim.simulation import UNLIMITED, Simulation, limit_ns
 from laps_env.workloads import Workload
 from laps_env.workloads.arrivals import AllAtOnce
@@ -54,11 +53,9 @@ def serve(
         time_limit_ns=limit_ns(time_limit_s),
     )
     simulation.start(0, workload)
-    truth = np.zeros(0)
     if policy.spec.clairvoyant:
-        truth = remaining_rounds(workload, scenario.server.reference_draft_length)
-    scorer = policy.scorer(simulation.slots, truth)
-    run_rule(simulation.constants, simulation.state, scorer, UNLIMITED)
+        policy = policy.with_oracle(workload, scenario.server)
+    run_rule(simulation.constants, simulation.state, policy.scorer(simulation.slots), UNLIMITED)
     return simulation
 
 

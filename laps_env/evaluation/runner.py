@@ -88,7 +88,7 @@ class Evaluation:
         self.grid = grid
         self._journal = Journal() if journal is None else journal
         self._digests = grid.recordings.digests()
-        self._sources = {name: policies.digest_of(name) for name in grid.policies_to_run}
+        self._sources = {name: policies.make(name).digest for name in grid.policies_to_run}
         self._settings = [self._prepare(name) for name in grid.scenarios]
         self._units = [
             self._unit(setting, load, seed)
@@ -263,7 +263,7 @@ def rerun(row: dict[str, Any], episode: int) -> Metrics:
 def parts_of(row: dict[str, Any], episode: int) -> tuple[policies.Policy, Workload, Scenario]:
     """Policy, workload and scenario of one workload of a results row; as `rerun`."""
     scenario = scenario_of(row)
-    source = policies.digest_of(row["policy"])
+    source = policies.make(row["policy"]).digest
     if source != row["policy_sha256"]:
         raise ValueError(f"{row['policy']}: expected sha256 {row['policy_sha256']}, got {source}")
     error = row["predictor_error"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,7 +42,7 @@ class CostModel:
     swap_token_ns: float
     draft_kv_token_ns: float = 0.0
     swap_request_ns: float = 0.0
-    source: str = ""
+    source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         for name in CONSTANT_NAMES:
@@ -54,7 +54,7 @@ class CostModel:
 
 
 #: Names of the constants, in nanoseconds.
-CONSTANT_NAMES = tuple(field.name for field in fields(CostModel) if field.name != "source")
+CONSTANT_NAMES = tuple(f.name for f in fields(CostModel) if f.name != "source")
 
 
 class Work(NamedTuple):

@@ -7,7 +7,7 @@ means and how the file looks byte by byte.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -64,7 +64,7 @@ class AcceptanceTrace:
     """[S] tokens committed by every recorded round, accepted drafts + 1."""
     round_ns: NDArray[np.int64] | None = None
     """[S] measured duration of every recorded round, nanoseconds; a batch's rounds take as long."""
-    source: str = "<memory>"
+    source: str = field(default="<memory>", compare=False)
     """The file the trace was read from, for messages."""
 
     def __post_init__(self) -> None:

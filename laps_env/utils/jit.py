@@ -1,79 +1,93 @@
-"""`jit`: numba with an on-disk cache that is keyed by the *sources of all compiled code*.
+"""Compiled code: numba with a cache on disk that is keyed by *everything that is compiled in*.
 
 numba's own cache notices an edit of a function's file, but not of a function that it calls from
-another file; a digest of every compiled source in the cache's path closes that hole, and lets the
-first run say that it compiles.
+another file, nor another value of a constant. A digest of every compiled source of this package in
+the cache's path closes that hole, and lets the first run say that it compiles; your own rules have
+a digest each, of their code and all that it reaches.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numba
 from numba import types
 
-#: Packages with compiled code, or with constants that it compiles in; each may be anywhere.
+from laps_env.utils.code_digest import code_digest
+from laps_env.utils.modules import import_file, is_from_file
+
+#: Packages with compiled code; each may be anywhere.
 _COMPILED = ("sim", "workloads", "policies", "agents", "utils")
 
+#: Files that are not compiled, but whose constants are compiled in, or that compile.
+_COMPILED_IN = ("checks.py", "jit.py")
 
-def _compiled_sources() -> list[Path]:
-    """In an order that does not depend on where the packages are."""
+
+def _folders() -> list[Path]:
     specs = (importlib.util.find_spec(f"laps_env.{name}") for name in _COMPILED)
-    folders = (Path(p) for s in specs if s for p in s.submodule_search_locations or ())
-    return [file for folder in folders for file in sorted(folder.rglob("*.py"))]
+    return [Path(p) for spec in specs if spec for p in spec.submodule_search_locations or ()]
+
+
+def _compiled_sources() -> list[bytes]:
+    """In an order that does not depend on where the packages are."""
+    files = (file for folder in _folders() for file in sorted(folder.rglob("*.py")))
+    texts = ((file.name, file.read_bytes()) for file in files)
+    return [text for name, text in texts if b"laps_env.utils.jit" in text or name in _COMPILED_IN]
 
 
 def _cache_directory() -> Path:
     digest = hashlib.sha256(f"{numba.__version__} {sys.version_info[:2]}".encode())
-    for file in _compiled_sources():
-        digest.update(file.read_bytes())
+    for text in _compiled_sources():
+        digest.update(text)
     base = os.environ.get("LAPS_ENV_CACHE") or Path.home() / ".cache" / "laps_env"
     return Path(base) / digest.hexdigest()[:16]
 
 
 CACHE_DIRECTORY = _cache_directory()
-_OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy", "_nrt": False}
+_OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
 _COLD = not CACHE_DIRECTORY.exists()
 
 
+def _is_ours(function: Callable[..., Any]) -> bool:
+    return function.__module__.partition(".")[0] == "laps_env"
+
+
 @contextmanager
-def _own_cache() -> Any:
-    """numba chooses a function's cache when it is decorated: point it to ours meanwhile."""
+def _cached(function: Callable[..., Any]) -> Iterator[dict[str, Any]]:
+    """Options that compile a function, while numba keeps what it compiles in a cache of ours."""
     before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(CACHE_DIRECTORY)
+    own = CACHE_DIRECTORY if _is_ours(function) else CACHE_DIRECTORY / code_digest(function)
+    numba.config.CACHE_DIR = str(own)
+    # what is typed into an interpreter has no file that could key the cache
+    has_source = Path(function.__code__.co_filename).is_file()
     try:
-        yield
+        yield {**_OPTIONS, "cache": has_source}
     finally:
         numba.config.CACHE_DIR = before
 
 
 def jit(function: Callable[..., Any]) -> Any:
-    """Compile: cached, without the interpreter lock, IEEE arithmetic, no reference counting.
+    """Compiled function: cached, without the interpreter lock, IEEE arithmetic, no counting.
 
     Compiled code here allocates nothing, and counting references to views would halve its speed.
     """
-    with _own_cache():
-        return numba.njit(**_OPTIONS, nogil=True)(function)
+    with _cached(function) as options:
+        return numba.njit(**options, nogil=True)(function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """`jit` for a piece of the round: calls copy the views of an episode, inlining does not."""
-    options = {**_OPTIONS, "cache": _has_source(function)}
-    with _own_cache():
+    """Compiled piece of a round or of a rule: calls copy the views of an episode, inlining not."""
+    with _cached(function) as options:
         return numba.njit(**options, nogil=True, forceinline=True)(function)
-
-
-def _has_source(function: Callable[..., Any]) -> bool:
-    """Whether a file can key the cache: what is typed into an interpreter has none."""
-    return Path(function.__code__.co_filename).is_file()
 
 
 @cache
@@ -84,47 +98,80 @@ def announce_compilation() -> None:
 
 
 _ROW = types.Array(types.float32, 1, "C")
+_TABLE = types.Array(types.float32, 2, "C")
 _NUMBERS = types.Array(types.float64, 1, "C")
-_RULE_SIGNATURE = types.float64(_ROW, _ROW, _NUMBERS, _NUMBERS)
-
-#: The type of a rule inside the kernel: one compiled kernel calls any rule through a pointer.
-RULE = types.FunctionType(_RULE_SIGNATURE)
 
 
-def rule(function: Callable[..., float]) -> Any:
-    """Compile a scheduling rule: ``priority(row, server, params, memory) -> float``, lowest first.
+class Compiled:
+    """A function that the kernel calls through a pointer, compiled when it is first needed.
+
+    It is a value: pickle and `copy` keep where it is defined, not what it was compiled to.
+
+    Args:
+        function: Python function, at the top level of a module or file.
+        signature: Types of its arguments and of its result.
+    """
+
+    def __init__(self, function: Callable[..., Any], signature: Any) -> None:
+        self.function = function
+        self._signature = signature
+
+    @cached_property
+    def compiled(self) -> Any:
+        """Compiled function, of a type that is the same for all of one signature."""
+        announce_compilation()
+        with _cached(self.function) as options:
+            return numba.cfunc(self._signature, **options)(self.function)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.function.__module__}.{self.function.__qualname__})"
+
+    def __reduce__(self) -> Any:
+        module, code = self.function.__module__, self.function.__code__
+        if not Path(code.co_filename).is_file():  # a notebook's: whoever unpickles needs it whole
+            return type(self), (self.function,)
+        return _find, (module, code.co_filename, self.function.__qualname__)
+
+
+def _find(module: str, file: str, name: str) -> Any:
+    """What a module, or a file that is none of this process's modules, defines."""
+    known = sys.modules.get(module)
+    if known is not None and not is_from_file(known) and hasattr(known, name):
+        return getattr(known, name)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        return getattr(import_file(Path(file)), name)
+
+
+class rule(Compiled):
+    """Scheduling rule: ``priority(row, server, params, memory) -> float``, lowest first.
 
     ``row`` is the request's row of ``observation["queue"]`` and ``server`` is
     ``observation["server"]`` (columns in `laps_env.sim.observation`), ``params`` are the rule's
     parameters, ``memory`` its private float64 cells for this request, zero when the request enters
-    its slot.
-    Calling a rule twice on the same observation must change nothing: `Policy.predict` calls it once
-    per *pick*, the kernel's loop once per round, before the first pick. So a rule must not read
-    what picking changes (``PICKED``, ``SELECTABLE``, ``FREE_CACHE_TOKENS``) if both are to agree.
+    its slot. Calling a rule twice on the same observation must change nothing: `Policy.predict`
+    calls it once per *pick*, the kernel's loop once per round, before the first pick. So a rule
+    must not read what picking changes (``PICKED``, ``SELECTABLE``, ``FREE_CACHE_TOKENS``) if both
+    are to agree.
     """
-    announce_compilation()  # a rule compiles here and now; the kernel when it is first called
-    options = {**_OPTIONS, "cache": _has_source(function)}
-    with _own_cache():
-        return numba.cfunc(_RULE_SIGNATURE, **options)(function)
+
+    def __init__(self, function: Callable[..., float]) -> None:
+        super().__init__(function, types.float64(_ROW, _ROW, _NUMBERS, _NUMBERS))
 
 
-_TABLE = types.Array(types.float32, 2, "C")
-_SURVEY_SIGNATURE = types.void(_TABLE, _ROW, _NUMBERS)
-
-
-def prepare(function: Callable[..., None]) -> Any:
-    """Compile a look at the whole table, before its requests are scored one by one by a `rule`.
+class prepare(Compiled):
+    """Look at the whole table, before its requests are scored one by one by a `rule`.
 
     ``look(queue, server, params)`` writes what it found behind the columns of ``server``, in the
-    cells that the rule has asked for (`laps_env.policies.RuleSpec.context`); the rule finds it
+    cells that the rule has asked for (`laps_env.policies.RuleSpec.shared`); the rule finds it
     there.
     """
-    announce_compilation()
-    options = {**_OPTIONS, "cache": _has_source(function)}
-    with _own_cache():
-        return numba.cfunc(_SURVEY_SIGNATURE, **options)(function)
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        super().__init__(function, types.void(_TABLE, _ROW, _NUMBERS))
 
 
 @prepare
 def no_preparation(queue: Any, server: Any, params: Any) -> None:
-    """For rules that look at one request at a time."""
+    """Do nothing: for rules that look at one request at a time."""

@@ -17,7 +17,7 @@ were cut by the draft length).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -54,13 +54,13 @@ class ChainProfile:
     p_high_low: float
     prompt_log_mean: float
     prompt_log_sd: float
-    source: str = ""
+    source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name != "source" and not math.isfinite(value):
-                raise ValueError(f"{field.name}: expected a finite number, got {value!r}")
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name != "source" and not math.isfinite(value):
+                raise ValueError(f"{f.name}: expected a finite number, got {value!r}")
         for name in ("log_sd", "sigma", "delta", "prompt_log_sd"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected a number >= 0, got {getattr(self, name)!r}")

@@ -7,7 +7,6 @@ its saturation throughput is stored beside it, so that a load means the same for
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from laps_env.sim.server_model import ServerModel
 from laps_env.sim.workload import Workload
 from laps_env.traces import AcceptanceTrace
 from laps_env.utils.checks import MAX_COUNT, check_count, check_positive
+from laps_env.utils.code_digest import code_digest
 from laps_env.utils.splits import as_split
 from laps_env.workloads.acceptance import ChainProfile
 from laps_env.workloads.arrivals import (
@@ -148,7 +148,7 @@ class Scenario:
     @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits of everything that decides its workloads and costs."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+        return code_digest(self.server, self.requests, self.arrivals, self.saturation_rps)
 
     def with_arrivals(self, arrivals: ArrivalProcess) -> Scenario:
         """The same server and requests, arriving otherwise."""

@@ -1,4 +1,4 @@
-"""`Policy`: a scheduling rule with its parameters, one object for every backend.
+"""`Policy`: a scheduling rule with its numbers filled in, one object for every backend.
 
 The rule is one compiled function. The whole-round loop of the evaluation calls it inside the
 kernel; `Policy.predict` calls the same function on an observation, with the protocol of
@@ -7,14 +7,13 @@ stable-baselines3, so a policy runs wherever a model does.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from laps_env.policies.base.rule_spec import Floats, RuleSpec
 from laps_env.sim.loops import Scorer
 from laps_env.sim.observation import (
     ARRIVAL_NUMBER,
@@ -27,77 +26,37 @@ from laps_env.sim.observation import (
 )
 from laps_env.sim.remaining_rounds import remaining_rounds
 from laps_env.sim.server_model import ServerModel
-from laps_env.utils.jit import jit, no_preparation
-from laps_env.workloads import Workload
+from laps_env.sim.workload import Workload
+from laps_env.utils.code_digest import code_digest
+from laps_env.utils.jit import jit
 
-Floats = npt.NDArray[np.float64]
 Observation = dict[str, npt.NDArray[np.float32]]
 
 
-class Parameter(NamedTuple):
-    """A number that a rule leaves open: its default, and the range in which it is tuned.
-
-    ``source`` is ``"published"`` where the rule's own paper gives the default, else ``"assumed"``.
-    """
-
-    name: str
-    default: float
-    low: float
-    high: float
-    meaning: str
-    source: str = "assumed"
-    log: bool = False
-    integer: bool = False
-
-
-@dataclass(frozen=True)
-class RuleSpec:
-    """What a file of this package exports: a rule and what it needs.
+class Oracle(NamedTuple):
+    """What a clairvoyant rule knows of a workload.
 
     Attributes:
-        name: as the field names it.
-        title: one line for lists and tables.
-        rule: compiled by `laps_env.utils.jit.rule`.
-        parameters: tunable numbers, ``params[0]``, ``params[1]``, ... of the rule.
-        cells: float64 cells of memory per request.
-        prepare: looks at the whole table first, compiled by `laps_env.utils.jit.prepare`.
-        context: float32 cells that it leaves to the rule behind the columns of ``server``.
-        shared_per_slot: so many more for each slot.
-        slots: rows of the table that the rule is made for, None for any.
-        fitted: from the training split (`laps_env.policies.base.traffic_model.TrafficModel`) to the
-            constants that follow the parameters in ``params``; None for a rule that needs no law.
-        by_category: the fitted constants are per task category, so the rule serves only traffic of
-            the categories that it was fitted on.
-        clairvoyant: the rule finds the true remaining rounds in its first cell.
+        remaining: Rounds still to run from each output position, float64 [T].
+        offset: First output position of each request, int64 [R + 1].
     """
 
-    name: str
-    title: str
-    rule: Any
-    parameters: tuple[Parameter, ...] = ()
-    cells: int = 1
-    prepare: Any = no_preparation
-    context: int = 0
-    shared_per_slot: int = 0
-    slots: int | None = None
-    fitted: Callable[[Any], Floats] | None = None
-    by_category: bool = False
-    clairvoyant: bool = False
+    remaining: Floats
+    offset: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A rule with its numbers filled in.
+    """A rule with its numbers filled in; a value that can be pickled, copied and sent.
 
     Attributes:
-        name: of the policy, with ``_tuned`` or ``+smartspec`` where they apply.
-        spec: the rule.
-        settings: values of the tunable parameters by name.
-        params: float64, parameters and fitted constants as the rule reads them.
-        draft_length: a draft-length rule that goes with the order, or None for the server's own.
-        categories: those of its fitted constants, None where they are not per category.
-        truth: rounds still to run from each output position, and where each request's begin;
-            filled by `with_oracle` alone.
+        name: Name of the policy, with ``_tuned`` or ``+smartspec`` where they apply.
+        spec: Rule, and what it needs.
+        settings: Values of the tunable parameters by name.
+        params: Parameters and fitted constants as the rule reads them, float64.
+        draft_length: Draft-length rule that goes with the order, or None for the server's own.
+        categories: Task categories of its fitted constants, None where they are for all.
+        oracle: Knowledge of a clairvoyant rule, filled by `with_oracle` alone.
     """
 
     name: str
@@ -106,30 +65,35 @@ class Policy:
     params: Floats
     draft_length: str | None = None
     categories: tuple[str, ...] | None = None
-    truth: tuple[Floats, npt.NDArray[np.int64]] | None = field(default=None, repr=False)
+    oracle: Oracle | None = field(default=None, repr=False)
 
     @property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits of everything that decides its choices but its parameters."""
-        return hashlib.sha256(self.spec.name.encode()).hexdigest()[:16]
+        """Sixteen hexadecimal digits of its code, weights and draft-length rule.
 
-    def scorer(self, slots: int, truth: Floats | None = None) -> Scorer:
-        """Fresh arrays to score so many slots inside the kernel, in one thread.
+        Parameters and what was fitted to the traffic are not in it.
+        """
+        spec = self.spec
+        return code_digest(spec.rule, spec.prepare, spec.fitted, spec.cells, self.draft_length)
+
+    def scorer(self, slots: int) -> Scorer:
+        """Fresh arrays to score requests inside the kernel, in one thread.
 
         Args:
-            slots: N.
-            truth: rounds still to run from each output position, for a clairvoyant rule.
+            slots: Slots of the table, N.
 
         Raises:
-            ValueError: a rule that is made for another number of slots.
+            ValueError: The rule is made for another number of slots, or is clairvoyant and knows
+                nothing.
         """
+        self._check_oracle()
         return Scorer(
-            self.spec.rule,
-            self.spec.prepare,
+            self.spec.rule.compiled,
+            self.spec.prepare.compiled,
             self.params,
-            self._view(slots),
+            self._server_cells(slots),
             np.zeros((slots, 1 + self.spec.cells)),
-            np.zeros(0) if truth is None else truth,
+            np.zeros(0) if self.oracle is None else self.oracle.remaining,
             np.empty(slots),
         )
 
@@ -140,47 +104,50 @@ class Policy:
         episode_start: npt.NDArray[np.bool_] | None = None,
         deterministic: bool = True,
     ) -> tuple[npt.NDArray[np.int64], Floats]:
-        """The action for an observation of one environment or of a vector of them.
+        """Action for an observation of one environment or of a vector of them.
 
         Args:
-            observation: ``queue`` [(E,) N, F] and ``server`` [(E,) G].
-            state: what the last call returned; None at first.
-            episode_start: bool [E], rows whose memory starts anew.
-            deterministic: every rule is; accepted for the protocol's sake.
+            observation: Arrays ``queue`` [(E,) N, F] and ``server`` [(E,) G].
+            state: State that the last call returned; None at first.
+            episode_start: Environments whose memory starts anew, bool [E].
+            deterministic: Accepted for the protocol's sake; every rule is deterministic.
 
         Returns:
             Actions int64 [E] (or a scalar array), and the new state, float64 [E, N, 1 + cells].
 
         Raises:
-            ValueError: arrays of other shapes, more or fewer slots than the rule is made for, a
-                clairvoyant rule that has not been given its knowledge of these requests, or a
-                category without fitted constants.
+            ValueError: The arrays have other shapes, or more or fewer slots than the rule is made
+                for; a clairvoyant rule has not been given its knowledge of these requests; or a
+                category has no fitted constants.
         """
-        if self.spec.clairvoyant and self.truth is None:
-            raise ValueError(
-                f"{self.name}: expected with_oracle(env.unwrapped.workload(), ...) first: "
-                "a clairvoyant rule sees more than the observation"
-            )
+        self._check_oracle()
         queue, server = _arrays(observation)
         batched = queue.ndim == 3
         if not batched:
             queue, server = queue[None], server[None]
         self._check_known(queue)
         memory = self._memory(queue.shape[:2], state, episode_start)
-        truth, offset = self.truth or (np.zeros(0), np.zeros(0, np.int64))
+        oracle = self.oracle or Oracle(np.zeros(0), np.zeros(0, np.int64))
         actions = np.empty(len(queue), np.int64)
-        view = self._view(queue.shape[1])
-        rule, prepare = self.spec.rule, self.spec.prepare
-        _choose(queue, server, view, memory, rule, prepare, self.params, truth, offset, actions)
+        cells = self._server_cells(queue.shape[1])
+        rule, prepare = self.spec.rule.compiled, self.spec.prepare.compiled
+        _choose(queue, server, cells, memory, rule, prepare, self.params, *oracle, actions)
         return (actions if batched else actions[0]), memory
 
-    def _view(self, slots: int) -> npt.NDArray[np.float32]:
-        """Room for the server's columns and what the prepare finds in so many slots."""
+    def _check_oracle(self) -> None:
+        if self.spec.clairvoyant and self.oracle is None:
+            raise ValueError(
+                f"{self.name}: expected with_oracle(env.unwrapped.workload(), ...) first: "
+                "a clairvoyant rule sees more than the observation"
+            )
+
+    def _server_cells(self, slots: int) -> npt.NDArray[np.float32]:
+        """Room for the columns of the server and for what is prepared for so many slots."""
         if self.spec.slots not in (None, slots):
             raise ValueError(
                 f"{self.name}: expected {self.spec.slots} slots, as it was made for, got {slots}"
             )
-        found = self.spec.context + slots * self.spec.shared_per_slot
+        found = self.spec.shared + slots * self.spec.shared_per_slot
         return np.zeros(len(SERVER_COLUMNS) + found, np.float32)
 
     def _check_known(self, queue: npt.NDArray[np.float32]) -> None:
@@ -193,8 +160,8 @@ class Policy:
                     f"({', '.join(self.categories)}), got {category.max():.0f}: "
                     "make the policy for the scenario that it serves"
                 )
-        if self.truth is not None:
-            offset = self.truth[1]
+        if self.oracle is not None:
+            offset = self.oracle.offset
             requests = queue[queue[:, :, OCCUPIED] != 0]
             number, generated = requests[:, ARRIVAL_NUMBER], requests[:, GENERATED_TOKENS]
             if (
@@ -212,7 +179,7 @@ class Policy:
         state: Floats | None,
         episode_start: npt.NDArray[np.bool_] | None,
     ) -> Floats:
-        """A copy of the state, zero where an episode starts; [E, N, 1 + cells] for [E, N]."""
+        """Copy of the state, zero where an episode starts; [E, N, 1 + cells] for [E, N]."""
         memory = np.zeros((*shape, 1 + self.spec.cells))
         if state is not None:
             if np.shape(state) != memory.shape:
@@ -229,10 +196,10 @@ class Policy:
         return memory
 
     def check_categories(self, workload: Workload) -> None:
-        """Whether the fitted constants are of this workload's categories.
+        """Check that the fitted constants are of this workload's categories.
 
         Raises:
-            ValueError: they are of others.
+            ValueError: They are of others.
         """
         if self.categories is not None and self.categories != workload.categories:
             raise ValueError(
@@ -241,16 +208,16 @@ class Policy:
             )
 
     def with_oracle(self, workload: Workload, server: ServerModel) -> Policy:
-        """A copy that knows a workload's future: the explicit door of clairvoyant rules."""
-        draft_length = server.reference_draft_length
-        return replace(self, truth=(remaining_rounds(workload, draft_length), workload.offset))
+        """Copy that knows a workload's future: the explicit door of clairvoyant rules."""
+        remaining = remaining_rounds(workload, server.reference_draft_length)
+        return replace(self, oracle=Oracle(remaining, workload.offset))
 
 
 def _arrays(observation: Observation) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """``queue`` [(E,) N, F] and ``server`` [(E,) G] as the compiled code takes them.
+    """Arrays ``queue`` [(E,) N, F] and ``server`` [(E,) G] as the compiled code takes them.
 
     Raises:
-        ValueError: one is missing, or the shapes are others.
+        ValueError: One is missing, or the shapes are others.
     """
     try:
         queue, server = (
@@ -275,24 +242,24 @@ def _arrays(observation: Observation) -> tuple[npt.NDArray[np.float32], npt.NDAr
 def _choose(
     queue: npt.NDArray[np.float32],
     server: npt.NDArray[np.float32],
-    view: npt.NDArray[np.float32],
+    server_cells: npt.NDArray[np.float32],
     memory: Floats,
     rule: Any,
     prepare: Any,
     params: Floats,
-    truth: Floats,
+    remaining: Floats,
     offset: npt.NDArray[np.int64],
     actions: npt.NDArray[np.int64],
 ) -> None:
-    """The selectable slot of lowest priority, ties to the earlier arrival; else start the round.
+    """Choose the selectable slot of lowest priority, ties to the earlier arrival; else start the round.
 
     The arguments are plain arrays because a named tuple of them costs more than the choice itself
     each time it crosses into compiled code.
     """
     for i in range(queue.shape[0]):
         for j in range(server.shape[1]):
-            view[j] = server[i, j]
-        prepare(queue[i], view, params)
+            server_cells[j] = server[i, j]
+        prepare(queue[i], server_cells, params)
         best, best_priority = queue.shape[1], np.inf
         for k in range(queue.shape[1]):
             row = queue[i, k]
@@ -302,10 +269,10 @@ def _choose(
             if cells[0] != row[ARRIVAL_NUMBER] + 1:
                 cells[:] = 0.0
                 cells[0] = row[ARRIVAL_NUMBER] + 1
-            if truth.size > 0:
+            if remaining.size > 0:
                 position = offset[np.int64(row[ARRIVAL_NUMBER])] + np.int64(row[GENERATED_TOKENS])
-                cells[1] = truth[position]
-            priority = rule(row, view, params, cells[1:])
+                cells[1] = remaining[position]
+            priority = rule(row, server_cells, params, cells[1:])
             earlier = (
                 best == queue.shape[1]
                 or priority < best_priority

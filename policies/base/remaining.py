@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from laps_env.policies.base.policy import Parameter
+from laps_env.policies.base.rule_spec import Parameter
 from laps_env.sim.observation import GENERATED_TOKENS, ROUNDS
 from laps_env.utils.jit import inlined
 

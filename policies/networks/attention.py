@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from laps_env.policies.base.policy import RuleSpec
+from laps_env.policies.base.rule_spec import RuleSpec
 from laps_env.policies.base.traffic_model import Floats
 from laps_env.policies.gittins import INDEX_SIZE
 from laps_env.policies.networks.features import (
     REQUEST_FEATURES,
     SERVER_FEATURES,
+    WeightsAndLaws,
     describe_request,
     describe_server,
-    weights_and_laws,
 )
 from laps_env.policies.networks.layers import Shapes, add_product, flatten, layer, rectify, starts
 from laps_env.policies.networks.pointer import FIRST, POOLED, SECOND, score
@@ -112,7 +112,7 @@ def attention(row: Any, server: Any, params: Any, memory: Any) -> float:
     return -score(features, first, second, params)
 
 
-def attention_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
+def make_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
     """The rule with these weights.
 
     Raises:
@@ -124,8 +124,8 @@ def attention_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
         attention,
         cells=_REQUEST + FIRST + SECOND + 2 * POOLED,
         prepare=remember,
-        context=_SHARED,
+        shared=_SHARED,
         shared_per_slot=2 * POOLED,
-        fitted=weights_and_laws(flatten(arrays, SHAPES)),
+        fitted=WeightsAndLaws(flatten(arrays, SHAPES)),
         by_category=True,
     )

@@ -10,7 +10,7 @@ round can be chosen one by one or at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -156,10 +156,16 @@ def residual_tokens(generated: float, median_log: float, deviation: float) -> fl
     return max(beyond - generated, 1.0)
 
 
-def weights_and_laws(weights: Floats) -> Callable[[TrafficModel], Floats]:
-    """For `laps_env.policies.base.policy.RuleSpec.fitted`: learned weights, then the categories' laws."""
+@dataclass(frozen=True, eq=False)
+class WeightsAndLaws:
+    """Constants of a learned rule: its weights, then the categories' laws.
 
-    def constants(laws: TrafficModel) -> Floats:
-        return np.concatenate([weights, index_tables(laws)])
+    Attributes:
+        weights: Learned weights, float64, flat.
+    """
 
-    return constants
+    weights: Floats
+
+    def __call__(self, traffic: TrafficModel) -> Floats:
+        """Constants that follow the parameters (`RuleSpec.fitted`)."""
+        return np.concatenate([self.weights, index_tables(traffic)])

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from laps_env.policies.base.policy import RuleSpec
+from laps_env.policies.base.rule_spec import RuleSpec
 from laps_env.policies.base.traffic_model import Floats
 from laps_env.policies.gittins import INDEX_SIZE
 from laps_env.policies.networks.features import (
     REQUEST_FEATURES,
     SERVER_FEATURES,
+    WeightsAndLaws,
     describe_request,
     describe_server,
-    weights_and_laws,
 )
 from laps_env.policies.networks.layers import Shapes, add_product, flatten, layer, rectify
 from laps_env.sim.observation import ARRIVAL_NUMBER, CATEGORY, OCCUPIED, SERVER_COLUMNS
@@ -92,7 +92,7 @@ def flat(row: Any, server: Any, params: Any, memory: Any) -> float:
     return np.inf
 
 
-def flat_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
+def make_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
     """The rule with these weights.
 
     Raises:
@@ -104,9 +104,9 @@ def flat_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
         "learned network without sharing",
         flat,
         prepare=score_all,
-        context=_SHARED,
+        shared=_SHARED,
         shared_per_slot=2,
         slots=slots,
-        fitted=weights_and_laws(flatten(arrays, shapes(slots))),
+        fitted=WeightsAndLaws(flatten(arrays, shapes(slots))),
         by_category=True,
     )

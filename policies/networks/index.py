@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from laps_env.policies.base.policy import RuleSpec
+from laps_env.policies.base.rule_spec import RuleSpec
 from laps_env.policies.base.traffic_model import Floats
 from laps_env.policies.bayes_srpt import MISFIT
 from laps_env.policies.gittins import INDEX_SIZE
-from laps_env.policies.networks.features import REQUEST_FEATURES, describe_request, weights_and_laws
+from laps_env.policies.networks.features import REQUEST_FEATURES, WeightsAndLaws, describe_request
 from laps_env.sim.observation import BATCH_SIZE, CATEGORY
 from laps_env.utils.jit import rule
 
@@ -37,7 +37,7 @@ def learned_index(row: Any, server: Any, params: Any, memory: Any) -> float:
     return total
 
 
-def index_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
+def make_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
     """The rule with these weights.
 
     Args:
@@ -57,6 +57,6 @@ def index_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
         "learned index",
         learned_index,
         cells=_REQUEST,
-        fitted=weights_and_laws(weights),
+        fitted=WeightsAndLaws(weights),
         by_category=True,
     )

@@ -15,15 +15,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from laps_env.policies.base.policy import RuleSpec
+from laps_env.policies.base.rule_spec import RuleSpec
 from laps_env.policies.base.traffic_model import Floats
 from laps_env.policies.gittins import INDEX_SIZE
 from laps_env.policies.networks.features import (
     REQUEST_FEATURES,
     SERVER_FEATURES,
+    WeightsAndLaws,
     describe_request,
     describe_server,
-    weights_and_laws,
 )
 from laps_env.policies.networks.layers import Shapes, add_product, flatten, layer, rectify, starts
 from laps_env.sim.observation import CATEGORY, OCCUPIED, SERVER_COLUMNS
@@ -105,7 +105,7 @@ def learned(row: Any, server: Any, params: Any, memory: Any) -> float:
     return -score(features, first, memory[_REQUEST + FIRST :], params)
 
 
-def pointer_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
+def make_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
     """The rule with these weights.
 
     Raises:
@@ -117,7 +117,7 @@ def pointer_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
         learned,
         cells=_REQUEST + FIRST + SECOND,
         prepare=pool,
-        context=FIRST + 2 * POOLED + _REQUEST,
-        fitted=weights_and_laws(flatten(arrays, SHAPES)),
+        shared=FIRST + 2 * POOLED + _REQUEST,
+        fitted=WeightsAndLaws(flatten(arrays, SHAPES)),
         by_category=True,
     )

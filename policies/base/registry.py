@@ -1,0 +1,185 @@
+"""Policies by name: rules by their files, trained models by their folders, tuned parameters."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from importlib import import_module
+from importlib.resources import as_file, files
+from pkgutil import iter_modules
+from typing import Any
+
+import numpy as np
+
+from laps_env.policies.base.policy import Policy
+from laps_env.policies.base.rule_from_file import is_rule_file, rule_from_file
+from laps_env.policies.base.rule_spec import RuleSpec
+from laps_env.policies.base.traffic_model import fit_traffic_model
+from laps_env.policies.networks.model_file import arrays_for, is_model, load_model
+from laps_env.sim.draft_length import SMARTSPEC
+from laps_env.utils.checks import is_finite
+from laps_env.workloads.predictors import PredictorError
+from laps_env.workloads.scenarios import DEFAULT_SCENARIO, Scenario, get_scenario
+
+_PACKAGE = "laps_env.policies"
+_TUNED = "_tuned"
+
+#: Rules by name: every module beside the packages of this folder is one.
+RULES = tuple(sorted(m.name for m in iter_modules(import_module(_PACKAGE).__path__) if not m.ispkg))
+
+#: Models that the package carries, trained as docs/learned.md says.
+LEARNED = ("learned_index", "learned")
+
+#: Modules of `laps_env.policies.networks` by the kind that a model's card names.
+NETWORKS = ("index", "pointer", "attention", "flat")
+
+
+def list_policies() -> list[str]:
+    """Names for `make`, without the ``+smartspec`` variants."""
+    names = []
+    for name in RULES:
+        names += [name, name + _TUNED] if name in _tuning_results()["settings"] else [name]
+    return [*names, *LEARNED]
+
+
+def get_rule(name: str) -> RuleSpec:
+    """Rule of the package by name, compiled when it is first used."""
+    spec: RuleSpec = import_module(f"{_PACKAGE}.{name}").SPEC
+    return spec
+
+
+def make(
+    name: str | RuleSpec,
+    scenario: str | Scenario = DEFAULT_SCENARIO,
+    *,
+    predictor_error: PredictorError = None,
+    **settings: float,
+) -> Policy:
+    """Policy by name.
+
+    Args:
+        name: Name from `list_policies`, optionally followed by ``+smartspec``; the folder of a
+            trained model (`laps_env.policies.networks.model_file`); or your own rule, or its file
+            (``rule.py:spec``).
+        scenario: Scenario whose training split fits the laws that a rule needs, and whose tuned
+            parameters ``_tuned`` takes (one without an entry takes those tuned over all).
+        predictor_error: Error that the training split's predictions have.
+        **settings: Parameters by name that override the default or tuned ones.
+
+    Raises:
+        ValueError: The policy or a parameter is unknown (the message lists the known ones), or a
+            setting is not finite.
+    """
+    scenario = get_scenario(scenario)
+    if isinstance(name, RuleSpec):
+        return _fill_in(name.name, name, scenario, predictor_error, settings)
+    base, plus, draft_rule = str(name).partition("+")
+    rule_name = base.removesuffix(_TUNED)
+    if base not in list_policies() or (plus and draft_rule != SMARTSPEC):
+        spec = _rule_of_others(name, scenario.name)
+        return _fill_in(name, spec, scenario, predictor_error, settings)
+    if base != rule_name:
+        settings = {**tuned_settings(rule_name, scenario.name), **settings}
+    if base in LEARNED:
+        with as_file(files(_PACKAGE) / "data" / base) as folder:
+            spec = load_rule(base, str(folder), scenario.name)
+    else:
+        spec = get_rule(rule_name)
+    policy = _fill_in(name, spec, scenario, predictor_error, settings)
+    return replace(policy, draft_length=draft_rule or None)
+
+
+def _rule_of_others(name: Any, scenario: str) -> RuleSpec:
+    if isinstance(name, str) and is_rule_file(name):
+        return rule_from_file(name)
+    if isinstance(name, str) and is_model(name):
+        return load_rule(name, name, scenario)
+    raise ValueError(
+        f"policy: expected one of {', '.join(list_policies())}, each with or without "
+        f"+{SMARTSPEC}; got {name!r}"
+    )
+
+
+def load_rule(name: str, folder: str, scenario: str) -> RuleSpec:
+    """Rule of a trained model.
+
+    Args:
+        name: Name of the rule.
+        folder: Folder of the model (`laps_env.policies.networks.model_file`).
+        scenario: Scenario whose own weights are taken, where the model has some.
+
+    Raises:
+        ValueError: A file is damaged, or the kind of model is unknown.
+        OSError: A file cannot be read.
+    """
+    card, weights = load_model(folder)
+    kind = card["kind"]
+    if kind not in NETWORKS:
+        raise ValueError(f"{folder}: kind: expected one of {list(NETWORKS)}, got {kind!r}")
+    return network_rule(kind, name, arrays_for(weights, scenario))
+
+
+def network_rule(kind: str, name: str, arrays: dict[str, Any]) -> RuleSpec:
+    """Rule of a network with these weights.
+
+    Args:
+        kind: Network, of `NETWORKS`.
+        name: Name of the rule.
+        arrays: Weights by name, as the network's module says.
+
+    Raises:
+        ValueError: The arrays are others.
+    """
+    spec: RuleSpec = import_module(f"{_PACKAGE}.networks.{kind}").make_spec(name, arrays)
+    return spec
+
+
+def _fill_in(
+    name: str,
+    spec: RuleSpec,
+    scenario: Scenario,
+    predictor_error: PredictorError,
+    settings: dict[str, float],
+) -> Policy:
+    """A rule with its defaults, these settings, and the laws of the scenario that it needs."""
+    values = _replaced(name, {p.name: float(p.default) for p in spec.parameters}, settings)
+    params = np.array(list(values.values()), np.float64)
+    if spec.fitted is not None:
+        traffic = fit_traffic_model(scenario, predictor_error)
+        params = np.concatenate([params, spec.fitted(traffic)])
+    categories = scenario.requests.categories if spec.by_category else None
+    return Policy(name, spec, values, params, categories=categories)
+
+
+def _replaced(name: str, values: dict[str, float], settings: dict[str, float]) -> dict[str, float]:
+    """The values with these in their place; none may be new or not finite."""
+    unknown = set(settings) - set(values)
+    if unknown:
+        raise ValueError(f"{name}: expected parameters {list(values)}, got {sorted(unknown)}")
+    if not all(isinstance(value, bool) or is_finite(value) for value in settings.values()):
+        raise ValueError(f"{name}: expected finite parameters, got {settings}")
+    return values | {key: float(value) for key, value in settings.items()}
+
+
+def with_settings(policy: Policy, **settings: float) -> Policy:
+    """Same policy with some parameters replaced (its fitted constants stay).
+
+    Raises:
+        ValueError: A parameter is unknown, or a setting is not finite.
+    """
+    values = _replaced(policy.name, policy.settings, settings)
+    params = policy.params.copy()
+    params[: len(values)] = list(values.values())
+    return replace(policy, settings=values, params=params)
+
+
+def tuned_settings(rule_name: str, scenario_name: str) -> dict[str, float]:
+    """Parameters tuned on a scenario's *validation* split, else those tuned over all."""
+    by_scenario: dict[str, dict[str, float]] = _tuning_results()["settings"][rule_name]
+    return by_scenario.get(scenario_name, by_scenario["all"])
+
+
+@cache
+def _tuning_results() -> Any:
+    return json.loads((files(_PACKAGE) / "data" / "tuned.json").read_text(encoding="utf-8"))

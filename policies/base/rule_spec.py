@@ -1,0 +1,66 @@
+"""What a file with a rule exports: the rule, its parameters, and what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from laps_env.utils.jit import no_preparation, prepare, rule
+
+Floats = npt.NDArray[np.float64]
+
+
+class Parameter(NamedTuple):
+    """Number that a rule leaves open: its default, and the range in which it is tuned.
+
+    ``source`` is ``"published"`` where the rule's own paper gives the default, else ``"assumed"``.
+    """
+
+    name: str
+    default: float
+    low: float
+    high: float
+    meaning: str
+    source: str = "assumed"
+    log: bool = False
+    integer: bool = False
+
+
+@dataclass(frozen=True)
+class RuleSpec:
+    """A rule and what it needs.
+
+    Attributes:
+        name: Name that the field has for it.
+        title: Line for lists and tables.
+        rule: Function that scores a request, under the decorator `laps_env.policies.rule`.
+        parameters: Tunable numbers, ``params[0]``, ``params[1]``, ... of the rule.
+        cells: Number of float64 cells of memory per request.
+        prepare: Function that looks at the whole table first, under `laps_env.policies.prepare`.
+        shared: Number of float32 cells that it leaves to the rule behind the columns of ``server``.
+        shared_per_slot: Number of such cells for each slot.
+        slots: Slots of the table that the rule is made for, None for any.
+        fitted: Function from the traffic model of the *train* split
+            (`laps_env.policies.base.traffic_model.TrafficModel`) to the constants that follow the
+            parameters in ``params``; None for a rule that needs none.
+        by_category: Whether the fitted constants are per task category, so that the rule serves
+            only traffic of the categories that it was fitted on.
+        clairvoyant: Whether the rule finds the true remaining rounds in its first cell.
+    """
+
+    name: str
+    title: str
+    rule: rule
+    parameters: tuple[Parameter, ...] = ()
+    cells: int = 1
+    prepare: prepare = no_preparation
+    shared: int = 0
+    shared_per_slot: int = 0
+    slots: int | None = None
+    fitted: Callable[[Any], Floats] | None = None
+    by_category: bool = False
+    clairvoyant: bool = False
