@@ -56,7 +56,7 @@ class Picture:
         fps: Most frames a second in a window.
 
     Raises:
-        ImportError: pygame is not installed.
+        ImportError: The library pygame is not installed.
     """
 
     def __init__(self, fps: int) -> None:

@@ -43,7 +43,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         max_episode_steps: Steps after which an episode is truncated; never by default.
         render_mode: None, ``"ansi"`` or ``"rgb_array"``.
         scenario, load, num_requests, slots, batch_size, draft_length, pool_tokens,
-            predictor_error, time_limit_s, queue_limit, reward_scale, split, interface: As of
+            predictor_error, time_limit_s, queue_limit, reward_scale, split, interface: Arguments of
             `laps_env.envs.replay.SpecDecodeReplay`.
 
     Raises:

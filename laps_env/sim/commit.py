@@ -52,14 +52,14 @@ def replay_schedule(
     """Serve requests with given draft lengths, each to the end of its output or of its schedule.
 
     Args:
-        offset: int64 [R + 1], first output position of each request.
-        accepted_length: uint8 [T].
-        max_draft: uint8 [T], or `ANY_DRAFT`.
-        schedule: uint8 [S], draft length of every round, requests one after the other.
-        schedule_offset: int64 [R + 1], first round of each request.
-        committed: int64 [S], tokens of every round (written; 0 for a round that is not needed).
-        rounds: int64 [R], rounds that each request needed (written).
-        reached: int64 [R], output tokens that they committed (written).
+        offset: First output position of each request, int64 [R + 1].
+        accepted_length: Draft tokens accepted in a row from each position, uint8 [T].
+        max_draft: Most tokens that can be drafted there, uint8 [T], or `ANY_DRAFT`.
+        schedule: Draft length of every round, uint8 [S], requests one after the other.
+        schedule_offset: First round of each request, int64 [R + 1].
+        committed: Tokens of every round, int64 [S] (written; 0 for a round that is not needed).
+        rounds: Rounds that each request needed, int64 [R] (written).
+        reached: Output tokens that they committed, int64 [R] (written).
     """
     committed[:] = 0
     for i in range(rounds.size):

@@ -31,7 +31,7 @@ def check_positive(name: str, value: object) -> float:
     """The value as a float.
 
     Raises:
-        ValueError: unless it is a finite number > 0.
+        ValueError: The value is no finite number > 0.
     """
     if not is_finite(value) or value <= 0:  # type: ignore[operator]
         raise ValueError(f"{name}: expected a finite number > 0, got {value!r}")

@@ -21,7 +21,7 @@ def as_split(name: str) -> Split:
     """The split of this name.
 
     Raises:
-        ValueError: unknown name, listing the known ones.
+        ValueError: The name is unknown; the message lists the known ones.
     """
     if name not in list(Split):
         raise ValueError(f"split: expected one of {', '.join(Split)}; got {name!r}")

@@ -34,14 +34,14 @@ class ChainProfile:
     """One task category: the laws of its prompt length, output length and acceptance.
 
     Attributes:
-        log_mean, log_sd: of the natural log of output tokens.
-        mu, slope, sigma, delta: of logit(alpha), see the module's formula.
-        p_low_high, p_high_low: chain transition probabilities per natural round.
-        prompt_log_mean, prompt_log_sd: of the natural log of prompt tokens.
-        source: of the numbers.
+        log_mean, log_sd: Mean and deviation of the natural log of output tokens.
+        mu, slope, sigma, delta: Constants of logit(alpha), see the module's formula.
+        p_low_high, p_high_low: Transition probabilities of the chain per natural round.
+        prompt_log_mean, prompt_log_sd: Mean and deviation of the natural log of prompt tokens.
+        source: Origin of the numbers.
 
     Raises:
-        ValueError: a number is not finite, a deviation negative, or a probability outside [0, 1].
+        ValueError: A number is not finite, a deviation negative, or a probability outside [0, 1].
     """
 
     log_mean: float
@@ -69,7 +69,7 @@ class ChainProfile:
                 raise ValueError(f"{name}: expected 0..1, got {getattr(self, name)!r}")
 
     def numbers(self) -> npt.NDArray[np.float64]:
-        """The ten numbers in the order of the fields (a row of the generator's table)."""
+        """Array of the ten numbers in the order of the fields."""
         return np.array([getattr(self, f.name) for f in fields(self) if f.name != "source"])
 
 
@@ -98,7 +98,7 @@ def draw_attributes(
     prompt: npt.NDArray[np.int64],
     output: npt.NDArray[np.int64],
 ) -> None:
-    """Category, prompt tokens and output tokens of each request (arrays [R], written)."""
+    """Draw category, prompt tokens and output tokens of each request (arrays [R], written)."""
     for i in range(category.size):
         u, _ = uniforms(key, ATTRIBUTES, episode, i, 0)
         k = 0
@@ -113,7 +113,7 @@ def draw_attributes(
 
 @jit
 def bounded_tokens(log_tokens: float, longest: int) -> int:
-    """A token count from its logarithm, within 1..longest."""
+    """Token count from its logarithm, within 1..longest."""
     return int(min(max(np.rint(math.exp(min(log_tokens, 40.0))), 1.0), longest))
 
 
@@ -127,7 +127,7 @@ def draw_accepted_lengths(
     offset: npt.NDArray[np.int64],
     accepted_length: npt.NDArray[np.uint8],
 ) -> None:
-    """The acceptance of every output position, ``accepted_length`` [T] (written)."""
+    """Draw the acceptance of every output position, ``accepted_length`` [T] (written)."""
     for i in range(category.size):
         p = profiles[category[i]]
         z, _ = normals(key, ACCEPTANCE, episode, i, 0)

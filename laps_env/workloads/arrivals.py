@@ -44,7 +44,7 @@ class GammaGaps:
     """Independent Gamma gaps: bursty for a coefficient of variation above 1.
 
     Attributes:
-        cv: standard deviation / mean of the gaps, > 0.
+        cv: Standard deviation / mean of the gaps, > 0.
     """
 
     cv: float
@@ -65,9 +65,9 @@ class ModulatedPoisson:
     """A Poisson process that switches between a calm and a burst rate (two-state MMPP).
 
     Attributes:
-        burst_rate: rate in a burst, in multiples of the mean rate, > 1.
-        burst_share: share of the time spent in bursts, in (0, 1); burst_rate * burst_share < 1.
-        burst_length: mean duration of a burst, in mean gaps, > 0.
+        burst_rate: Rate in a burst, in multiples of the mean rate, > 1.
+        burst_share: Share of the time spent in bursts, in (0, 1); burst_rate * burst_share < 1.
+        burst_length: Mean duration of a burst, in mean gaps, > 0.
     """
 
     burst_rate: float
@@ -115,7 +115,7 @@ class RecordedArrivals:
     mean gap of that half; a window that passes the half's end goes on at its start.
 
     Attributes:
-        trace: the recorded arrivals, at least 4 rows, not all of a half at one instant.
+        trace: Recorded arrivals, at least 4, not all of a half at one instant.
     """
 
     trace: ArrivalTrace

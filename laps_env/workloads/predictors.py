@@ -32,10 +32,10 @@ class LengthPredictor(Protocol):
 
 @dataclass(frozen=True)
 class LogNormalPredictor:
-    """prediction = truth * exp(sd * z), z standard normal: unbiased in the logarithm.
+    """Log-normal error: prediction = truth * exp(sd * z), z standard normal.
 
     Attributes:
-        sd: standard deviation of log(prediction / truth), >= 0; 0 is the truth.
+        sd: Standard deviation of log(prediction / truth), >= 0; 0 is the truth.
     """
 
     sd: float
@@ -62,8 +62,8 @@ class BucketPredictor:
     geometric middle; lengths below the first edge or above the last count as in the end buckets.
 
     Attributes:
-        edges: increasing token counts, at least 2, the first >= 1.
-        accuracy: probability of the right bucket, 0..1.
+        edges: Increasing token counts, at least 2, the first >= 1.
+        accuracy: Probability of the right bucket, 0..1.
     """
 
     edges: tuple[float, ...]
@@ -95,10 +95,10 @@ PredictorError = float | LengthPredictor | Literal["recorded"] | None
 
 
 def make_predictor(error: float | LengthPredictor) -> LengthPredictor:
-    """A number is the standard deviation of a `LogNormalPredictor`; a predictor is itself.
+    """Predictor of an error: a number is that of a `LogNormalPredictor`, a predictor is itself.
 
     Raises:
-        ValueError: neither, or a number that is negative or not finite.
+        ValueError: It is neither, or a number that is negative or not finite.
     """
     if isinstance(error, LengthPredictor):
         return error

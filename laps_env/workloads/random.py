@@ -27,14 +27,14 @@ _SHIFT = np.uint64(32)
 
 
 def make_key(split: Split, seed: int) -> Key:
-    """The two-word Philox key of a workload set's seed.
+    """Two-word Philox key of a split and a seed.
 
     Args:
-        split: the part of all traffic that the workload is of.
-        seed: an integer >= 0 (and at most 2**62).
+        split: Part of all traffic that the workload is of.
+        seed: Integer >= 0 (and at most 2**62).
 
     Raises:
-        ValueError: a seed out of range.
+        ValueError: The seed is out of range.
     """
     check_count("seed", seed, least=0)
     sequence = np.random.SeedSequence([list(Split).index(split), seed])

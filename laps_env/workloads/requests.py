@@ -19,7 +19,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Requests:
-    """What requests are, before it is known when they come (arrays as in `Workload`)."""
+    """Requests before it is known when they come (arrays as in `Workload`)."""
 
     prompt_tokens: Ints
     output_tokens: Ints
@@ -39,7 +39,7 @@ class RequestSource(Protocol):
 
     @property
     def name(self) -> str:
-        """Says where lengths and acceptance come from."""
+        """Origin of lengths and acceptance."""
 
     @property
     def has_predictions(self) -> bool:
@@ -54,12 +54,12 @@ class GeneratedRequests:
     """Requests from fitted profiles (`laps_env.workloads.acceptance`), categories mixed at random.
 
     Attributes:
-        profiles: name -> profile.
-        weights: share of each profile, > 0, normalised here.
-        longest_tokens: prompt and output lengths are cut there.
-        lengths: take prompt and output lengths from the rows of this arrival trace instead, and
-            draw only category and acceptance given the length.
-        family: name of the profiles' family.
+        profiles: Profiles by name.
+        weights: Share of each profile, > 0, normalised here.
+        longest_tokens: Length at which prompts and outputs are cut.
+        lengths: Arrival trace whose prompt and output lengths are taken instead, so that only
+            category and acceptance are drawn; or None.
+        family: Name of the profiles' family.
     """
 
     profiles: dict[str, ChainProfile]
@@ -81,7 +81,7 @@ class GeneratedRequests:
 
     @property
     def name(self) -> str:
-        """Says where lengths and acceptance come from."""
+        """Origin of lengths and acceptance."""
         lengths = f", lengths of {self.lengths.trace.source}" if self.lengths else ""
         return f"generator {self.family}{lengths}"
 
@@ -113,9 +113,9 @@ class RecordedRequests:
     *Test* workloads draw from ``test``, all others from ``train``; the two share no question.
 
     Attributes:
-        train, test: two traces with the same categories (`AcceptanceTrace.split`).
-        name: says where lengths and acceptance come from.
-        weights: share of each category, > 0, normalised here; None draws all requests alike.
+        train, test: Two traces with the same categories (`AcceptanceTrace.split`).
+        name: Origin of lengths and acceptance.
+        weights: Share of each category, > 0, normalised here; None draws all requests alike.
     """
 
     train: AcceptanceTrace
@@ -175,11 +175,11 @@ def draw_rows(
     """Which of ``total`` recorded requests each one is, with replacement; int64 [count].
 
     Args:
-        key: of the workload.
-        episode: its number.
-        count: requests.
-        total: recorded requests.
-        chances: float64 [total], their probabilities; None draws all alike.
+        key: Key of the workload.
+        episode: Number of the episode.
+        count: Number of requests to draw.
+        total: Number of recorded requests.
+        chances: Probability of each, float64 [total]; None draws all alike.
     """
     u = np.array([uniforms(key, ATTRIBUTES, episode, i, 0)[0] for i in range(count)])
     if chances is None:

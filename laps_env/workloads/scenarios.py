@@ -61,14 +61,14 @@ class Scenario:
     """A server and the traffic it meets.
 
     Attributes:
-        name: as given to ``gym.make(..., scenario=name)``.
-        description: one line.
-        server: batch, draft length, pool and costs.
-        requests: lengths and acceptance of the requests.
-        arrivals: when they come.
-        saturation_rps: completed requests per second of first come first served with all requests
-            present at time 0, on the ``reference`` workload, at the scenario's own server; every
-            load is a fraction of it, whatever is overridden.
+        name: Name as given to ``gym.make(..., scenario=name)``.
+        description: Line for lists.
+        server: Server with its batch, draft length, pool and costs.
+        requests: Source of the requests' lengths and acceptance.
+        arrivals: Arrival process.
+        saturation_rps: Completed requests per second of first come first served with all requests
+            present at time 0, on a workload of the *calibration* split, at the scenario's own
+            server; every load is a fraction of it, whatever is overridden.
     """
 
     name: str
@@ -88,20 +88,21 @@ class Scenario:
         episode: int = 0,
         predictor_error: PredictorError = None,
     ) -> Workload:
-        """The workload at an address (split, seed, episode).
+        """Workload at an address (split, seed, episode).
 
         Args:
-            load: arrival rate as a fraction of the saturation throughput, > 0 and finite; or
+            load: Arrival rate as a fraction of the saturation throughput, > 0 and finite; or
                 ``"recorded"`` for a recorded arrival trace at its own speed.
-            num_requests: >= 1.
-            split: ``train``, ``validation``, ``test`` or ``calibration``.
-            seed: >= 0.
-            episode: >= 0 (and below 2**32), counts the episodes of one environment row.
-            predictor_error: sd of log(predicted / true length), a predictor, ``"recorded"`` for
-                the predictions that come with the requests, or None (`error_in_force`).
+            num_requests: Number of requests, >= 1.
+            split: Part of all traffic: ``train``, ``validation``, ``test`` or ``calibration``.
+            seed: Seed, >= 0.
+            episode: Number of the episode of one environment, >= 0 and below 2**32.
+            predictor_error: Deviation of log(predicted / true length), a predictor,
+                ``"recorded"`` for the predictions that come with the requests, or None
+                (`error_in_force`).
 
         Raises:
-            ValueError: a load, count or address that is out of range.
+            ValueError: A load, count or address is out of range.
         """
         check_count("num_requests", num_requests, most=int(MAX_COUNT))
         check_count("episode", episode, least=0, most=2**32 - 1)
@@ -114,10 +115,10 @@ class Scenario:
     def error_in_force(
         self, predictor_error: PredictorError
     ) -> float | LengthPredictor | Literal["recorded"]:
-        """None becomes ``"recorded"`` where the requests bring predictions, else the default sd.
+        """Predictor error to use: None is ``"recorded"`` where there are predictions, else 0.5.
 
         Raises:
-            ValueError: recorded predictions where there are none.
+            ValueError: Recorded predictions are asked for where there are none.
         """
         if predictor_error is None:
             return RECORDED if self.requests.has_predictions else DEFAULT_PREDICTOR_ERROR
@@ -151,15 +152,15 @@ class Scenario:
         return code_digest(self.server, self.requests, self.arrivals, self.saturation_rps)
 
     def with_arrivals(self, arrivals: ArrivalProcess) -> Scenario:
-        """The same server and requests, arriving otherwise."""
+        """Same server and requests, arriving otherwise."""
         return replace(self, arrivals=arrivals)
 
     def with_requests(self, requests: RecordedRequests) -> Scenario:
-        """The same server on recorded requests; the saturation must be measured anew."""
+        """Same server on recorded requests; the saturation must be measured anew."""
         return replace(self, requests=requests, saturation_rps=math.nan)
 
     def with_lengths_of(self, trace: RecordedArrivals) -> Scenario:
-        """The same acceptance profiles, prompt and output lengths as in an arrival trace."""
+        """Same acceptance profiles, prompt and output lengths as in an arrival trace."""
         if not isinstance(self.requests, GeneratedRequests):
             raise ValueError(
                 "lengths of an arrival trace: expected a scenario with generated acceptance "
@@ -176,10 +177,10 @@ def list_scenarios() -> list[str]:
 
 
 def get_scenario(scenario: str | Scenario) -> Scenario:
-    """A scenario by name (or as it is).
+    """Scenario by name (or as it is).
 
     Raises:
-        ValueError: unknown name, listing the known ones.
+        ValueError: The name is unknown; the message lists the known ones.
     """
     if isinstance(scenario, Scenario):
         return scenario
@@ -211,10 +212,10 @@ def list_costs() -> list[str]:
 
 @cache
 def get_cost(name: str) -> CostModel:
-    """A cost model of the package by name.
+    """Cost model of the package by name.
 
     Raises:
-        ValueError: unknown name, listing the known ones.
+        ValueError: The name is unknown; the message lists the known ones.
     """
     if name not in list_costs():
         raise ValueError(f"cost: expected one of {', '.join(list_costs())}; got {name!r}")
@@ -226,11 +227,11 @@ def get_cost(name: str) -> CostModel:
 
 
 def make_arrivals(spec: dict[str, Any]) -> ArrivalProcess:
-    """An arrival process from its data, ``{"kind": ..., parameters}``.
+    """Arrival process from its data, ``{"kind": ..., parameters}``.
 
     Raises:
-        ValueError: unknown kind.
-        TypeError: unknown or missing parameter.
+        ValueError: The kind is unknown.
+        TypeError: A parameter is unknown or missing.
     """
     parameters = dict(spec)
     kind = parameters.pop("kind")

@@ -1,4 +1,4 @@
-"""TrafficModel of a scenario's traffic, fitted on its *train* split: what a rule may know in advance."""
+"""What a rule may know of a scenario's traffic in advance, fitted on the *train* split."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class TrafficModel:
     as a line, it also holds for predictors that are cautious or biased.
 
     Attributes:
-        weight, offset, variance: float64 [C], the line and the variance of log L around it.
-        misfit: float64 [C], largest difference between the distribution of log L around the line
-            and the normal one (Kolmogorov's distance): large where lengths are cut by a limit.
-        tokens_per_round: float64 [C], output tokens / rounds at the reference draft length.
-        seconds_per_prefill_token, seconds_per_prefill: cost of a prefill, from the cost model.
+        weight, offset, variance: Line, and variance of log L around it, float64 [C].
+        misfit: Largest difference between the distribution of log L around the line and the normal
+            one (Kolmogorov's distance), float64 [C]: large where lengths are cut by a limit.
+        tokens_per_round: Output tokens / rounds at the reference draft length, float64 [C].
+        seconds_per_prefill_token, seconds_per_prefill: Cost of a prefill, from the cost model.
     """
 
     weight: Floats

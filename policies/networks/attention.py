@@ -116,7 +116,7 @@ def make_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
     """The rule with these weights.
 
     Raises:
-        ValueError: other arrays than `SHAPES` says.
+        ValueError: The arrays are others than `SHAPES` says.
     """
     return RuleSpec(
         name,

@@ -91,10 +91,10 @@ def describe_request(row: Any, server: Any, law: Any, out: Any) -> None:
     """Fill ``out`` with `REQUEST_FEATURES`.
 
     Args:
-        row: of ``observation["queue"]``.
-        server: ``observation["server"]``.
-        law: the category's constants (`laps_env.policies.gittins.index_tables`).
-        out: float [18].
+        row: Request's row of ``observation["queue"]``.
+        server: Array ``observation["server"]``.
+        law: Constants of the category (`laps_env.policies.gittins.index_tables`).
+        out: Features, float [18] (written).
     """
     generated, rounds = row[GENERATED_TOKENS], row[ROUNDS]
     round_s = round_duration_s(server)

@@ -96,7 +96,7 @@ def make_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
     """The rule with these weights.
 
     Raises:
-        ValueError: other arrays than `shapes` says.
+        ValueError: The arrays are others than `shapes` says.
     """
     slots = np.size(arrays.get("w", ()))
     return RuleSpec(

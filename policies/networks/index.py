@@ -41,11 +41,11 @@ def make_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
     """The rule with these weights.
 
     Args:
-        name: of the policy.
-        arrays: of them ``weights`` [3, 18]: a, b and c, one each per request feature.
+        name: Name of the policy.
+        arrays: Weights by name: ``weights`` [3, 18], a, b and c, one each per request feature.
 
     Raises:
-        ValueError: other arrays.
+        ValueError: The arrays are others.
     """
     shape = np.shape(arrays.get("weights", ()))
     if shape != (_ROWS, _REQUEST):

@@ -45,7 +45,7 @@ def flatten(arrays: Mapping[str, Floats], shapes: Shapes) -> Floats:
     """Arrays behind each other, in the order of ``shapes``, as the rules read them.
 
     Raises:
-        ValueError: arrays that are missing, too many, or of another shape.
+        ValueError: Arrays are missing, too many, or of another shape.
     """
     found = {name: np.shape(array) for name, array in arrays.items()}
     if found != shapes:

@@ -81,7 +81,7 @@ def pool(queue: Any, server: Any, params: Any) -> None:
 
 @inlined
 def score(features: Any, first: Any, second: Any, params: Any) -> float:
-    """Of a request, where ``first`` holds what the first layer gets from all but ``features``."""
+    """Score of a request, where ``first`` holds what the first layer gets from all but ``features``."""
     add_product(features, params, _A, first)
     rectify(first)
     layer(first, params, _B, _b, second)
@@ -109,7 +109,7 @@ def make_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
     """The rule with these weights.
 
     Raises:
-        ValueError: other arrays than `SHAPES` says.
+        ValueError: The arrays are others than `SHAPES` says.
     """
     return RuleSpec(
         name,
