@@ -14,6 +14,7 @@ import laps_env
 from laps_env import policies
 from laps_env.evaluation.episodes import serve
 from laps_env.policies import Policy
+from laps_env.policies.base import registry
 from laps_env.policies.base.registry import RULES, get_rule, tuned_settings
 from laps_env.policies.base.traffic_model import TrafficModel, fit_traffic_model
 from laps_env.policies.gittins import index_table
@@ -481,7 +482,7 @@ def test_predict_takes_a_vector_and_forgets_an_ended_episode() -> None:
 
 @pytest.mark.parametrize("rule_name", [n for n in RULES if get_rule(n).parameters])
 def test_every_scenario_has_tuned_settings_within_the_ranges(rule_name: str) -> None:
-    results = policies._tuning_results()
+    results = registry._tuning_results()
     by_scenario = results["settings"][rule_name]
     assert set(by_scenario) == {*list_scenarios(), "all"} == set(results["budget"])
     spec = get_rule(rule_name)
@@ -505,7 +506,7 @@ def test_a_scenario_that_was_not_tuned_takes_the_settings_for_all() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("sjrf", {}, "policy: expected one of random, fcfs.*got 'sjrf'"),
+        ("sjrf", {}, "policy: expected one of bayes_srpt, bayes_srpt_tuned.*got 'sjrf'"),
         ("fcfs_tuned", {}, "policy: expected one of"),
         ("fcfs+eagle", {}, r"\+smartspec; got 'fcfs\+eagle'"),
         ("las", {"quantum": 1.0}, r"las: expected parameters \['queues', .*got \['quantum'\]"),
@@ -582,7 +583,7 @@ def test_no_observed_number_sends_a_rule_out_of_its_tables(column: int, value: f
     policy = policies.make("gittins")
     bad = observe([{PREDICTED_TOKENS: 50, GENERATED_TOKENS: 3, column: value}])
     if column == CATEGORY:
-        with pytest.raises(ValueError, match=r"gittins: expected categories 0\.\.0"):
+        with pytest.raises(ValueError, match=r"gittins: expected categories 0\.\.3"):
             policy.predict(bad)
     else:
         assert policy.predict(bad)[0] in (0, 1)
