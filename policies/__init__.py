@@ -8,30 +8,14 @@ adds the draft-length rule of `laps_env.sim.draft_length`.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import replace
-from functools import cache
+from importlib import import_module
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from laps_env.policies import (
-    bayes_srpt,
-    category_shrunk,
-    fastserve,
-    fcfs,
-    gittins,
-    laps_sd,
-    las,
-    oracle_srpt,
-    random,
-    sjf,
-    sprpt,
-    trail,
-    vllm_ltr,
-)
+from laps_env.catalog import TUNED, list_learned, list_policies, list_rules, tuning_results
 from laps_env.policies.base.policy import Parameter, Policy, RuleSpec
 from laps_env.policies.base.rule_from_file import file_of, is_rule_file, rule_from_file
 from laps_env.policies.base.traffic_model import fit_traffic_model
@@ -60,23 +44,9 @@ __all__ = [
     "with_settings",
 ]
 
+#: Every rule of the package, by the name of its file.
 SPECS: dict[str, RuleSpec] = {
-    module.SPEC.name: module.SPEC
-    for module in (
-        random,
-        fcfs,
-        sjf,
-        sprpt,
-        trail,
-        las,
-        fastserve,
-        vllm_ltr,
-        laps_sd,
-        category_shrunk,
-        bayes_srpt,
-        gittins,
-        oracle_srpt,
-    )
+    name: import_module(f"laps_env.policies.{name}").SPEC for name in list_rules()
 }
 
 #: Rules from trained weights, by the kind that the model's card names.
@@ -87,20 +57,8 @@ LEARNABLE = {
     "flat": flat_spec,
 }
 
-_TUNED = "_tuned"
-
 #: Models that the package carries, trained as docs/learned.md says.
-LEARNED = ("learned_index", "learned")
-
-
-def list_policies() -> list[str]:
-    """Names for `make`, without the ``+smartspec`` variants."""
-    names = []
-    for name, spec in SPECS.items():
-        names.append(name)
-        if spec.parameters:
-            names.append(name + _TUNED)
-    return [*names, *LEARNED]
+LEARNED = list_learned()
 
 
 def make(
@@ -129,7 +87,7 @@ def make(
     if isinstance(name, RuleSpec):
         return _fill_in(name.name, name, scenario, predictor_error, settings)
     base, plus, draft_rule = str(name).partition("+")
-    rule_name = base.removesuffix(_TUNED)
+    rule_name = base.removesuffix(TUNED)
     if base not in list_policies() or (plus and draft_rule != SMARTSPEC):
         if isinstance(name, str) and is_rule_file(name):
             return _fill_in(name, rule_from_file(name), scenario, predictor_error, settings)
@@ -160,13 +118,21 @@ def digest_of(name: str) -> str | None:
     Raises:
         ValueError: no such file.
     """
+    content = [path.read_bytes() for path in files_of(name)]
+    return hashlib.sha256(b"".join(content)).hexdigest() if content else None
+
+
+def files_of(name: str) -> list[Path]:
+    """Files that a policy is read from, none for the package's own.
+
+    Raises:
+        ValueError: no such file.
+    """
     if is_rule_file(name):
-        paths = [file_of(name)]
-    elif name.partition("+")[0] not in list_policies() and is_model(name):
-        paths = [Path(name) / CARD, Path(name) / WEIGHTS]
-    else:
-        return None
-    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+        return [file_of(name)]
+    if name.partition("+")[0] not in list_policies() and is_model(name):
+        return [Path(name) / CARD, Path(name) / WEIGHTS]
+    return []
 
 
 def load_rule(name: str, folder: str, scenario: str) -> RuleSpec:
@@ -216,15 +182,8 @@ def _replaced(name: str, values: dict[str, float], settings: dict[str, float]) -
 
 def tuned_settings(rule_name: str, scenario_name: str) -> dict[str, float]:
     """Parameters tuned on a scenario's *validation* split, or over all scenarios where it has none."""
-    by_scenario: dict[str, dict[str, float]] = _tuning_results()["settings"][rule_name]
+    by_scenario: dict[str, dict[str, float]] = tuning_results()["settings"][rule_name]
     return by_scenario.get(scenario_name, by_scenario["all"])
-
-
-@cache
-def _tuning_results() -> Any:
-    return json.loads(
-        (files("laps_env.policies") / "data" / "tuned.json").read_text(encoding="utf-8")
-    )
 
 
 def with_settings(policy: Policy, **settings: float) -> Policy:

@@ -15,6 +15,7 @@ from functools import cache
 from importlib.resources import as_file, files
 from typing import Any, Literal
 
+from laps_env.catalog import list_scenarios, scenario_entries
 from laps_env.sim.calibration_file import read_calibration
 from laps_env.sim.observation import MAX_COUNT
 from laps_env.sim.server_model import CostModel, ServerModel
@@ -165,11 +166,6 @@ class Scenario:
         )
 
 
-def list_scenarios() -> list[str]:
-    """Names of the scenarios that the package carries."""
-    return list(_data("scenarios.json")["scenarios"])
-
-
 def get_scenario(scenario: str | Scenario) -> Scenario:
     """A scenario by name (or as it is).
 
@@ -186,7 +182,7 @@ def get_scenario(scenario: str | Scenario) -> Scenario:
 
 @cache
 def _named(name: str) -> Scenario:
-    entry = _data("scenarios.json")["scenarios"][name]
+    entry = scenario_entries()[name]
     server = ServerModel(cost=get_cost(entry["cost"]), **entry["server"])
     return Scenario(
         name=name,
