@@ -49,12 +49,17 @@ def list_policies() -> list[str]:
 
 @cache
 def tuning_results() -> Any:
-    """Content of ``policies/data/tuned.json``: settings and scores by rule and scenario."""
-    return json.loads((_policies() / "data" / "tuned.json").read_text(encoding="utf-8"))
+    """Content of `tuned_file`: settings and scores by rule and scenario."""
+    return json.loads(tuned_file().read_text(encoding="utf-8"))
+
+
+def tuned_file() -> Path:
+    """File of the parameters that the policies named ``_tuned`` take."""
+    return _policies() / "data" / "tuned.json"
 
 
 def default_policies() -> tuple[str, ...]:
-    """Each rule once, tuned where it can be; the learned ones; LAPS-SD untuned and with SmartSpec."""
+    """Each rule once, tuned where it can be; the learned; LAPS-SD untuned and with SmartSpec."""
     known = list_policies()
     rules = (name + TUNED if name + TUNED in known else name for name in list_rules())
     return (*rules, *list_learned(), "laps_sd", "laps_sd_tuned+smartspec")

@@ -1,0 +1,162 @@
+"""Options of a sub-command as a dataclass that tyro reads; lists take commas, spaces or both."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
+
+import tyro
+from tqdm import tqdm
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+#: A share of saturation, or recorded arrivals with the gaps that they had.
+Load = float | Literal["recorded"]
+
+
+def _optional(metavar: str) -> Any:
+    """Of an option that may be left out: its help says what happens then."""
+    return tyro.conf.arg(
+        metavar=metavar,
+        help_behavior_hint=lambda default: "" if default == "None" else f"(default: {default})",
+    )
+
+
+File = Annotated[Path | None, _optional("FILE")]
+Folder = Annotated[Path | None, _optional("FOLDER")]
+Text = Annotated[str | None, _optional("STR")]
+Count = Annotated[int | None, _optional("INT")]
+Number = Annotated[float | None, _optional("FLOAT")]
+NumberOrRecorded = Annotated[float | Literal["recorded"] | None, _optional("FLOAT|recorded")]
+
+#: Characters of a message that are shown.
+MAX_CHARACTERS = 1500
+
+_REGISTRY = ConstructorRegistry()
+_WORDS = {int: "an integer", float: "a number", str: "a text", Path: "a path", NoneType: "None"}
+
+
+@dataclass(frozen=True)
+class Command:
+    """Options of a sub-command and its work.
+
+    Attributes:
+        resumes: Whether the same command goes on after an interruption.
+    """
+
+    resumes: ClassVar[bool] = False
+
+    def run(self) -> int:
+        """Do the work; the exit status.
+
+        Raises:
+            ImportError, OSError, ValueError: Bad input, in one line for the user.
+        """
+        raise NotImplementedError
+
+    def usual(self) -> Self | None:
+        """Other defaults where some of these options choose them, else None."""
+        return None
+
+
+Kind = TypeVar("Kind", bound=Command)
+
+
+def parse(kind: type[Kind], arguments: Sequence[str], prog: str) -> Kind:
+    """The options of a sub-command; help and errors of the command line end the process."""
+    options = _parse(kind, arguments, prog, None)
+    usual = options.usual()
+    return options if usual is None else _parse(kind, arguments, prog, usual)
+
+
+def _parse(kind: type[Kind], arguments: Sequence[str], prog: str, default: Kind | None) -> Kind:
+    settings: dict[str, Any] = {} if default is None else {"default": default}
+    return tyro.cli(
+        kind,
+        prog=prog,
+        args=arguments,
+        registry=_REGISTRY,
+        config=(
+            tyro.conf.FlagCreatePairsOff,
+            tyro.conf.OmitArgPrefixes,
+            tyro.conf.OmitSubcommandPrefixes,
+            tyro.conf.CascadeSubcommandArgs,
+        ),
+        **settings,
+    )
+
+
+@_REGISTRY.primitive_rule
+def _lists(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[tuple[Any, ...]] | None:
+    """Any ``tuple[X, ...]``: ``a,b c`` are three."""
+    if get_origin(info.type) is not tuple or get_args(info.type)[1:] != (...,):
+        return None
+    item = get_args(info.type)[0]
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="A,B,...",
+        instance_from_str=lambda given: tuple(_item(word, item) for word in _split(given)),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(map(str, value))],
+    )
+
+
+def _split(given: list[str]) -> Iterator[str]:
+    for word in given:
+        yield from (part.strip() for part in word.split(",") if part.strip())
+
+
+def _item(text: str, kind: Any) -> Any:
+    expected = []
+    for choice in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
+        if get_origin(choice) is Literal:
+            if text in get_args(choice):
+                return text
+            expected += map(repr, get_args(choice))
+        elif choice is NoneType and text == "None":
+            return None
+        elif choice is not NoneType:
+            try:
+                return choice(text)
+            except ValueError:
+                expected.append(_WORDS[choice])
+    raise ValueError(f"expected {' or '.join(expected)}, got {text!r}")
+
+
+@contextmanager
+def progress(total: float, done: float = 0, unit: str = "run", **settings: Any) -> Iterator[Any]:
+    """A progress bar on a terminal; elsewhere a plain line every half minute."""
+    terminal = sys.stderr.isatty()
+    with tqdm(
+        total=total,
+        initial=done,
+        unit=unit,
+        file=sys.stderr if terminal else _Lines(),
+        mininterval=0.5 if terminal else 30,
+        **settings,
+    ) as bar:
+        yield bar
+
+
+class _Lines:
+    """Standard error, to which a bar's states go as lines."""
+
+    def write(self, text: str) -> None:
+        """Write a state of the bar."""
+        if text.strip():
+            sys.stderr.write(text.strip() + "\n")
+
+    def flush(self) -> None:
+        """Write what is held back."""
+        sys.stderr.flush()
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks and other control characters, and not endless."""
+    plain = re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text)
+    return plain if len(plain) <= MAX_CHARACTERS else f"{plain[:MAX_CHARACTERS]}..."
