@@ -46,7 +46,7 @@ class Traffic:
         for scenario in self.scenario:
             check_one_of("scenario", scenario, list_scenarios())
         for error in self.predictor_errors:
-            if error not in (None, "recorded") and not (is_finite(error) and float(error) >= 0):  # type: ignore[arg-type]
+            if error not in (None, "recorded") and not (is_finite(error) and float(error) >= 0):
                 raise ValueError(f"predictor error: expected a finite number >= 0, got {error!r}")
         for load in self.loads:
             check_positive("loads", load)
@@ -182,7 +182,7 @@ class IndexOptions(Traffic):
 
 
 Options = PPOOptions | IndexOptions
-Kind = TypeVar("Kind", PPOOptions, IndexOptions)
+Kind = TypeVar("Kind", bound=PPOOptions | IndexOptions)
 
 #: By the name that the command line and sweeps have for them.
 ALGORITHMS: dict[str, type[Options]] = {"ppo": PPOOptions, "index": IndexOptions}

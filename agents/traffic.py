@@ -15,7 +15,10 @@ def sources_of(traffic: Traffic) -> list[tuple[Scenario, PredictorError]]:
     Raises:
         ValueError: recorded predictions of a scenario that has none.
     """
-    sources = list(product(map(get_scenario, traffic.scenario), traffic.predictor_errors))
+    scenarios = map(get_scenario, traffic.scenario)
+    sources: list[tuple[Scenario, PredictorError]] = list(
+        product(scenarios, traffic.predictor_errors)
+    )
     for scenario, error in sources:
         scenario.error_in_force(error)
     return sources

@@ -19,20 +19,20 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 Load = float | Literal["recorded"]
 
 
-def _optional(metavar: str) -> Any:
-    """Of an option that may be left out: its help says what happens then."""
+def metavar(name: str) -> Any:
+    """Help of an option that may be left out, whose text says what happens then."""
     return tyro.conf.arg(
-        metavar=metavar,
+        metavar=name,
         help_behavior_hint=lambda default: "" if default == "None" else f"(default: {default})",
     )
 
 
-File = Annotated[Path | None, _optional("FILE")]
-Folder = Annotated[Path | None, _optional("FOLDER")]
-Text = Annotated[str | None, _optional("STR")]
-Count = Annotated[int | None, _optional("INT")]
-Number = Annotated[float | None, _optional("FLOAT")]
-NumberOrRecorded = Annotated[float | Literal["recorded"] | None, _optional("FLOAT|recorded")]
+File = Annotated[Path | None, metavar("FILE")]
+Folder = Annotated[Path | None, metavar("FOLDER")]
+Text = Annotated[str | None, metavar("STR")]
+Count = Annotated[int | None, metavar("INT")]
+Number = Annotated[float | None, metavar("FLOAT")]
+NumberOrRecorded = Annotated[float | Literal["recorded"] | None, metavar("FLOAT|recorded")]
 
 #: Characters of a message that are shown.
 MAX_CHARACTERS = 1500
@@ -112,7 +112,7 @@ def _split(given: list[str]) -> Iterator[str]:
 
 
 def _item(text: str, kind: Any) -> Any:
-    expected = []
+    expected: list[str] = []
     for choice in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
         if get_origin(choice) is Literal:
             if text in get_args(choice):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from laps_env.cli.command import Command, File, Text, one_line
+from laps_env.cli.command import Command, File, metavar, one_line
 from laps_env.utils.files import outputs, write_beside
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class SpecBench(Acceptance):
     $ laps-env import spec-bench answers.jsonl runs.safetensors --questions question.jsonl
     """
 
-    draft_length: Text = None
+    draft_length: Annotated[int | Literal["heuristic"] | None, metavar("INT|heuristic")] = None
     """Draft length of rounds that do not say it, or 'heuristic'."""
     questions: File = None
     """Question file, to estimate prompt lengths."""
@@ -118,12 +118,11 @@ class SpecBench(Acceptance):
         """The trace of the answers."""
         from laps_env.traces.importers import import_spec_bench
 
-        length = self.draft_length
         return import_spec_bench(
             self.source,
             info,
             plain_draft=self.plain,
-            draft_length=int(length) if length and length.isdecimal() else length,
+            draft_length=self.draft_length,
             questions=self.questions,
             sieve=sieve,
         )
@@ -133,7 +132,7 @@ class SpecBench(Acceptance):
 class SpecDecodeBench(Acceptance):
     """Acceptance: a file of SpecDecode-Bench, JSONL.
 
-    $ laps-env import specdecode-bench gsm8k.jsonl runs.safetensors --member acc_eagle --category math
+    $ laps-env import specdecode-bench gsm8k.jsonl runs.safetensors --member acc_eagle
     """
 
     member: str = "acc"

@@ -41,7 +41,7 @@ class Train(Command):
     def usual(self) -> Self:
         """The hyper-parameters of the scenarios."""
         scenario = self.algorithm.scenario
-        usual = usual_options(type(self.algorithm), scenario=scenario)  # type: ignore[type-var]
+        usual = usual_options(type(self.algorithm), scenario=scenario)
         return replace(self, algorithm=usual)
 
     def run(self) -> int:

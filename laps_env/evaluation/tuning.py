@@ -23,13 +23,14 @@ from typing import Any, TypedDict
 import numpy as np
 
 from laps_env import policies
+from laps_env.catalog import list_scenarios
 from laps_env.evaluation.episodes import serve
 from laps_env.evaluation.runner import CODE
 from laps_env.policies import Policy, RuleSpec, with_settings
 from laps_env.utils.files import write_beside
 from laps_env.utils.journal import Journal
 from laps_env.workloads import Workload
-from laps_env.workloads.scenarios import Scenario, get_scenario, list_scenarios
+from laps_env.workloads.scenarios import Scenario, get_scenario
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,8 @@ def tune(
         attempt(point, to_settings(spec, point))
     width = 0.2
     while len(tried) < options.trials:
-        centre = min((t for t in tried if t[2] is not None), key=lambda t: t[0])[2]
+        *_, centre = min((t for t in tried if t[2] is not None), key=lambda t: t[0])
+        assert centre is not None
         for _ in range(min(options.refine_by, options.trials - len(tried))):
             point = np.clip(centre + width * rng.standard_normal(len(spec.parameters)), 0, 1)
             attempt(point, to_settings(spec, point))

@@ -15,7 +15,8 @@ from functools import cache
 from importlib.resources import as_file, files
 from typing import Any, Literal
 
-from laps_env.catalog import list_scenarios, scenario_entries
+from laps_env.catalog import list_scenarios as list_scenarios
+from laps_env.catalog import scenario_entries
 from laps_env.sim.calibration_file import read_calibration
 from laps_env.sim.observation import MAX_COUNT
 from laps_env.sim.server_model import CostModel, ServerModel

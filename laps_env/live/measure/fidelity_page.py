@@ -5,7 +5,7 @@ What is compared: `laps_env.live.measure.fidelity`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from textwrap import fill
@@ -113,10 +113,11 @@ def compare(
         keep=lambda repetition: journal.add(_row_of(repetition)),
         report=report,
     )
-    live = {
+    live: dict[str, Sequence[dict[str, float]]] = {
         p: [repetition.plays[p] for repetition in findings.repetitions] for p in settings.policies
     }
-    errors, orders = (make(live, findings.replay) for make in (compare_metrics, compare_order))
+    replay: dict[str, Sequence[dict[str, float]]] = {**findings.replay}
+    errors, orders = compare_metrics(live, replay), compare_order(live, replay)
     return Result(describe(pair), command, settings, findings, errors, orders)
 
 

@@ -140,5 +140,6 @@ def write(
     )
     trace = assemble(recorded, categories, info, lookup=lookup)
     trace.save(path)
-    accepted = trace.committed.astype(int) - 1 if not lookup else trace.accepted_length
+    rounds = trace.accepted_length if lookup or trace.committed is None else trace.committed
+    accepted = rounds.astype(int) - (0 if lookup else 1)
     print(f"{path}: {trace.num_requests} requests, {accepted.mean():.3f} accepted")
