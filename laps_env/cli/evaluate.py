@@ -110,7 +110,7 @@ class Evaluate(Command):
     def usual(self) -> Self | None:
         """The defaults of a quick or a live evaluation."""
         if self.quick or self.env == "live":
-            return type(self)(quick=self.quick, env=self.env, **(QUICK if self.quick else LIVE))
+            return type(self)(**(QUICK if self.quick else LIVE))
         return None
 
     def run(self) -> int:

@@ -78,14 +78,16 @@ class Journal:
             self.entries.append(entry)
 
     def close(self) -> None:
-        """Close the file, which stays."""
+        """Close the file, which stays if it holds a finished part."""
+        if not self._file.closed and not self.entries:
+            self.remove()
         self._open.close()
 
     def remove(self) -> None:
-        """Delete the file: the results are complete elsewhere."""
+        """Close and delete the file: the results are complete elsewhere."""
         self._file.close()
         self.path.unlink(missing_ok=True)
-        self.close()
+        self._open.close()
 
     def __enter__(self) -> Journal:
         return self
