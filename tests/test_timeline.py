@@ -221,7 +221,6 @@ def test_bad_arguments_leave_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "300")
     with pytest.raises(SystemExit) as stopped:
         main(["timeline", "--requests", "5", *arguments])
     assert stopped.value.code == 2
