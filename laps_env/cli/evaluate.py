@@ -186,7 +186,12 @@ class Evaluate(Command):
         from laps_env.evaluation.grid import Grid
         from laps_env.evaluation.recordings import Recordings
 
+        # Until the grid takes a reference of its own:
+        named = {"reference": self.reference} if "reference" in Grid.__dataclass_fields__ else {}
+        if not named and self.reference != type(self).reference:
+            raise ValueError(f"reference: expected laps_sd_tuned, got {self.reference!r}")
         return Grid(
+            **named,
             policies=self._names(),
             scenarios=self.scenario,
             loads=self.loads,
