@@ -1,5 +1,5 @@
 # Every target works alone on a fresh clone: it makes .venv and installs there, once, what it needs.
-# Another interpreter: make venv PYTHON=python3.12. Options for the script behind a target, or for
+# Another interpreter: make venv PYTHON=python3.12. Options for the command behind a target, or for
 # pytest: make evaluate ARGS="--scenario code-serial-135m", make test ARGS="-k wheel".
 
 PYTHON ?= python3
@@ -13,10 +13,10 @@ INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constrain
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-venv: $(VENV)/.evaluate  ## make .venv: the package, pictures and progress bars
+venv: $(VENV)/.evaluate  ## make .venv: the package and pictures
 
 evaluate: $(VENV)/.evaluate  ## compare the policies: table, results.json, picture, report/index.html
-	$(RUN) scripts/evaluate.py $(ARGS)
+	$(VENV)/bin/laps-env evaluate $(ARGS)
 
 test: $(VENV)/.dev  ## run the tests
 	$(RUN) -m pytest $(ARGS)
@@ -33,10 +33,10 @@ docs: $(VENV)/.docs  ## build the documentation site into site/
 	$(VENV)/bin/zensical build --strict
 
 train: $(VENV)/.agents  ## train a scheduler: ARGS="--minutes 15 --out runs/demo"
-	$(RUN) scripts/train.py $(ARGS)
+	$(VENV)/bin/laps-env train $(ARGS)
 
-tune: $(VENV)/.evaluate  ## choose the policies' parameters again, on the tune set
-	$(RUN) scripts/tune.py $(ARGS)
+tune: $(VENV)/.evaluate  ## choose the policies' parameters again, on the validation split
+	$(VENV)/bin/laps-env tune --overwrite $(ARGS)
 
 reproduce: $(VENV)/.evaluate  ## write docs/reproduction.md: the paper's claims against ours
 	$(RUN) scripts/reproduce_paper.py $(ARGS)

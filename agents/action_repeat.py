@@ -35,7 +35,7 @@ class ActionRepeat(SpecDecodeReplayVectorEnv):
         super().__init__(num_envs, **options)
         self._rounds = rounds
         check_count("rounds", rounds)
-        if self.options.interface != "pick":
+        if self.options.interface != "sequential":
             raise ValueError(f"interface: expected 'sequential', got {self.options.interface!r}")
         most = self.options.server.batch_size
         self._picks = np.zeros((most, num_envs), np.int64)

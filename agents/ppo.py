@@ -8,7 +8,7 @@ so a run that was killed ends where the unbroken one would, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -21,137 +21,43 @@ from laps_env import policies
 from laps_env.agents.action_repeat import ActionRepeat
 from laps_env.agents.buffer import Clock, TimeDiscountedBuffer
 from laps_env.agents.imitation import Teacher, imitate
-from laps_env.agents.networks import NETWORKS
+from laps_env.agents.options import PPOOptions
 from laps_env.agents.queue_policy import QueuePolicy
 from laps_env.agents.relative import RelativeReward
-from laps_env.agents.traffic import Traffic
+from laps_env.agents.traffic import sources_of
 from laps_env.agents.vec_env import ReplayVecEnv
 from laps_env.evaluation.grid import REFERENCE
 from laps_env.policies.base.traffic_model import Floats, fit_traffic_model
 from laps_env.policies.gittins import INDEX_SIZE, index_tables
-from laps_env.policies.networks.features import REQUEST_FEATURES
-from laps_env.utils.checks import check_count, check_positive, is_finite
-
-#: What can be taken away: features by what they are about, or the action mask.
-ABLATIONS = frozenset({"mask", *(feature.about for feature in REQUEST_FEATURES)})
 
 #: Seeds of blocks lie so far apart that rows of different blocks share no workload.
 SEED_STRIDE = 2**20
 
 
-@dataclass(frozen=True)
-class PPOOptions(Traffic):
-    """What MaskablePPO is trained on, and how; every combination gets as many environments.
-
-    Attributes:
-        scenario, predictor_errors, loads: of `Traffic`.
-        curriculum: blocks over which every load rises from the lowest to its own.
-        num_requests: of an episode.
-        slots: rows of the request table.
-        envs: in all.
-        hold: rounds that the picks of one stand in training
-            (`laps_env.agents.action_repeat.ActionRepeat`).
-        network: of `laps_env.agents.networks.NETWORKS`.
-        without: what an ablation takes away (`laps_env.policies.networks.features.Feature.about`, "mask").
-        teacher: policy that is imitated first, or "none".
-        imitation_steps: of all environments.
-        exploration: mean entropy of the choices with which PPO begins, in nats (`soften`).
-        seed: of everything; seeds of different numbers share no workload.
-        rollout: steps of every environment between updates.
-        rollouts: between checkpoints.
-        epochs, minibatch, learning_rate, clip, entropy: of PPO's updates.
-        value_blocks: the first so many blocks of PPO train the value alone.
-        horizon: requests' mean gaps between arrivals after which the future counts 1 / e.
-        trace: lambda of the advantage, per round.
-
-    Raises:
-        ValueError: a value out of range.
-    """
-
-    curriculum: int = 0
-    num_requests: int = 300
-    slots: int = 32
-    envs: int = 128
-    hold: int = 50
-    network: str = "pointer"
-    without: tuple[str, ...] = ()
-    teacher: str = "oracle_srpt"
-    imitation_steps: int = 2000
-    exploration: float = 0.3
-    seed: int = 0
-    rollout: int = 256
-    rollouts: int = 10
-    epochs: int = 4
-    minibatch: int = 4096
-    learning_rate: float = 3e-4
-    clip: float = 0.2
-    entropy: float = 0.0
-    value_blocks: int = 1
-    horizon: float = 30.0
-    trace: float = 0.99
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in (
-            "num_requests",
-            "slots",
-            "envs",
-            "hold",
-            "rollout",
-            "rollouts",
-            "epochs",
-            "minibatch",
-        ):
-            check_count(name, getattr(self, name))
-        for name in ("curriculum", "imitation_steps", "value_blocks", "seed"):
-            check_count(name, getattr(self, name), least=0)
-        for name in ("learning_rate", "clip", "horizon", "exploration"):
-            check_positive(name, getattr(self, name))
-        if not (is_finite(self.trace) and 0 <= self.trace <= 1):
-            raise ValueError(f"trace: expected a number from 0 to 1, got {self.trace!r}")
-        if self.teacher not in ("none", *policies.list_policies()):
-            raise ValueError(f"teacher: expected a policy or 'none', got {self.teacher!r}")
-        cells = len(self.sources()) * len(self.loads)
-        if self.envs < cells:
-            raise ValueError(
-                f"envs: expected at least one for each of {cells} combinations of scenario, load "
-                f"and predictor error, got {self.envs}"
-            )
-        if self.network not in NETWORKS:
-            raise ValueError(f"network: expected one of {list(NETWORKS)}, got {self.network!r}")
-        unknown = set(self.without) - ABLATIONS
-        if unknown:
-            raise ValueError(f"without: expected some of {sorted(ABLATIONS)}, got {unknown}")
-
-    def groups(self) -> list[ActionRepeat]:
-        """A vector environment per scenario, predictor error and load."""
-        cells = list(product(self.sources(), self.loads))
-        return [
-            ActionRepeat(
-                self.envs // len(cells),
-                rounds=self.hold,
-                scenario=scenario,
-                load=load,
-                num_requests=self.num_requests,
-                slots=self.slots,
-                predictor_error=error,
-                reward_scale=self.horizon * scenario.mean_gap_s(load, "train"),
-                autoreset_mode="SameStep",
-            )
-            for (scenario, error), load in cells
-        ]
-
-    def load_in(self, block: int, load: float) -> float:
-        """What a load is in a block of the curriculum."""
-        share = min(block / self.curriculum, 1.0) if self.curriculum else 1.0
-        return min(self.loads) + share * (load - min(self.loads))
+def groups_of(options: PPOOptions) -> list[ActionRepeat]:
+    """A vector environment per scenario, predictor error and load."""
+    cells = list(product(sources_of(options), options.loads))
+    return [
+        ActionRepeat(
+            options.envs // len(cells),
+            rounds=options.hold,
+            scenario=scenario,
+            load=load,
+            num_requests=options.num_requests,
+            slots=options.slots,
+            predictor_error=error,
+            reward_scale=options.horizon * scenario.mean_gap_s(load, "train"),
+            autoreset_mode="SameStep",
+        )
+        for (scenario, error), load in cells
+    ]
 
 
 def law_table(options: PPOOptions) -> tuple[Floats, list[int]]:
     """Constants per category of all traffic [K, C], and where each vector environment's begin."""
     tables = [
         index_tables(fit_traffic_model(scenario, error)).reshape(-1, INDEX_SIZE)
-        for scenario, error in options.sources()
+        for scenario, error in sources_of(options)
     ]
     starts = np.cumsum([0, *map(len, tables[:-1])]).tolist()
     return np.concatenate(tables), [start for start in starts for _ in options.loads]
@@ -168,7 +74,7 @@ class PPOTrainer:
     def __init__(self, options: PPOOptions, folder: Path) -> None:
         self.options, self.folder = options, folder
         laws, self.first_category = law_table(options)
-        self.venv = ReplayVecEnv(*options.groups(), first_category=self.first_category)
+        self.venv = ReplayVecEnv(*groups_of(options), first_category=self.first_category)
         rewards = RelativeReward(self.venv, lambda scenario: policies.make(REFERENCE, scenario))
         self._loads = [float(envs.options.load) for envs in self.venv.groups]
         # Rewards in horizons keep values of order one: gradients of scorer and valuer are clipped

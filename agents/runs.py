@@ -10,13 +10,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -24,16 +24,16 @@ import torch
 from laps_env.agents.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from laps_env.agents.index_search import START, search
 from laps_env.agents.objective import Objective
-from laps_env.agents.ppo import PPOOptions, PPOTrainer
-from laps_env.agents.traffic import Traffic
+from laps_env.agents.options import Budget, IndexOptions, Options, PPOOptions
+from laps_env.agents.ppo import PPOTrainer
+from laps_env.agents.traffic import sources_of
 from laps_env.evaluation.runner import code_version
 from laps_env.policies import RuleSpec
 from laps_env.policies.base.registry import network_rule
 from laps_env.policies.base.traffic_model import Floats
 from laps_env.policies.networks.layers import flatten
 from laps_env.policies.networks.model_file import save_model
-from laps_env.utils.checks import check_count, check_positive, is_finite
-from laps_env.utils.journal import LineJournal
+from laps_env.utils.journal import Journal
 
 #: What rules are chosen on: seed of the *validation* split, workloads in all (but at least one for
 #: each scenario, error and load), requests.
@@ -47,72 +47,11 @@ TRAINING_CODE = code_version("laps_env", "laps_env.policies", "laps_env.agents")
 Entry = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Budget:
-    """When a run ends: after so many minutes of work, or after so many blocks.
+class Block(TypedDict):
+    """Least that the journal says of a block."""
 
-    Raises:
-        ValueError: not one of both, or not above 0.
-    """
-
-    minutes: float | None = None
-    blocks: int | None = None
-
-    def __post_init__(self) -> None:
-        if (self.minutes is None) == (self.blocks is None):
-            raise ValueError(f"budget: expected minutes or blocks, got {self}")
-        if self.minutes is not None:
-            check_positive("minutes", self.minutes)
-        check_count("blocks", self.blocks, optional=True)
-
-    def spent(self, entries: list[Entry]) -> float:
-        """Share that a run with these blocks has had; from 1 on it has come to its end."""
-        if self.blocks is not None:
-            return len(entries) / self.blocks
-        assert self.minutes is not None
-        return sum(entry["seconds"] for entry in entries) / (60 * self.minutes)
-
-
-@dataclass(frozen=True)
-class IndexOptions(Traffic):
-    """What an index is searched for, and how.
-
-    Attributes:
-        scenario, predictor_errors, loads: of `Traffic`.
-        num_requests: of a workload.
-        repeats: workloads of each scenario, error and load in a generation.
-        cells: combinations that a generation is judged on, drawn anew for each; None for all.
-        tail: weight of the log p99 latency beside that of the mean.
-        seed: of the search; seeds of different numbers share no workload.
-
-    Raises:
-        ValueError: a value out of range.
-    """
-
-    num_requests: int = 500
-    repeats: int = 2
-    cells: int | None = None
-    tail: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("num_requests", "repeats"):
-            check_count(name, getattr(self, name))
-        check_count("cells", self.cells, optional=True)
-        check_count("seed", self.seed, least=0)
-        if not (is_finite(self.tail) and self.tail >= 0):
-            raise ValueError(f"tail: expected a finite number >= 0, got {self.tail!r}")
-
-    def objective(self, tune: Sequence[float]) -> float:
-        """Of `Traffic`, and ``tail`` times the log ratio of the p99 latency."""
-        return tune[0] + self.tail * tune[1]
-
-
-Options = PPOOptions | IndexOptions
-
-#: By the name that the command line and sweeps have for them.
-ALGORITHMS: dict[str, type[Options]] = {"ppo": PPOOptions, "index": IndexOptions}
+    seconds: float
+    validation: list[float]
 
 
 def train(options: Options, folder: Path, budget: Budget, at: Callable[[float, str], None]) -> None:
@@ -129,9 +68,13 @@ def train(options: Options, folder: Path, budget: Budget, at: Callable[[float, s
         OSError: it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    run = Run(options, folder)
+    with Journal(folder / "journal", about_run(options), Block) as journal:
+        _train(Run(options, folder, journal), budget, at)
+
+
+def _train(run: Run, budget: Budget, at: Callable[[float, str], None]) -> None:
     entries = run.journal.entries
-    if isinstance(options, IndexOptions):
+    if isinstance(run.options, IndexOptions):
         blocks = run.index_blocks()
     else:
         blocks = run.ppo_blocks(lambda text: at(budget.spent(entries), text))
@@ -154,15 +97,12 @@ class Run:
     Args:
         options: what is trained.
         folder: of this run.
-
-    Raises:
-        ValueError: the folder is of another run.
+        journal: of this run, open.
     """
 
-    def __init__(self, options: Options, folder: Path) -> None:
-        self.options, self.folder = options, folder
+    def __init__(self, options: Options, folder: Path, journal: Journal) -> None:
+        self.options, self.folder, self.journal = options, folder, journal
         self.about = about_run(options)
-        self.journal = LineJournal(folder / "journal", self.about)
 
     def progress(self) -> str:
         """The last block in words."""
@@ -170,7 +110,9 @@ class Run:
         minutes = sum(entry["seconds"] for entry in entries) / 60
         text = f"block {len(entries)}, {minutes:.1f} min"
         mean, p99 = np.exp(entries[-1]["validation"])
-        return f"{text}: mean latency x{mean:.3f}, p99 x{p99:.3f} of LAPS-SD's on the tune set"
+        return (
+            f"{text}: mean latency x{mean:.3f}, p99 x{p99:.3f} of LAPS-SD's on the validation split"
+        )
 
     def index_blocks(self) -> Generator[Entry]:
         """Blocks of the search for an index, from where the journal ends."""
@@ -238,11 +180,11 @@ class Run:
 
     def _judge(self, rule: RuleSpec, **sizes: Any) -> Objective:
         """Of this run's scenarios and loads."""
-        return Objective(rule, self.options.sources(), self.options.loads, **sizes)
+        return Objective(rule, sources_of(self.options), self.options.loads, **sizes)
 
     def _look(self, rule: RuleSpec) -> Callable[[Floats], list[float]]:
         """Judges weights on the *validation* split: log ratios of mean and p99 latency."""
-        cells = len(self.options.sources()) * len(self.options.loads)
+        cells = len(sources_of(self.options)) * len(self.options.loads)
         repeats = max(1, VALIDATION_WORKLOADS // cells)
         judge = self._judge(rule, num_requests=VALIDATION_REQUESTS, repeats=repeats)
         pool = ThreadPoolExecutor(torch.get_num_threads())

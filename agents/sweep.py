@@ -11,25 +11,28 @@ FOLDER/rows.journal  a line per model, scenario, load and predictor error
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from laps_env.agents.hyperparameters import as_option, hyperparameters
-from laps_env.agents.runs import ALGORITHMS, Budget, Options, train
+from laps_env.agents.options import ALGORITHMS, Budget, Options, as_option, usual_options
+from laps_env.agents.runs import train
 from laps_env.evaluation.grid import Grid
 from laps_env.evaluation.runner import Evaluation
 from laps_env.policies.networks.model_file import CARD, WEIGHTS
-from laps_env.utils.checks import check_count
-from laps_env.utils.files import write_beside
+from laps_env.utils.checks import check_count, check_one_of
 
 #: What a trained model leaves in its folder; the card last, because it makes the folder a model.
 FILES = (WEIGHTS, "journal", CARD)
+
+#: Names of folders, which a sweep's own folder must hold.
+_FOLDER = re.compile(r"\w[\w.+-]*")
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ def read_sweep(path: Path) -> Sweep:
         algorithm = "index"             # or "ppo"
         seeds = [0, 1, 2, 3, 4]
         blocks = 20                     # or minutes
-        scenario = ["mixed-serial-135m"]     # and any other option of the algorithm; or, for a run per
+        scenario = ["mixed-serial-135m"]  # and any other option of the algorithm; or, for a run per
         # each = ["mixed-serial-135m"]       # scenario, this
 
         [[evaluate]]
@@ -183,17 +186,20 @@ def _trainings(entry: dict[str, Any]) -> Iterator[Training]:
         if field not in entry:
             raise ValueError(f"[[train]]: expected {field}, got {sorted(entry)}")
     name, algorithm, seeds = entry.pop("name"), entry.pop("algorithm"), entry.pop("seeds")
-    if algorithm not in ALGORITHMS:
-        raise ValueError(f"algorithm: expected one of {list(ALGORITHMS)}, got {algorithm!r}")
+    if not isinstance(name, str) or not _FOLDER.fullmatch(name):
+        raise ValueError(f"name: expected letters, digits, '-', '_' and '.', got {name!r}")
+    if not isinstance(seeds, list) or not seeds:
+        raise ValueError(f"seeds: expected a list of at least one, got {seeds!r}")
+    check_one_of("algorithm", algorithm, ALGORITHMS)
     kind = ALGORITHMS[algorithm]
     budget = Budget(entry.pop("minutes", None), entry.pop("blocks", None))
     given = {key: as_option(value) for key, value in entry.items()}
-    if isinstance(given.get("scenario"), str):
-        raise ValueError(f"scenario: expected a list of names, got {given['scenario']!r}")
-    defaults = hyperparameters(algorithm, given.get("scenario", kind().scenario))
+    for field in ("scenario", "loads", "predictor_errors", "without"):
+        if not isinstance(given.get(field, ()), tuple):
+            raise ValueError(f"{field}: expected a list, got {given[field]!r}")
     for seed in seeds:
         check_count("seeds", seed, least=0)
-        yield Training(f"{name}-{seed}", kind(**(defaults | given), seed=seed), budget)
+        yield Training(f"{name}-{seed}", usual_options(kind, **given, seed=seed), budget)
 
 
 def _evaluations(entry: dict[str, Any]) -> Evaluations:
@@ -209,63 +215,6 @@ def _evaluations(entry: dict[str, Any]) -> Evaluations:
     return Evaluations(grids, tuple(models), tuple(policies))
 
 
-class Tasks:
-    """Ray tasks under way: started, tried again, collected as they finish.
-
-    Args:
-        attempts: of a task that fails or is lost.
-        cores: that each task reserves.
-    """
-
-    def __init__(self, attempts: int, cores: int) -> None:
-        import ray
-
-        self._ray = ray
-        self._options = {
-            "max_retries": attempts - 1,
-            "retry_exceptions": True,
-            "num_cpus": cores,
-        }
-        self._pending: dict[Any, Callable[[Any], None]] = {}
-
-    def put(self, value: Any) -> Any:
-        """A reference that tasks can share."""
-        return self._ray.put(value)
-
-    def start(self, task: Callable[..., Any], *args: Any, done: Callable[[Any], None]) -> None:
-        """Run a task somewhere; ``done`` gets its result here."""
-        remote = self._ray.remote(_call).options(**self._options)
-        self._pending[remote.remote(task, *args)] = done
-
-    def collect(self) -> Iterator[Exception]:
-        """Until nothing is under way; yields what tasks failed with at their last attempt."""
-        while self._pending:
-            (ready, *_), _ = self._ray.wait(list(self._pending))
-            done = self._pending.pop(ready)
-            try:
-                result = self._ray.get(ready)
-            except self._ray.exceptions.RayError as error:
-                yield error
-            else:
-                done(result)
-
-
-def _call(task: Callable[..., Any], *args: Any) -> Any:
-    return task(*args)
-
-
-def write_model(folder: Path, files: dict[str, bytes]) -> None:
-    """Write a trained model's files, the card last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        write_beside(folder / name, [files[name]])
-
-
 def digest(files: dict[str, bytes]) -> str:
-    """Of a trained model's weights, sha256."""
+    """SHA-256 of a trained model's weights."""
     return hashlib.sha256(files[WEIGHTS]).hexdigest()
-
-
-def read_model(folder: Path) -> dict[str, bytes]:
-    """The files of a trained model."""
-    return {name: (folder / name).read_bytes() for name in FILES}

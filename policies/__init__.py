@@ -11,8 +11,9 @@ from __future__ import annotations
 if __name__ != "laps_env.policies":  # a second copy would have classes of its own
     raise ImportError(f"expected laps_env.policies, got {__name__}: import laps_env.policies")
 
+from laps_env.catalog import list_policies
 from laps_env.policies.base.policy import Policy
-from laps_env.policies.base.registry import list_policies, make, with_settings
+from laps_env.policies.base.registry import make, with_settings
 from laps_env.policies.base.rule_spec import Parameter, RuleSpec
 from laps_env.sim.observation import (
     ACCEPTED,

@@ -18,8 +18,8 @@ import numpy as np
 from bench import random_valid_actions, run_command
 
 from laps_env import policies
-from laps_env.agents.hyperparameters import hyperparameters
-from laps_env.agents.ppo import PPOOptions, PPOTrainer
+from laps_env.agents.options import PPOOptions, usual_options
+from laps_env.agents.ppo import PPOTrainer
 from laps_env.agents.vec_env import ReplayVecEnv
 from laps_env.envs.vector import SpecDecodeReplayVectorEnv
 from laps_env.policies.networks.pointer import SHAPES, make_spec
@@ -83,7 +83,7 @@ def adapter_rates(repeats: int) -> tuple[float, float]:
 
 def training_rates(repeats: int) -> dict[str, float]:
     """Steps per second of PPO on the pointer network: collection, and with its updates."""
-    options = PPOOptions(**hyperparameters("ppo", (SCENARIO,)), scenario=(SCENARIO,))
+    options = usual_options(PPOOptions, scenario=(SCENARIO,))
     options = replace(options, envs=ENVS, rollouts=1, value_blocks=0, teacher="none")
     with tempfile.TemporaryDirectory() as folder:
         trainer = PPOTrainer(options, Path(folder))

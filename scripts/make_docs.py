@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 
 from laps_env import policies
-from laps_env.policies.base.registry import RULES, get_rule, tuned_settings
+from laps_env.catalog import list_rules
 from laps_env.envs.replay import SpecDecodeReplay
 from laps_env.policies import Parameter
+from laps_env.policies.base.registry import get_rule, tuned_settings
 from laps_env.report.leaderboard import board_table, standings
 from laps_env.report.tables import families, markdown_table
+from laps_env.sim.costs import CostModel
 from laps_env.sim.observation import QUEUE_COLUMNS, SERVER_COLUMNS, Column
-from laps_env.sim.server_model import CostModel
 from laps_env.utils.files import write_beside
 from laps_env.workloads.predictors import RECORDED
 from laps_env.workloads.scenarios import (
@@ -82,7 +83,7 @@ CALIBRATION_PAGE = """# Calibration
 
 <!-- Written by scripts/make_docs.py from laps_env/data/calibrations. -->
 
-`scripts/calibrate.py` times what a round of the live engine does, over a grid of batch, draft
+`laps-env calibrate` times what a round of the live engine does, over a grid of batch, draft
 length and context, and fits the ten constants of the cost model ([physics.md](physics.md)) by
 non-negative least squares on relative errors. The error of each term is that on cells of the grid
 which the fit has not seen.
@@ -90,7 +91,7 @@ which the fit has not seen.
 <!-- not run: the demo's models -->
 ```sh
 make demo-models
-.venv/bin/python scripts/calibrate.py --out calibration.json --plot calibration.png
+.venv/bin/laps-env calibrate --out calibration.json --plot calibration.png
 ```
 
 What the numbers mean and where they stop:
@@ -253,7 +254,7 @@ def parameter_row(rule: str, parameter: Parameter, tuned: dict[str, float]) -> l
 def parameters_table() -> str:
     """The parameters of all rules that are tuned, with the setting chosen over all scenarios."""
     rows = []
-    for name, spec in ((n, get_rule(n)) for n in RULES):
+    for name, spec in ((n, get_rule(n)) for n in list_rules()):
         if f"{name}_tuned" in policies.list_policies():
             tuned = tuned_settings(name, "all")
             rows += [parameter_row(name, parameter, tuned) for parameter in spec.parameters]

@@ -1,8 +1,8 @@
 """Put the runs of a sweep together as a model that the package carries; see docs/learned.md.
 
-    python scripts/sweep.py sweeps/index.toml --out runs/index
+    laps-env sweep sweeps/index.toml --out runs/index
     python scripts/ship.py runs/index learned_index
-    python scripts/sweep.py sweeps/pointer.toml --out runs/pointer
+    laps-env sweep sweeps/pointer.toml --out runs/pointer
     python scripts/ship.py runs/pointer learned
 
 For each run the weights that were best on the *validation* split: of a run on one scenario those of
@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from laps_env.policies.base.registry import LEARNED
+from laps_env.catalog import list_learned
 from laps_env.policies.base.traffic_model import Floats
 from laps_env.policies.networks.model_file import is_model, load_model, save_model
 
@@ -56,7 +56,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="of the sweep")
-    parser.add_argument("name", choices=LEARNED, help="of the policy")
+    parser.add_argument("name", choices=list_learned(), help="of the policy")
     given = parser.parse_args()
     output = Path(str(files("laps_env.policies") / "data" / given.name))
     try:

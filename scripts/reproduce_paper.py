@@ -26,9 +26,9 @@ from estimate_error import (
 )
 
 from laps_env import policies
-from laps_env.policies.base.registry import get_rule
 from laps_env.evaluation.episodes import evaluate_episode
 from laps_env.evaluation.statistics import ratio_with_interval
+from laps_env.policies.base.registry import get_rule
 from laps_env.utils.files import check_output, write_beside
 from laps_env.workloads import Workload
 from laps_env.workloads.scenarios import Scenario, get_scenario, list_scenarios

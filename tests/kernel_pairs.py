@@ -11,8 +11,9 @@ import numpy.typing as npt
 from random_instances import random_server, random_workload
 from reference import ReferenceServer
 
+from laps_env.sim.costs import CostModel
 from laps_env.sim.loops import step_scores, step_sequential
-from laps_env.sim.server_model import CostModel, ServerModel
+from laps_env.sim.server_model import ServerModel
 from laps_env.sim.simulation import UNLIMITED, Simulation
 from laps_env.workloads import Workload
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from laps_env.cli import main
 from laps_env.evaluation.runner import CODE, FORMAT, VERSION
 from laps_env.report.leaderboard import board_table, standings
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-
-from board import main
 
 
 def row(policy: str, load: float, mean: float, p99: float, **other: Any) -> dict[str, Any]:
@@ -124,6 +120,6 @@ def test_files_that_do_not_belong_together_are_refused(
     for path, content in zip(paths, (base, other), strict=True):
         path.write_text(json.dumps(content))
     with pytest.raises(SystemExit) as stopped:
-        main([str(path) for path in paths])
+        main(["board", *map(str, paths)])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err

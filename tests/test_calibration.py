@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -15,8 +14,8 @@ import numpy as np
 import pytest
 
 from laps_env.sim.calibration_file import CONSTANTS, read_calibration, write_calibration
-from laps_env.sim.costs import Work, duration_ns
-from laps_env.sim.server_model import CostModel, ServerModel
+from laps_env.sim.costs import CostModel, Work, duration_ns
+from laps_env.sim.server_model import ServerModel
 
 COST = CostModel(
     overhead_ns=120_000.0,
@@ -133,6 +132,8 @@ pytest.importorskip("scipy")
 
 from tiny_models import tiny_model  # noqa: E402
 
+from laps_env.cli import main  # noqa: E402
+from laps_env.live.engine import loading  # noqa: E402
 from laps_env.live.engine.drafters import DraftModel  # noqa: E402
 from laps_env.live.engine.engine import Engine  # noqa: E402
 from laps_env.live.engine.loading import Pair  # noqa: E402
@@ -293,25 +294,14 @@ def check_work(s: Sample) -> None:
     assert s.round_ns >= s.caches_ns + s.draft_ns + s.verify_ns > 0
 
 
-def script() -> Any:
-    path = Path(__file__).parents[1] / "scripts" / "calibrate.py"
-    spec = importlib.util.spec_from_file_location("calibrate", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_script_writes_a_calibration_and_a_picture(
+def test_the_command_writes_a_calibration_and_a_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pair = Pair(tiny_model(seed=0), tiny_model(seed=1), None, "large", "small", frozenset({5}))
-    calibrate = script()
-    monkeypatch.setattr(calibrate, "load_pair", lambda *args, **options: pair)
+    monkeypatch.setattr(loading, "load_pair", lambda *args, **options: pair)
     out, plot = tmp_path / "calibration.json", tmp_path / "calibration.png"
     grid = ["--batches", "1,2", "--draft-lengths", "0,2", "--contexts", "4,9", "--repeats", "1"]
-    calibrate.main([*grid, "--out", str(out), "--plot", str(plot)])
+    main(["calibrate", *grid, "--out", str(out), "--plot", str(plot)])
     assert "large with small, float32" in read_calibration(out).source
     assert len(json.loads(out.read_text())["grid"]) == 4 * (3 + 2)
     assert plot.read_bytes().startswith(b"\x89PNG")
@@ -323,21 +313,20 @@ def test_the_script_writes_a_calibration_and_a_picture(
     [
         (["--out", "nowhere/calibration.json"], "expected a file in an existing folder"),
         (["--plot", "calibration.txt"], "expected a file ending in .png"),
-        (["--batches", "1,x"], "invalid numbers value"),
+        (["--batches", "1,x"], "expected an integer, got 'x'"),
         (["--contexts", "64"], "contexts: expected 2 or more different numbers"),
         (["--threads", "0"], "threads: expected an integer >= 1, got 0"),
     ],
 )
-def test_the_script_refuses_bad_options_before_it_loads(
+def test_the_command_refuses_bad_options_before_it_loads(
     option: list[str],
     message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    calibrate = script()
-    monkeypatch.setattr(calibrate, "load_pair", pytest.fail)
+    monkeypatch.setattr(loading, "load_pair", pytest.fail)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
-        calibrate.main(option)
+        main(["calibrate", *option])
     assert message in capsys.readouterr().err

@@ -13,20 +13,20 @@ import pytest
 from test_evaluation import GRID, run
 
 from laps_env import policies
-from laps_env.__main__ import main
+from laps_env.cli import main
 
 
 def test_a_results_file_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results, path = run(GRID), tmp_path / "results.json"
     path.write_text(json.dumps(results))
-    main(["evaluate", "--check", str(path), "--sample", "7"])
+    main(["check", str(path), "--sample", "7"])
     assert "7 of 7 workloads that were run again hold, bit for bit" in capsys.readouterr().out
 
     for k, row in enumerate(results["rows"]):  # claims that nobody would see
         row[("episode_mean_latency_s", "episode_p99_latency_s")[k % 2]][0] *= 1 - 1e-15
     path.write_text(json.dumps(results))
     with pytest.raises(SystemExit) as stopped:
-        main(["evaluate", "--check", str(path), "--sample", "1000"])
+        main(["check", str(path), "--sample", "1000"])
     assert stopped.value.code == 1
     told = capsys.readouterr().out
     rows, runs = len(results["rows"]), len(results["rows"]) * GRID.episodes
@@ -77,7 +77,7 @@ def test_a_file_that_cannot_be_checked_is_refused(
     change(results)
     path.write_text(json.dumps(results))
     with pytest.raises(SystemExit) as stopped:
-        main(["evaluate", "--check", str(path)])
+        main(["check", str(path)])
     assert stopped.value.code == 2
     assert re.search(message, capsys.readouterr().err)
 
@@ -106,12 +106,12 @@ def test_a_rule_of_ones_own_is_played_from_its_file_and_checked(
     first, mine = json.loads(Path("results.json").read_text())["rows"]
     assert (first["policy_sha256"], mine["policy"]) == (None, "mine.py:spec")
     assert first["mean_latency_s"] != mine["mean_latency_s"]
-    main(["evaluate", "--check", "results.json"])
+    main(["check", "results.json"])
     assert "4 of 4 workloads" in capsys.readouterr().out
 
     Path("mine.py").write_text(OWN.replace("-row", "row"))
     with pytest.raises(SystemExit) as stopped:
-        main(["evaluate", "--check", "results.json"])
+        main(["check", "results.json"])
     assert stopped.value.code == 2
     assert "mine.py:spec: expected sha256" in capsys.readouterr().err
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
+import sys
+from dataclasses import make_dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
-from laps_env.__main__ import main
+from laps_env.cli import COMMANDS, main
+from laps_env.cli.command import Command, parse
+from laps_env.evaluation import runner
+from laps_env.utils.files import locked
 
 SMALL = ["evaluate", "--scenario", "code-serial-8b", "--policies", "fcfs,laps_sd,oracle_srpt"]
 SMALL += ["--loads", "0.7,0.9", "--episodes", "3", "--requests", "40"]
@@ -65,17 +73,20 @@ def test_quick_prints_a_table_and_writes_nothing(
     ("arguments", "messages"),
     [
         (["--scenario", "chat"], ["expected one of chat-serial-135m", "got 'chat'"]),
-        (["--policies", "fcfs,best"], ["expected one of random, fcfs", "got 'best'"]),
+        (["--policies", "fcfs,best"], ["expected one of bayes_srpt, ", "got 'best'"]),
         (["--policies", ","], ["policies: expected at least one, got none"]),
-        (["--no-such-option", "1"], ["--no-such-option"]),
-        (["--env", "dream"], ["env: expected replay or live, got 'dream'"]),
+        (["--polices", "fcfs"], ["--polices", "--policies"]),
+        (["--json", "model/card.json", "--policies", "model"], ["none of the inputs"]),
+        (["--json", "old.json"], ["old.json: expected a name that is free", "--overwrite"]),
+        (["--report", "old"], ["old: expected a name that is free", "--overwrite"]),
+        (["--env", "dream"], ["--env", "'dream'"]),
         (["--env", "live", "--target", "./none"], ["target: expected", "./none"]),
         (["--env", "live", "--json", "no/folder.json"], ["expected a file in an existing folder"]),
         (["--loads", "nan"], ["load: expected a finite number > 0, got nan"]),
         (["--loads", "inf"], ["load: expected a finite number > 0, got inf"]),
         (["--loads", "0"], ["load: expected a finite number > 0, got 0"]),
         (["--loads", "0.7,-1"], ["load: expected a finite number > 0, got -1"]),
-        (["--loads", "high"], ["expected a number > 0 or 'recorded'", "got 'high'"]),
+        (["--loads", "high"], ["expected a number or 'recorded', got 'high'"]),
         (["--loads", "recorded"], ["expected an arrival trace, got none"]),
         (["--episodes", "0"], ["episodes: expected an integer >= 1, got 0"]),
         (["--episodes", "many"], ["--episodes", "'many'"]),
@@ -93,18 +104,18 @@ def test_quick_prints_a_table_and_writes_nothing(
         (["--arrival-trace", "empty.csv"], ["empty.csv", "expected"]),
         (["--arrival-trace", "empty.txt"], ["expected a .csv, .jsonl", "got empty.txt"]),
         (["--lengths", "arrivals"], ["expected an arrival trace"]),
-        (["--lengths", "both"], ["expected one of", "got 'both'"]),
+        (["--lengths", "both"], ["--lengths", "'both'"]),
         (["--plot", "out.gif"], ["expected a file ending in .png", "got out.gif"]),
         (["--json", "nowhere/out.json"], ["expected a file in an existing folder"]),
         (["--json", "empty.csv", "--arrival-trace", "empty.csv"], ["none of the inputs"]),
-        (["--json", "a", "--parquet", "a.journal"], ["expected a file for each"]),
+        (["--json", "a", "--parquet", "a.journal"], ["a.journal: expected one that nobody writes"]),
         (["--report", "empty.txt"], ["expected a folder that is writable", "got empty.txt"]),
         (["--report", "empty.txt/report"], ["expected a folder that is writable"]),
         (["--env", "live", "--plot", "out.png"], ["plot: expected none with env live"]),
         (["--json", "pipe"], ["expected a file in an existing folder", "got pipe"]),
         (
             ["--json", "out.png"],
-            ["json, parquet, plot: expected a file for each", "got out.png, out.png"],
+            ["outputs: expected a different name for each", "got out.png, out.png"],
         ),
     ],
     ids=" ".join,
@@ -118,11 +129,130 @@ def test_bad_input_ends_with_a_message_and_status_2(
     for name in ("empty.safetensors", "empty.jsonl", "empty.csv", "empty.txt"):
         Path(name).touch()
     os.mkfifo("pipe")
+    for name in ("old.json", "old/index.html", "model/card.json", "model/model.safetensors"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("kept")
     before = set(empty_folder.iterdir())
     with pytest.raises(SystemExit) as end:
         main([*SMALL, *arguments])
     assert end.value.code == 2
     error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("laps-env evaluate: error: ")
     for message in messages:
-        assert message in error
+        assert message in error.splitlines()[-1]
     assert set(empty_folder.iterdir()) == before
+    assert Path("old.json").read_text() == Path("model/card.json").read_text() == "kept"
+
+
+def test_no_list_and_no_help_imports_what_compiles_or_is_optional() -> None:
+    code = """
+import sys, time
+from laps_env.cli import COMMANDS, main
+formats = ("arrivals", "vllm", "spec-bench", "specdecode-bench")
+pages = [[name] for name in COMMANDS] + [["import", name] for name in formats]
+pages += [["train", "index"]]
+for words in [["list"], [], *([*page, "--help"] for page in pages)]:
+    try:
+        main(words)
+    except SystemExit as end:
+        assert not end.code, words
+    heavy = "numba torch matplotlib stable_baselines3 ray scipy transformers pyarrow".split()
+    loaded = [name for name in heavy if name in sys.modules]
+    assert not loaded, (words, loaded)
+assert time.process_time() < 2, time.process_time()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not done.stderr
+    for words in ("oracle_srpt", "--predictor-errors", "laps-env import vllm", "--overwrite"):
+        assert words in done.stdout
+
+
+def test_every_command_has_its_example_in_its_help() -> None:
+    for name, kind in COMMANDS.items():
+        assert f"$ laps-env {name}" in (kind.__doc__ or "")
+
+
+@pytest.mark.parametrize(("word", "near"), [("evalute", "evaluate"), ("tain", "train")])
+def test_an_unknown_command_names_the_nearest(
+    word: str, near: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([word])
+    assert end.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith(
+        f"laps-env: error: expected a command, got '{word}'; did you mean {near}"
+    )
+    assert told.count("\n") == 1
+
+
+def test_outputs_are_replaced_only_where_that_is_asked_for(
+    capsys: pytest.CaptureFixture[str], empty_folder: Path
+) -> None:
+    grid = [*SMALL, "--policies", "fcfs", "--episodes", "1"]
+    main(grid)
+    made = {path.name for path in empty_folder.iterdir()}
+    assert made == {"results.json", "results.png", "report"}
+    before = Path("results.json").read_bytes()
+    with pytest.raises(SystemExit) as end:
+        main(grid)
+    assert end.value.code == 2
+    assert "results.json: expected a name that is free" in capsys.readouterr().err
+    assert Path("results.json").read_bytes() == before
+    main([*grid, "--seed", "5", "--overwrite"])
+    assert Path("results.json").read_bytes() != before
+    assert {path.name for path in empty_folder.iterdir()} == made
+
+
+def test_an_output_in_use_is_refused(
+    capsys: pytest.CaptureFixture[str], empty_folder: Path
+) -> None:
+    with locked(Path("out.json")), pytest.raises(SystemExit) as end:
+        main([*SMALL, "--json", "out.json"])
+    assert end.value.code == 2
+    assert "out.json: expected one that nobody writes to" in capsys.readouterr().err
+    assert not list(empty_folder.iterdir())
+
+
+def test_an_interrupted_evaluation_goes_on_and_refuses_another_grid(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate_episode, done = runner.evaluate_episode, []
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        done.append(evaluate_episode(*args, **kwargs))
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return done[-1]
+
+    command = [*SMALL, "--json", "out.json", "--jobs", "1"]
+    monkeypatch.setattr(runner, "evaluate_episode", interrupted)
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    monkeypatch.setattr(runner, "evaluate_episode", evaluate_episode)
+    assert end.value.code == 130
+    told = re.search(
+        r"interrupted with (\d+) of 24 runs finished: the same command goes on",
+        capsys.readouterr().err,
+    )
+    assert told is not None
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--episodes", "1"])
+    assert end.value.code == 2
+    assert "out.json.journal: expected a journal of" in capsys.readouterr().err
+    main(command)
+    assert f"{told[1]} of 24 runs taken from the journal" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "read"),
+    [
+        (tuple[str, ...], ["a,b", "c,"], ("a", "b", "c")),
+        (tuple[float | Literal["recorded"], ...], ["0.7,recorded"], (0.7, "recorded")),
+        (tuple[float | None, ...], ["None", "1"], (None, 1.0)),
+        (tuple[int, ...], ["1, 2"], (1, 2)),
+    ],
+)
+def test_lists_take_commas_and_spaces(kind: Any, given: list[str], read: tuple[Any, ...]) -> None:
+    options = make_dataclass("Options", [("values", kind, ())], bases=(Command,), frozen=True)
+    assert parse(options, ["--values", *given], "test").values == read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 
 from laps_env.evaluation import runner, statistics
-from laps_env.evaluation.finished_runs import Journal
 from laps_env.evaluation.grid import Grid
 from laps_env.evaluation.recordings import Recordings
-from laps_env.evaluation.runner import Evaluation, rerun
+from laps_env.evaluation.runner import Evaluation, open_journal, rerun
 from laps_env.traces.importers import chain_fill
+from laps_env.utils.journal import Journal
 from laps_env.workloads import Workload
 from laps_env.workloads.acceptance import ChainProfile
 from laps_env.workloads.chain_fill import state_alphas
@@ -116,22 +117,23 @@ def test_an_interrupted_evaluation_resumes_to_the_same_rows(tmp_path: Path) -> N
         if units == 3:
             raise KeyboardInterrupt
 
-    first = Evaluation(GRID, Journal(path))
-    with pytest.raises(KeyboardInterrupt):
-        first.run(1, interrupt)
+    with open_journal(path, GRID) as journal:
+        first = Evaluation(GRID, journal)
+        with pytest.raises(KeyboardInterrupt):
+            first.run(1, interrupt)
     finished = first.finished_runs
     assert 3 * 5 <= finished < first.total_runs == 6 * 5
     with path.open("ab") as file:  # and killed in the middle of a write
         file.write(b'{"key": "0123", "metr')
 
-    journal = Journal(path)
+    journal = open_journal(path, GRID)
     second = Evaluation(GRID, journal)
     assert second.finished_runs == finished
     done: list[int] = []
     second.run(2, done.append)
     assert sum(done) == second.total_runs - finished
     assert json.dumps(second.results()["rows"]) == unbroken
-    assert len(path.read_bytes().splitlines()) == second.total_runs
+    assert len(path.read_bytes().splitlines()) == 1 + second.total_runs
     journal.remove()
     assert not path.exists()
 
@@ -139,33 +141,60 @@ def test_an_interrupted_evaluation_resumes_to_the_same_rows(tmp_path: Path) -> N
 def test_a_damaged_journal_loses_its_damaged_lines_alone(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     grid = replace(GRID, scenarios=("code-serial-8b",), episodes=2)
-    unbroken = json.dumps(run(grid, Journal(path))["rows"])
-    good = path.read_bytes().splitlines(keepends=True)
+    with open_journal(path, grid) as journal:
+        unbroken = json.dumps(run(grid, journal)["rows"])
+    head, *good = path.read_bytes().splitlines(keepends=True)
     key = json.loads(good[0])["key"]
     damaged = [
         good[1][:30] + b"\xff" + good[1][31:],
+        b'{"key": "%s"}\n' % key.encode(),
         b'{"key": "%s", "metrics": {"mean_latency_s": NaN}}\n' % key.encode(),
         b'{"key": "%s", "metrics": {"mean_latency_s": 1%s}}\n' % (key.encode(), b"0" * 400),
         b'{"key": "%s", "metrics": {}}\n' % key.encode(),
-        *(b"[1]\n", b"\n", b"[" * 100_000 + b"\n"),
+        *(b"[1]\n", b"\n", b"[" * 100_000 + b"\n", b"\0" * 40 + b"\n", b"\0" * 40),
         good[-1][:-1],
     ]
-    path.write_bytes(b"".join([*good[2:-1], *damaged]))
-    journal = Journal(path)
-    assert path.read_bytes() == b"".join(good[2:-1])
-    assert json.dumps(run(grid, journal)["rows"]) == unbroken
+    path.write_bytes(b"".join([head, *good[2:-1], *damaged]))
+    with open_journal(path, grid) as journal:
+        assert path.read_bytes() == b"".join([head, *good[2:-1]])
+        assert json.dumps(run(grid, journal)["rows"]) == unbroken
+    path.write_bytes(b"".join([head, good[0], damaged[0], *good[2:]]))
+    with pytest.raises(ValueError, match="journal: line 3: expected a finished part, got a dam"):
+        open_journal(path, grid)
 
 
 def test_a_journal_of_another_grid_or_code_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grid = replace(GRID, scenarios=("code-serial-8b",), episodes=2)
-    journal = Journal(tmp_path / "journal")
-    run(grid, journal)
-    assert Evaluation(replace(grid, loads=(0.8,)), journal).finished_runs == 0
-    assert Evaluation(replace(grid, predictor_error=0.4), journal).finished_runs == 0
+    grid, path = replace(GRID, scenarios=("code-serial-8b",), episodes=2), tmp_path / "journal"
+    with open_journal(path, grid) as journal:
+        run(grid, journal)
+    before = path.read_bytes()
+    for other in (replace(grid, loads=(0.8,)), replace(grid, predictor_error=0.4)):
+        with pytest.raises(ValueError, match=r"journal: expected a journal of .* remove it to"):
+            open_journal(path, other)
+    path.write_text("something else")
+    with pytest.raises(ValueError, match="journal: expected a journal of"):
+        open_journal(path, grid)
+    assert path.read_text() == "something else"
+    path.write_bytes(before)
     monkeypatch.setattr(runner, "CODE", "another")
-    assert Evaluation(grid, journal).finished_runs == 0
+    with open_journal(path, grid) as journal:
+        assert Evaluation(grid, journal).finished_runs == 0
+
+
+def test_a_journal_is_open_once_and_takes_entries_from_threads(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with Journal(path, {"job": "test"}) as journal:
+        with pytest.raises(ValueError, match="journal: expected one that nobody writes to"):
+            Journal(path, {"job": "test"})
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda k: journal.add({"part": k}), range(500)))
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            journal.add({"part": float("nan")})
+    with Journal(path, {"job": "test"}) as again:
+        assert sorted(entry["part"] for entry in again.entries) == list(range(500))
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_run_is_repeated_bit_for_bit_from_its_row() -> None:

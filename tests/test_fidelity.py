@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +17,8 @@ pytest.importorskip("scipy")
 
 from tiny_models import tiny_pair  # noqa: E402
 
+from laps_env.cli import main  # noqa: E402
+from laps_env.live.engine import loading  # noqa: E402
 from laps_env.live.measure.agreement import (  # noqa: E402
     METRICS,
     Metrics,
@@ -36,7 +36,6 @@ from laps_env.live.measure.side_by_side import Servers, Settings, record_questio
 from laps_env.live.prompts import DEMO_PROMPTS, partition, read_questions  # noqa: E402
 
 SETTINGS = Settings(num_requests=6, max_new_tokens=24, load=2.0, policies=("fcfs", "laps_sd"))
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -213,29 +212,21 @@ def test_equal_policies_have_no_order() -> None:
     assert not row.decided
 
 
-# -- the script -----------------------------------------------------------------------------------
+# -- the command ----------------------------------------------------------------------------------
 
-COMMAND = ["--num-requests", "6", "--max-new-tokens", "24", "--load", "2"]
+COMMAND = ["fidelity", "--num-requests", "6", "--max-new-tokens", "24", "--load", "2"]
 COMMAND += ["--policies", "fcfs,laps_sd", "--repetitions", "2", "--out", "fidelity.md"]
 
 
-@pytest.fixture
-def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The script with the tiny pair, in an empty folder."""
-    monkeypatch.syspath_prepend(SCRIPTS)
-    spec = importlib.util.spec_from_file_location("fidelity_script", SCRIPTS / "fidelity.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "fidelity_script", module)  # for its dataclass
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "load_pair", lambda *args, **options: tiny_pair())
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the tiny pair as the models."""
+    monkeypatch.setattr(loading, "load_pair", lambda *args, **options: tiny_pair())
     monkeypatch.chdir(tmp_path)
-    return module
 
 
 def test_an_interrupted_comparison_goes_on_and_is_reported(
-    script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     journal = Path("runs/fidelity.journal")
     play, played = Servers.play_live, []
@@ -247,13 +238,14 @@ def test_an_interrupted_comparison_goes_on_and_is_reported(
         return play(self, policy)
 
     monkeypatch.setattr(Servers, "play_live", interrupted)
+    monkeypatch.setattr("sys.argv", ["laps-env", *COMMAND])
     with pytest.raises(SystemExit):
-        script.main(COMMAND)
+        main(COMMAND)
     monkeypatch.setattr(Servers, "play_live", play)
     head, line = journal.read_text().splitlines()
     journal.write_text(f"{head}\n{line}\n{line[:9]}")  # cut while it was written
 
-    script.main(COMMAND)
+    main(COMMAND)
     assert not journal.exists()
     raw = json.loads(Path("runs/fidelity.json").read_text())
     assert raw["repetitions"][0] == json.loads(line)
@@ -265,17 +257,15 @@ def test_an_interrupted_comparison_goes_on_and_is_reported(
         assert page.count(f"| `{policy}` |") == 1 + len(METRICS)
     assert "**Calibrated clock: met.** 0 differences in" in page
     assert "**Mean latency: m" in page
-    assert "python scripts/fidelity.py --num-requests 6" in page
+    assert "laps-env fidelity --num-requests 6" in page
     assert "written: fidelity.md" in capsys.readouterr().out
 
 
-def test_a_journal_of_other_settings_is_refused(
-    script: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_journal_of_other_settings_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     Path("runs").mkdir()
     Path("runs/fidelity.journal").write_text('{"code": "other"}\n')
     with pytest.raises(SystemExit):
-        script.main(COMMAND)
+        main(COMMAND)
     assert "fidelity.journal: expected a journal of {" in capsys.readouterr().err
 
 
@@ -289,13 +279,12 @@ def test_a_journal_of_other_settings_is_refused(
     ],
 )
 def test_bad_options_are_refused_before_models_are_loaded(
-    script: Any,
     option: list[str],
     message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(script, "load_pair", pytest.fail)
+    monkeypatch.setattr(loading, "load_pair", pytest.fail)
     with pytest.raises(SystemExit):
-        script.main(option)
+        main(["fidelity", *option])
     assert message in capsys.readouterr().err

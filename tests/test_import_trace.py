@@ -1,20 +1,15 @@
-"""scripts/import_trace.py: what it writes is played, what it leaves out is said."""
+"""laps-env import: what it writes is played, what it leaves out is said."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
+from laps_env.cli import main
 from laps_env.traces import AcceptanceTrace
 from laps_env.traces.importers.arrivals import read_arrivals
-
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-from import_trace import main  # noqa: E402
 
 BURST = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
 RESPONSE = {
@@ -32,13 +27,13 @@ def test_arrivals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = "5,a,472,18,490,x\n5.5,a,9,0,9,x\nsoon,a,1,1,2,x\n45.123456789,a,1087,230,1317,x\n"
     source, out = write(tmp_path / "burst.csv", BURST + rows), tmp_path / "out.jsonl"
     with pytest.raises(SystemExit) as stopped:
-        main(["arrivals", source, str(out)])
+        main(["import", "arrivals", source, str(out)])
     assert stopped.value.code == 2
     assert (
         "line 4, Timestamp: expected seconds in 0 .. 9e+09, got 'soon'" in capsys.readouterr().err
     )
     assert not out.exists()
-    main(["arrivals", source, str(out), "--skip-bad"])
+    main(["import", "arrivals", source, str(out), "--skip-bad"])
     told = capsys.readouterr().out
     assert "left out: 1 without output, the first: " in told
     assert "left out: 1 malformed, the first: " in told
@@ -54,7 +49,7 @@ def test_a_bad_line_takes_no_good_ones_with_it(
     lines[900] = b"900,\xff\xfe,1,9,1,x"
     source, out = tmp_path / "burst.csv", tmp_path / "out.jsonl"
     source.write_bytes(BURST.encode() + b"\n".join(lines))
-    main(["arrivals", str(source), str(out), "--skip-bad"])
+    main(["import", "arrivals", str(source), str(out), "--skip-bad"])
     told = capsys.readouterr().out
     assert "left out: 2 malformed, the first: " in told
     assert "burst.csv: line 702, row: expected comma-separated text" in told
@@ -72,7 +67,7 @@ def test_a_source_is_never_replaced(tmp_path: Path, capsys: pytest.CaptureFixtur
         (tmp_path / "out.safetensors", "output: expected a file ending in .jsonl"),
     ):
         with pytest.raises(SystemExit):
-            main(["arrivals", str(source), str(out)])
+            main(["import", "arrivals", str(source), str(out)])
         assert message in capsys.readouterr().err
     assert source.read_bytes() == before
     assert list(tmp_path.iterdir()) == [source]
@@ -83,25 +78,43 @@ def test_acceptance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = json.dumps({**RESPONSE, "usage": {"prompt_tokens": 9}})
     write(source, f"{json.dumps(RESPONSE)}\n{broken}\n")
     with pytest.raises(SystemExit):
-        main(["vllm", str(source), str(out)])
+        main(["import", "vllm", str(source), str(out)])
     assert "line 2, usage, completion_tokens: expected a value" in capsys.readouterr().err
     assert not out.exists()
-    main(["vllm", str(source), str(out), "--skip-bad", "--target", "big", "--draft", "small"])
+    main(
+        [
+            "import",
+            "vllm",
+            str(source),
+            str(out),
+            "--skip-bad",
+            "--target",
+            "big",
+            "--draft",
+            "small",
+        ]
+    )
     assert "left out: 1 malformed" in capsys.readouterr().out
     trace = AcceptanceTrace.load(out)
     assert trace.output_tokens.tolist() == [4]
     assert (trace.info.target_model, trace.info.draft_model) == ("big", "small")
     write(source, broken)
-    with pytest.raises(SystemExit):
-        main(["vllm", str(source), str(out), "--skip-bad"])
-    assert "expected at least one request, got none" in capsys.readouterr().err
+    before = out.read_bytes()
+    for overwrite, message in (
+        ([], "runs.safetensors: expected a name that is free"),
+        (["--overwrite"], "expected at least one request, got none"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["import", "vllm", str(source), str(out), "--skip-bad", *overwrite])
+        assert message in capsys.readouterr().err
+        assert out.read_bytes() == before
 
 
 @pytest.mark.parametrize(("name", "count"), [("conv", 19_366), ("code", 8_819)])
 def test_azure(shared_data: Path, tmp_path: Path, name: str, count: int) -> None:
     source = shared_data / f"arrivals/AzureLLMInferenceTrace_{name}.csv"
     out = tmp_path / "out.jsonl"
-    main(["arrivals", str(source), str(out)])
+    main(["import", "arrivals", str(source), str(out)])
     one, other = read_arrivals(source), read_arrivals(out)
     assert one.arrival_ns.size == count
     for field in ("arrival_ns", "prompt_tokens", "output_tokens"):

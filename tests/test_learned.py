@@ -84,7 +84,8 @@ def test_the_deployed_network_chooses_as_the_trained_one(network: str) -> None:
     """Also where it was trained without some of the features."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("sb3_contrib")
-    from laps_env.agents.ppo import PPOOptions, law_table
+    from laps_env.agents.options import PPOOptions
+    from laps_env.agents.ppo import law_table
     from laps_env.agents.queue_policy import QueuePolicy
     from laps_env.envs.vector import SpecDecodeReplayVectorEnv
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from test_evaluation import GRID, run
 
-from laps_env.__main__ import main
+from laps_env.cli import main
 from laps_env.report.parquet import write_parquet
 
 pq = pytest.importorskip("pyarrow.parquet")
@@ -43,7 +43,7 @@ def test_the_command_writes_it_and_says_what_is_missing(
         assert stopped.value.code == 2
         assert message in capsys.readouterr().err
 
-    expect("expected a file for each", "--json", "one", "--parquet", "one")
+    expect("expected a different name for each", "--json", "one", "--parquet", "one")
     expect("expected a file in an existing folder", "--parquet", "nowhere/rows.parquet")
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     expect("parquet: expected the extra 'parquet' (pyarrow)", "--parquet", "other.parquet")

@@ -12,13 +12,14 @@ import pytest
 
 import laps_env
 from laps_env import policies
+from laps_env.catalog import list_rules, tuning_results
 from laps_env.evaluation.episodes import serve
 from laps_env.policies import Policy
-from laps_env.policies.base import registry
-from laps_env.policies.base.registry import RULES, get_rule, tuned_settings
+from laps_env.policies.base.registry import get_rule, tuned_settings
 from laps_env.policies.base.traffic_model import TrafficModel, fit_traffic_model
 from laps_env.policies.gittins import index_table
 from laps_env.policies.laps_sd import estimated_time
+from laps_env.sim.costs import CostModel
 from laps_env.sim.loops import run_rule
 from laps_env.sim.observation import (
     ACCEPTED,
@@ -42,7 +43,7 @@ from laps_env.sim.observation import (
     WAITING_S,
     WINDOW_SPREAD,
 )
-from laps_env.sim.server_model import CostModel, ServerModel
+from laps_env.sim.server_model import ServerModel
 from laps_env.sim.simulation import Simulation
 from laps_env.traces.importers.arrivals import ArrivalTrace
 from laps_env.workloads import Workload
@@ -52,7 +53,7 @@ from laps_env.workloads.scenarios import Scenario, get_scenario, list_scenarios
 Row = dict[int, float]
 Observation = dict[str, np.ndarray[Any, Any]]
 
-RULES = list(RULES)
+RULES = list_rules()
 
 
 def observe(rows: list[Row], server: Row | None = None) -> Observation:
@@ -480,9 +481,9 @@ def test_predict_takes_a_vector_and_forgets_an_ended_episode() -> None:
 # -- parameters and laws --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule_name", [n for n in RULES if get_rule(n).parameters])
+@pytest.mark.parametrize("rule_name", [n for n in list_rules() if get_rule(n).parameters])
 def test_every_scenario_has_tuned_settings_within_the_ranges(rule_name: str) -> None:
-    results = registry._tuning_results()
+    results = tuning_results()
     by_scenario = results["settings"][rule_name]
     assert set(by_scenario) == {*list_scenarios(), "all"} == set(results["budget"])
     spec = get_rule(rule_name)

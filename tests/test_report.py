@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_evaluation import GRID, run
 
-from laps_env.__main__ import main
+from laps_env.cli import main
 from laps_env.report.page import report_page
 from laps_env.report.sample import sample_latencies
 from laps_env.report.write import steps_of, write_report

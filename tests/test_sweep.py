@@ -16,8 +16,9 @@ import pytest
 pytest.importorskip("sb3_contrib")
 ray = pytest.importorskip("ray")
 
-from laps_env.agents.runs import Budget, IndexOptions  # noqa: E402
-from laps_env.agents.sweep import Tasks, read_sweep  # noqa: E402
+from laps_env.agents.options import Budget, IndexOptions  # noqa: E402
+from laps_env.agents.sweep import read_sweep  # noqa: E402
+from laps_env.agents.sweep_run import Tasks  # noqa: E402
 
 SWEEP = """
 [[train]]
@@ -82,8 +83,8 @@ def test_a_run_for_each_scenario(file: Path) -> None:
     assert found == [
         ("index-demo-0", ("demo",), 0),
         ("index-demo-1", ("demo",), 1),
-        ("index-chat-serial-0", ("chat-serial-135m",), 0),
-        ("index-chat-serial-1", ("chat-serial-135m",), 1),
+        ("index-chat-serial-135m-0", ("chat-serial-135m",), 0),
+        ("index-chat-serial-135m-1", ("chat-serial-135m",), 1),
     ]
 
 
@@ -95,10 +96,14 @@ def test_a_run_for_each_scenario(file: Path) -> None:
         ('algorithm = "index"', 'algorithm = "sac"', "algorithm: expected one of"),
         ("seeds = [0, 1]", "seeds = [0, 0]", "expected different names"),
         ("seeds = [0, 1]", "seeds = [-1]", "seeds: expected an integer >= 0"),
+        ("seeds = [0, 1]", "seeds = []", "seeds: expected a list of at least one"),
+        ('name = "index"', 'name = "../../x"', "name: expected letters, digits"),
+        ('name = "index"', 'name = "a\\u0000b"', "name: expected letters, digits"),
+        ('name = "index"', 'name = ["index"]', "name: expected letters, digits"),
         ("blocks = 1", "blocks = 0", "blocks: expected an integer >= 1, got 0"),
         ("blocks = 1", "", "budget: expected minutes or blocks"),
         ('name = "index"', "", r"\[\[train\]\]: expected name, got"),
-        ('["chat-batch8-8b"]', '"chat-batch8-8b"', "scenario: expected a list of names"),
+        ('["chat-batch8-8b"]', '"chat-batch8-8b"', "scenario: expected a list, got"),
         ("repeats = 1", "repeat = 1", "unexpected keyword argument 'repeat'"),
         ("loads = [0.8]", "loads = [-1]", "load: expected a finite number > 0"),
         ('scenarios = ["chat', 'scenarios = ["no', "scenario: expected one of"),
@@ -174,8 +179,7 @@ def test_what_fails_or_is_lost_is_tried_again(cluster: Any, tmp_path: Path) -> N
 def test_a_sweep_on_two_machines_goes_on_where_it_was(
     cluster: Any, file: Path, tmp_path: Path
 ) -> None:
-    script = Path(__file__).parents[1] / "scripts" / "sweep.py"
-    command = [sys.executable, str(script), str(file), "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "laps_env", "sweep", str(file), "--out", str(tmp_path / "out")]
     command += ["--address", cluster.address]
     subprocess.run(command, check=True, capture_output=True)
     out = tmp_path / "out"

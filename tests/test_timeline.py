@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from dataclasses import replace
 from importlib.resources import files
 from itertools import pairwise, product
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 
 from laps_env import policies
+from laps_env.cli import main
 from laps_env.evaluation.episodes import serve
 from laps_env.evaluation.grid import Grid
 from laps_env.evaluation.play import play
@@ -26,11 +26,6 @@ from laps_env.report.timeline import Timeline, TimelineRecorder, loads, waiting_
 from laps_env.report.timeline_page import comparison_page
 from laps_env.report.timeline_play import record_policy, record_row
 from laps_env.workloads.scenarios import get_scenario
-
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-from timeline import main  # noqa: E402
 
 #: Batches, and a pool so small that caches are evicted.
 OPTIONS: dict[str, Any] = {
@@ -162,7 +157,7 @@ def test_any_evaluated_episode_has_its_timeline(tmp_path: Path) -> None:
     path.write_text(json.dumps(results))
     page = tmp_path / "page.html"
     chosen = f"--results {path} --scenario chat-batch8-135m --load recorded --seed 1 --out {page}"
-    main([*chosen.split(), "--policies", "sjf,laps_sd_tuned"])
+    main(["timeline", *chosen.split(), "--policies", "sjf,laps_sd_tuned"])
     assert "chat-batch8-135m, load recorded, 20 requests, seed 1" in page.read_text()
 
 
@@ -214,7 +209,7 @@ def test_timelines_of_different_requests_are_not_compared(timeline: Timeline) ->
         (["--out", "nowhere/page.html"], "expected a file in an existing folder"),
         (["--policies", "a/b.py:spec,a-b.py:spec"], "expected a trace for each"),
         (["--results", "timeline.html"], "expected an output that is none of the inputs"),
-        (["--load", "much"], "expected a number > 0 or 'recorded', got 'much'"),
+        (["--load", "much"], "expected a number or 'recorded', got 'much'"),
         (["--results", "none.json"], "requests: expected none beside a results file, got 5"),
     ],
 )
@@ -227,7 +222,7 @@ def test_bad_arguments_leave_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
-        main(["--requests", "5", *arguments])
+        main(["timeline", "--requests", "5", *arguments])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -238,7 +233,7 @@ def test_bad_arguments_leave_nothing(
 
 def test_the_page_compares_in_a_browser(page: Any, tmp_path: Path) -> None:
     out = tmp_path / "timeline.html"
-    main(["--requests", "20", "--out", str(out)])
+    main(["timeline", "--requests", "20", "--out", str(out)])
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "timeline-fcfs.trace.json",
         "timeline-laps_sd.trace.json",

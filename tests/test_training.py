@@ -39,7 +39,7 @@ def blocks_of(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def small_tune_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = pytest.importorskip("agents.runs")
+    runs = pytest.importorskip("laps_env.agents.runs")
     monkeypatch.setattr(runs, "VALIDATION_REQUESTS", 40)
     monkeypatch.setattr(runs, "VALIDATION_WORKLOADS", 1)
 
@@ -49,8 +49,8 @@ def small_tune_set(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_killed_run_ends_where_the_unbroken_one_does(tmp_path: Path, algorithm: str) -> None:
     """And two runs of one seed are the same, bit for bit."""
     pytest.importorskip("sb3_contrib")
-    from laps_env.agents.ppo import PPOOptions
-    from laps_env.agents.runs import Budget, IndexOptions, train
+    from laps_env.agents.options import Budget, IndexOptions, PPOOptions
+    from laps_env.agents.runs import train
 
     options: Any = PPOOptions(**TINY)
     if algorithm == "index":
@@ -67,8 +67,8 @@ def test_a_killed_run_ends_where_the_unbroken_one_does(tmp_path: Path, algorithm
 @pytest.mark.usefixtures("one_thread", "small_tune_set")
 def test_a_run_killed_between_checkpoint_and_journal_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("sb3_contrib")
-    from laps_env.agents.ppo import PPOOptions
-    from laps_env.agents.runs import Budget, train
+    from laps_env.agents.options import Budget, PPOOptions
+    from laps_env.agents.runs import train
 
     options, quiet = PPOOptions(**TINY), {"at": lambda share, text: None}
     train(options, tmp_path / "unbroken", Budget(blocks=3), **quiet)
@@ -84,8 +84,8 @@ def test_a_run_killed_between_checkpoint_and_journal_goes_on(tmp_path: Path) -> 
 def test_a_run_without_its_checkpoint_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("sb3_contrib")
     from laps_env.agents.checkpoint import NAME
-    from laps_env.agents.ppo import PPOOptions
-    from laps_env.agents.runs import Budget, train
+    from laps_env.agents.options import Budget, PPOOptions
+    from laps_env.agents.runs import train
 
     options, quiet = PPOOptions(**TINY), {"at": lambda share, text: None}
     train(options, tmp_path, Budget(blocks=1), **quiet)
@@ -104,7 +104,8 @@ def test_a_run_without_its_checkpoint_is_refused(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("small_tune_set")
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("sb3_contrib")
-    from laps_env.agents.runs import Budget, IndexOptions, train
+    from laps_env.agents.options import Budget, IndexOptions
+    from laps_env.agents.runs import train
 
     options = {"scenario": (SCENARIO,), "loads": (0.9,), "num_requests": 20, "repeats": 1}
     train(IndexOptions(**options), tmp_path, Budget(blocks=1), lambda share, text: None)
@@ -115,7 +116,8 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_budgets() -> None:
-    runs = pytest.importorskip("agents.runs")
+    from laps_env.agents import options as runs
+
     for given in ({}, {"minutes": 1.0, "blocks": 1}, {"minutes": 0.0}, {"blocks": 0}):
         with pytest.raises(ValueError, match=r"budget|minutes|blocks"):
             runs.Budget(**given)
@@ -129,7 +131,8 @@ def test_budgets() -> None:
 def test_softened_choices_have_the_entropy_and_keep_their_order() -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("sb3_contrib")
-    from laps_env.agents.ppo import PPOOptions, law_table
+    from laps_env.agents.options import PPOOptions
+    from laps_env.agents.ppo import law_table
     from laps_env.agents.queue_policy import QueuePolicy
     from laps_env.envs.vector import SpecDecodeReplayVectorEnv
 
@@ -152,7 +155,8 @@ def test_softened_choices_have_the_entropy_and_keep_their_order() -> None:
 def test_what_a_block_draws_depends_on_the_runs_seed(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("sb3_contrib")
-    from laps_env.agents.ppo import PPOOptions, PPOTrainer
+    from laps_env.agents.options import PPOOptions
+    from laps_env.agents.ppo import PPOTrainer
 
     drawn = []
     for seed in (0, 1, 1):
@@ -168,7 +172,7 @@ def test_what_a_block_draws_depends_on_the_runs_seed(tmp_path: Path) -> None:
 
 def test_loads_rise_with_the_curriculum() -> None:
     pytest.importorskip("sb3_contrib")
-    from laps_env.agents.ppo import PPOOptions
+    from laps_env.agents.options import PPOOptions
 
     options = PPOOptions(loads=(0.5, 0.9), curriculum=4)
     assert [options.load_in(block, 0.9) for block in (0, 2, 4, 9)] == pytest.approx(
@@ -191,13 +195,14 @@ def test_loads_rise_with_the_curriculum() -> None:
         ({"learning_rate": 0.0}, "learning_rate: expected a finite number > 0"),
         ({"rollout": 0}, "rollout: expected an integer >= 1"),
         ({"envs": 8.5}, "envs: expected an integer >= 1"),
+        ({"entropy": float("nan")}, "entropy: expected a finite number >= 0"),
         ({"trace": 1.1}, "trace: expected a number from 0 to 1"),
         ({"teacher": "me"}, "teacher: expected a policy or 'none'"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     pytest.importorskip("sb3_contrib")
-    from laps_env.agents.ppo import PPOOptions
+    from laps_env.agents.options import PPOOptions
 
     with pytest.raises(ValueError, match=message):
         PPOOptions(**options)
@@ -205,8 +210,7 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
 
 def test_hyperparameters_are_options() -> None:
     pytest.importorskip("sb3_contrib")
-    from laps_env.agents.hyperparameters import hyperparameters
-    from laps_env.agents.ppo import PPOOptions
+    from laps_env.agents.options import PPOOptions, hyperparameters
 
     assert PPOOptions(**hyperparameters("ppo", ("mixed-serial-135m",))) == PPOOptions()
     assert PPOOptions(**hyperparameters("ppo", ("mixed-batch8-135m", "chat-batch8-8b"))).slots == 64

@@ -1,209 +1,317 @@
-"""The command `evaluate`: progress, tables, files."""
+"""``laps-env evaluate``."""
 
 from __future__ import annotations
 
-import argparse
-import json
+import json as json_
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import fields
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
-from laps_env.cli.messages import errors_as_messages
-from laps_env.cli.options import Options, options_from
-from laps_env.evaluation.check import check_results
-from laps_env.evaluation.finished_runs import Journal
-from laps_env.evaluation.runner import Evaluation
-from laps_env.policies.base.rule_from_file import file_of, is_rule_file
-from laps_env.report.live import LiveReport
-from laps_env.report.parquet import check_parquet, write_parquet
-from laps_env.report.picture import check_picture, draw_picture
-from laps_env.report.tables import tables
-from laps_env.report.write import steps_of, write_report
-from laps_env.utils.checks import check_positive
-from laps_env.utils.files import check_output, check_output_folder, write_beside
+from laps_env.catalog import default_policies, list_policies, list_scenarios
+from laps_env.cli.command import (
+    Command,
+    Count,
+    File,
+    Folder,
+    Load,
+    NumberOrRecorded,
+    Text,
+    progress,
+)
+from laps_env.utils.files import outputs, write_beside
+
+#: What ``--quick`` puts in place of the defaults: seconds, and no files.
+QUICK: dict[str, Any] = {
+    "policies": ("fcfs", "sjf", "las_tuned", "laps_sd_tuned", "gittins_tuned", "oracle_srpt"),
+    "scenario": ("chat-serial-135m", "chat-batch8-135m"),
+    "loads": (0.9,),
+    "episodes": 8,
+    "requests": 300,
+}
+
+#: What ``--env live`` puts in place of the defaults: a real server takes minutes, not seconds.
+LIVE: dict[str, Any] = {
+    "policies": ("fcfs", "laps_sd", "laps_sd_tuned"),
+    "scenario": ("demo",),
+    "loads": (0.9,),
+    "episodes": 1,
+    "requests": 16,
+}
 
 
-def evaluate(options: Options) -> None:
-    """Run, print the tables, write the files.
+@dataclass(frozen=True)
+class Evaluate(Command):
+    """Compare policies: table, results file, picture, report.
 
-    Raises:
-        OSError, ValueError: options or recordings that cannot be used; nothing is written then.
+    An interrupted evaluation with a results file goes on where it was.
+
+    $ laps-env evaluate --quick
+    $ laps-env evaluate --policies fcfs,laps_sd,my_rule.py:spec --loads 0.7,0.9 --json mine.json
+    $ laps-env evaluate --env live --policies fcfs,laps_sd --report live-report
     """
-    if options.env not in ("replay", "live"):
-        raise ValueError(f"env: expected replay or live, got {options.env!r}")
-    if options.env == "live":
-        if options.plot is not None:
-            raise ValueError(f"plot: expected none with env live, got {options.plot}")
-        evaluate_live(options)
-        return
-    _check_outputs(options)
-    if options.jobs is not None and options.jobs < 1:
-        raise ValueError(f"jobs: expected an integer >= 1, got {options.jobs}")
-    grid = options.grid()
-    name = _journal_of(options.json)
-    journal = Journal(name)
-    evaluation = Evaluation(grid, journal)
+
+    policies: tuple[str, ...] = default_policies()
+    """Names, folders of trained models, your own rules (rule.py:spec), or 'all'."""
+    scenario: tuple[str, ...] = tuple(list_scenarios())
+    """Names of scenarios."""
+    loads: tuple[Load, ...] = (0.7, 0.9)
+    """Shares of saturation, or 'recorded'."""
+    episodes: int = 20
+    """Workloads per scenario and load."""
+    requests: int = 1000
+    """Requests per workload."""
+    reference: str = "laps_sd_tuned"
+    """Policy that all are measured against; always played and listed."""
+    slots: int = 64
+    """Rows of the request table."""
+    predictor_error: NumberOrRecorded = None
+    """Sd of log(predicted / true length); by default recorded where there are such, else 0.5."""
+    seed: int = 0
+    """First seed of the test split."""
+    acceptance_trace: Text = None
+    """Recorded acceptances: .safetensors, or Spec-Bench rounds .jsonl(.gz)."""
+    arrival_trace: Text = None
+    """Recorded arrivals: Azure or BurstGPT .csv, Mooncake .jsonl(.gz); see laps-env import."""
+    lengths: Literal["acceptance", "arrivals"] = "acceptance"
+    """Where lengths come from."""
+    prompts: Text = None
+    """Spec-Bench questions, to estimate prompt lengths not recorded; live: prompt file."""
+    env: Literal["replay", "live"] = "replay"
+    """Server: replayed, or real models."""
+    target: Text = None
+    """Live: folder or hub name of the target, by default the demo's."""
+    draft: Text = None
+    """Live: folder or hub name of the draft, by default the demo's, or prompt-lookup."""
+    device: str = "auto"
+    """Live: auto, cpu, cuda, ..."""
+    dtype: str = "auto"
+    """Live: auto, float32, bfloat16 or float16."""
+    clock: str = "measured"
+    """Live: measured or calibrated."""
+    max_new_tokens: int = 128
+    """Live: most output tokens of a request."""
+    json: File = None
+    """Results file, by default results.json; none with --quick or live."""
+    plot: File = None
+    """Picture .png, .pdf or .svg, by default beside the results file."""
+    parquet: File = None
+    """Table of the rows as Parquet, for pandas and the like."""
+    report: Folder = None
+    """Folder of the HTML report, by default report where --json is not given."""
+    overwrite: bool = False
+    """Replace outputs that are there."""
+    jobs: Count = None
+    """Threads, by default one per processor."""
+    quick: bool = False
+    """A small grid in seconds: a table, no files."""
+
+    def usual(self) -> Self | None:
+        """The defaults of a quick or a live evaluation."""
+        if self.quick or self.env == "live":
+            return type(self)(**(QUICK if self.quick else LIVE))
+        return None
+
+    def run(self) -> int:
+        """Run, print the tables, write the files."""
+        outs = Outputs.of(self)
+        outs.check(self)
+        with outputs(
+            outs.json,
+            outs.parquet,
+            outs.plot,
+            folders=[outs.report],
+            inputs=self._inputs(),
+            overwrite=self.overwrite,
+        ):
+            (self._live if self.env == "live" else self._replay)(outs)
+        index = None if outs.report is None else outs.report / "index.html"
+        written = {
+            "results": outs.json,
+            "table": outs.parquet,
+            "picture": outs.plot,
+            "report": index,
+        }
+        if any(written.values()):
+            print("\n" + ", ".join(f"{what}: {path}" for what, path in written.items() if path))
+        return 0
+
+    def _inputs(self) -> list[Path | str | None]:
+        from laps_env.policies.base.registry import files_of
+
+        own = [path for name in self._names() for path in files_of(name)]
+        return [self.acceptance_trace, self.arrival_trace, self.prompts, *own]
+
+    def _names(self) -> tuple[str, ...]:
+        return tuple(list_policies()) if self.policies == ("all",) else self.policies
+
+    def _replay(self, outs: Outputs) -> None:
+        from laps_env.evaluation.runner import Evaluation, open_journal
+        from laps_env.report.tables import tables
+        from laps_env.report.write import steps_of, write_report
+
+        if self.jobs is not None and self.jobs < 1:
+            raise ValueError(f"jobs: expected an integer >= 1, got {self.jobs}")
+        grid = self._grid()
+        with ExitStack() as opened:
+            journal = None
+            if outs.json is not None:
+                path = outs.json.with_name(f"{outs.json.name}.journal")
+                journal = opened.enter_context(open_journal(path, grid))
+            evaluation = Evaluation(grid, journal)
+            self._run(evaluation, resumable=journal is not None)
+            results = evaluation.results()
+            print(tables(results))
+            self._write(results, outs)
+            if journal is not None:
+                journal.remove()
+        if outs.report is not None:
+            with progress(steps_of(results), unit="step of the report") as bar:
+                write_report(results, outs.report, bar.update)
+
+    def _run(self, evaluation: Any, resumable: bool) -> None:
+        total, resumed = evaluation.total_runs, evaluation.finished_runs
+        if resumed:
+            print(f"{resumed} of {total} runs taken from the journal", file=sys.stderr)
+        try:
+            with progress(total, resumed) as bar:
+                evaluation.run(self.jobs, bar.update)
+        except KeyboardInterrupt:
+            outlook = ": the same command goes on there" if resumable else ", which are not kept"
+            finished = evaluation.finished_runs
+            raise KeyboardInterrupt(f" with {finished} of {total} runs finished{outlook}") from None
+
+    def _grid(self) -> Any:
+        from laps_env.evaluation.grid import Grid
+        from laps_env.evaluation.recordings import Recordings
+
+        # Until the grid takes a reference of its own:
+        named = {"reference": self.reference} if "reference" in Grid.__dataclass_fields__ else {}
+        if not named and self.reference != type(self).reference:
+            raise ValueError(f"reference: expected laps_sd_tuned, got {self.reference!r}")
+        return Grid(
+            **named,
+            policies=self._names(),
+            scenarios=self.scenario,
+            loads=self.loads,
+            episodes=self.episodes,
+            num_requests=self.requests,
+            first_seed=self.seed,
+            slots=self.slots,
+            predictor_error=self.predictor_error,
+            recordings=Recordings(
+                acceptance_trace=self.acceptance_trace,
+                arrival_trace=self.arrival_trace,
+                lengths=self.lengths,
+                prompts=self.prompts,
+            ),
+        )
+
+    def _live(self, outs: Outputs) -> None:
+        try:
+            from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, load_pair
+            from laps_env.live.evaluation import LiveGrid
+        except ImportError as error:
+            raise ValueError(
+                f"env live: expected the extra 'live' (torch, ...), got {error}"
+            ) from None
+        from laps_env.report.live import LiveReport
+        from laps_env.report.tables import tables
+        from laps_env.utils.checks import check_positive
+
+        grid = LiveGrid(
+            policies=self._names(),
+            scenarios=self.scenario,
+            loads=tuple(check_positive("load", load) for load in self.loads),
+            episodes=self.episodes,
+            num_requests=self.requests,
+            first_seed=self.seed,
+            pair=load_pair(
+                self.target or DEMO_TARGET,
+                self.draft or DEMO_DRAFT,
+                device=self.device,
+                dtype=self.dtype,
+            ),
+            server={
+                **({} if self.prompts is None else {"prompts": (self.prompts,)}),
+                "clock": self.clock,
+                "max_new_tokens": self.max_new_tokens,
+                "slots": self.slots,
+            },
+        )
+        report = None if outs.report is None else LiveReport(outs.report)
+        results = grid.run(
+            report=lambda done: print(f"finished: {done}", file=sys.stderr),
+            keep=None if report is None else report.add,
+        )
+        print(tables(results))
+        answer = results["texts"][0]["texts"][0]
+        print(f"\nthe first of {self.requests} answers: {answer[:300]!r}")
+        self._write(results, outs)
+        if report is not None:
+            report.write(results)
+
+    def _write(self, results: dict[str, Any], outs: Outputs) -> None:
+        """The results file, the table and the picture, where they are asked for."""
+        if outs.json is not None:
+            text = json_.dumps(results, indent=1, allow_nan=False) + "\n"
+            write_beside(outs.json, [text.encode()])
+        if outs.parquet is not None:
+            from laps_env.report.parquet import write_parquet
+
+            write_parquet(results, outs.parquet)
+        if outs.plot is not None:
+            from laps_env.report.picture import draw_picture
+
+            draw_picture(results, outs.plot)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the files of an evaluation go; None where there is none."""
+
+    json: Path | None
+    parquet: Path | None
+    plot: Path | None
+    report: Path | None
+
+    @classmethod
+    def of(cls, options: Evaluate) -> Outputs:
+        """The outputs that were asked for, or the usual ones."""
+        results, plot, report = options.json, options.plot, options.report
+        if not options.quick and options.env == "replay":
+            if results is None:
+                results, report = Path("results.json"), report or Path("report")
+            plot = plot or _usual_picture(results)
+        return cls(results, options.parquet, plot, report)
+
+    def check(self, options: Evaluate) -> None:
+        """Refuse what cannot be made here.
+
+        Raises:
+            ValueError: A picture of live results, or a library that is missing.
+        """
+        if self.plot is not None:
+            from laps_env.report.picture import check_picture
+
+            if options.env == "live":
+                raise ValueError(f"plot: expected none with env live, got {self.plot}")
+            check_picture(self.plot)
+        if self.parquet is not None:
+            from laps_env.report.parquet import check_parquet
+
+            check_parquet()
+
+
+def _usual_picture(results: Path) -> Path | None:
+    """The picture beside a results file, if one can be drawn."""
+    from laps_env.report.picture import check_picture
+
+    picture = results.with_suffix(".png")
     try:
-        _run(evaluation, options.jobs, resumable=name is not None)
-    finally:
-        journal.close()
-    results = evaluation.results()
-    print(tables(results))
-    _write_results(results, options)
-    if name is not None:
-        journal.remove()
-    if options.plot is not None:
-        draw_picture(results, options.plot)
-    index = None
-    if options.report is not None:
-        with _progress(steps_of(results), 0, "step of the report") as advance:
-            index = write_report(results, options.report, advance)
-    _name_files(results=options.json, table=options.parquet, picture=options.plot, report=index)
-
-
-def evaluate_live(options: Options) -> None:
-    """Run on real models, print the table and an answer, write the file where one is named.
-
-    Raises:
-        OSError, ValueError: options or models that cannot be used; nothing is written then.
-    """
-    try:
-        from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, load_pair
-        from laps_env.live.evaluation import LiveGrid
-    except ImportError as error:
-        raise ValueError(f"env live: expected the extra 'live' (torch, ...), got {error}") from None
-    _check_outputs(options)
-    grid = LiveGrid(
-        policies=options.policies,
-        scenarios=options.scenario,
-        loads=tuple(check_positive("load", load) for load in options.loads),
-        episodes=options.episodes,
-        num_requests=options.requests,
-        first_seed=options.seed,
-        pair=load_pair(
-            options.target or DEMO_TARGET,
-            options.draft or DEMO_DRAFT,
-            device=options.device,
-            dtype=options.dtype,
-        ),
-        server={
-            **({} if options.prompts is None else {"prompts": (options.prompts,)}),
-            "clock": options.clock,
-            "max_new_tokens": options.max_new_tokens,
-            "slots": options.slots,
-        },
-    )
-    report = None if options.report is None else LiveReport(options.report)
-    results = grid.run(
-        report=lambda done: print(f"finished: {done}", file=sys.stderr),
-        keep=None if report is None else report.add,
-    )
-    print(tables(results))
-    answer = results["texts"][0]["texts"][0]
-    print(f"\nthe first of {options.requests} answers: {answer[:300]!r}")
-    _write_results(results, options)
-    index = None if report is None else report.write(results)
-    _name_files(
-        **{"results with all texts": options.json, "table": options.parquet, "report": index}
-    )
-
-
-def check(path: Path, sample: int) -> bool:
-    """Say of a sample of a results file whether it holds.
-
-    Raises:
-        OSError, ValueError: no results file that this code can run again.
-    """
-    checks = []
-    for done in check_results(path, sample):
-        checks.append(done)
-        if not done.holds:
-            print(f"{done.row}: expected mean and p99 latency {done.claimed} s, got {done.found} s")
-    held = sum(done.holds for done in checks)
-    print(f"{path}: {held} of {len(checks)} workloads that were run again hold, bit for bit")
-    return held == len(checks)
-
-
-def _check_outputs(options: Options) -> None:
-    """Whether all files can be written, before hours are spent on their content."""
-    named = (options.json, _journal_of(options.json), options.parquet, options.plot)
-    outputs = [path for path in named if path is not None]
-    own = [file_of(name) for name in options.policies if is_rule_file(name)]
-    for path in outputs:
-        check_output(path, options.acceptance_trace, options.arrival_trace, options.prompts, *own)
-    if options.report is not None:
-        check_output_folder(options.report)
-    if len({path.resolve() for path in outputs}) < len(outputs):
-        names = ", ".join(map(str, outputs))
-        raise ValueError(f"json, parquet, plot: expected a file for each, got {names}")
-    if options.parquet is not None:
-        check_parquet()
-    if options.plot is not None:
-        check_picture(options.plot)
-
-
-def _journal_of(results: Path | None) -> Path | None:
-    """Where finished runs are kept until the results file is written; nowhere without one."""
-    return None if results is None else results.with_name(f"{results.name}.journal")
-
-
-def _write_results(results: dict[str, Any], options: Options) -> None:
-    """The results file and the table, where they are asked for."""
-    if options.json is not None:
-        text = json.dumps(results, indent=1, allow_nan=False) + "\n"
-        write_beside(options.json, [text.encode()])
-    if options.parquet is not None:
-        write_parquet(results, options.parquet)
-
-
-def _name_files(**written: Path | None) -> None:
-    named = [f"{what}: {path}" for what, path in written.items() if path is not None]
-    if named:
-        print("\n" + ", ".join(named))
-
-
-def _run(evaluation: Evaluation, jobs: int | None, resumable: bool) -> None:
-    total, resumed = evaluation.total_runs, evaluation.finished_runs
-    if resumed:
-        print(f"{resumed} of {total} runs taken from the journal", file=sys.stderr)
-    try:
-        with _progress(total, resumed) as advance:
-            evaluation.run(jobs, advance)
-    except KeyboardInterrupt:
-        outlook = ": the same command goes on there" if resumable else ", which are not kept"
-        finished = evaluation.finished_runs
-        print(f"interrupted with {finished} of {total} runs finished{outlook}", file=sys.stderr)
-        raise SystemExit(130) from None
-
-
-@contextmanager
-def _progress(total: int, resumed: int, unit: str = "run") -> Iterator[Callable[[int], Any]]:
-    """Something to call with the number of runs done since: tqdm's bar, or a plain counter."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        done = resumed
-
-        def count(runs: int) -> None:
-            nonlocal done
-            done += runs
-            print(f"\r{done} of {total} {unit}s", end="", file=sys.stderr, flush=True)
-
-        yield count
-        print(file=sys.stderr)
-    else:
-        with tqdm(total=total, initial=resumed, unit=unit, mininterval=0.5) as bar:
-            yield bar.update
-
-
-def run_command(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """The command with its errors as messages: status 2, and what was expected on stderr."""
-    given = {f.name: getattr(arguments, f.name) for f in fields(Options) if f.name in arguments}
-    with errors_as_messages(parser):
-        if arguments.check is None:
-            evaluate(options_from(given, arguments.quick))
-        elif not check(arguments.check, arguments.sample):
-            parser.exit(1)
+        check_picture(picture)
+    except ValueError as reason:
+        print(f"no {reason}", file=sys.stderr)
+        return None
+    return picture

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from laps_env.evaluation.finished_runs import Metrics
 from laps_env.evaluation.statistics import (
     gap_closed,
     iqm_with_interval,
     mean_with_interval,
     ratio_with_interval,
 )
+
+Metrics = dict[str, float]
 
 #: Metrics of which a row gives the mean over workloads; a percentile is taken within each workload.
 _MEANS = (

@@ -8,6 +8,7 @@ only where they are asked for.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 from collections.abc import Callable
@@ -19,18 +20,19 @@ from importlib.resources import files
 from itertools import product
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
+import msgspec
 import numba
 import numpy as np
 
 from laps_env import __version__, policies
 from laps_env.evaluation.episodes import evaluate_episode
-from laps_env.evaluation.finished_runs import Journal, Metrics, run_key
 from laps_env.evaluation.grid import ORACLE, REFERENCE, Grid
 from laps_env.evaluation.recordings import Recordings
-from laps_env.evaluation.rows import statistics_of
+from laps_env.evaluation.rows import Metrics, statistics_of
 from laps_env.sim.metrics import time_alone_ns
+from laps_env.utils.journal import Journal
 from laps_env.workloads import Workload
 from laps_env.workloads.scenarios import Scenario, get_scenario
 
@@ -52,6 +54,28 @@ def code_version(*packages: str) -> str:
 
 #: Results and journals name the code that made them.
 CODE = code_version("laps_env", "laps_env.policies")
+
+
+class FinishedRun(TypedDict):
+    """A line of an evaluation's journal."""
+
+    key: str
+    metrics: Annotated[dict[str, float], msgspec.Meta(min_length=1)]
+
+
+def run_key(definition: dict[str, Any]) -> str:
+    """Digest of everything that defines a run; equal keys mean equal results."""
+    text = json.dumps(definition, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def open_journal(path: Path, grid: Grid) -> Journal:
+    """The journal of the evaluation of a grid.
+
+    Raises:
+        OSError, ValueError: as `laps_env.utils.journal.Journal`.
+    """
+    return Journal(path, {"job": "evaluation", "grid": asdict(grid)}, FinishedRun)
 
 
 @dataclass(frozen=True)
@@ -78,7 +102,7 @@ class Evaluation:
 
     Args:
         grid: what to run.
-        journal: keeps finished runs; one with a file lets an interrupted evaluation go on.
+        journal: keeps finished runs, so that an interrupted evaluation can go on (`open_journal`).
 
     Raises:
         OSError, ValueError: unknown policies, recordings that cannot be used.
@@ -86,7 +110,9 @@ class Evaluation:
 
     def __init__(self, grid: Grid, journal: Journal | None = None) -> None:
         self.grid = grid
-        self._journal = Journal() if journal is None else journal
+        self._journal = journal
+        entries: list[FinishedRun] = [] if journal is None else journal.entries
+        self._finished: dict[str, Metrics] = {run["key"]: run["metrics"] for run in entries}
         self._digests = grid.recordings.digests()
         self._sources = {name: policies.make(name).digest for name in grid.policies_to_run}
         self._settings = [self._prepare(name) for name in grid.scenarios]
@@ -139,9 +165,7 @@ class Evaluation:
     @property
     def finished_runs(self) -> int:
         """How many of them the journal holds."""
-        return sum(
-            self._journal.get(key) is not None for u in self._units for key in u.keys.values()
-        )
+        return sum(key in self._finished for unit in self._units for key in unit.keys.values())
 
     def run(
         self, jobs: int | None = None, on_progress: Callable[[int], None] = lambda runs: None
@@ -164,7 +188,7 @@ class Evaluation:
                 raise
 
     def _run_unit(self, unit: Unit) -> int:
-        missing = [name for name, key in unit.keys.items() if self._journal.get(key) is None]
+        missing = [name for name, key in unit.keys.items() if key not in self._finished]
         if not missing:
             return 0
         grid, scenario = self.grid, unit.setting.scenario
@@ -182,11 +206,14 @@ class Evaluation:
                 break
             policy = unit.setting.policies[name]
             metrics = evaluate_episode(policy, workload, scenario, slots=grid.slots, alone_ns=alone)
-            self._journal.record(unit.keys[name], metrics)
+            key = unit.keys[name]
+            if self._journal is not None:
+                self._journal.add({"key": key, "metrics": metrics})
+            self._finished[key] = metrics
         return len(missing)
 
     def results(self) -> dict[str, Any]:
-        """The content of results.json; every run must be finished."""
+        """The content of results.json; every run must be finished (else KeyError)."""
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -213,7 +240,7 @@ class Evaluation:
         scenario = setting.scenario
         units = [u for u in self._units if u.setting is setting and u.load == load]
         runs = {
-            name: [self._finished(unit.keys[name]) for unit in units]
+            name: [self._finished[unit.keys[name]] for unit in units]
             for name in (policy, REFERENCE, ORACLE)
         }
         return {
@@ -231,12 +258,6 @@ class Evaluation:
             "sha256": self._digests,
             **statistics_of(runs[policy], runs[REFERENCE], runs[ORACLE]),
         }
-
-    def _finished(self, key: str) -> Metrics:
-        metrics = self._journal.get(key)
-        if metrics is None:
-            raise RuntimeError("expected every run to be finished, call run() first")
-        return metrics
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The file that `scripts/calibrate.py` writes: a cost model measured on a device.
+"""The file that `laps-env calibrate` writes: a cost model measured on a device.
 
 JSON with a format name and a version, the cost model's ten constants, what was measured where,
 and the errors of the fit on cells of the grid that it had not seen. Reading it needs no torch.
@@ -11,8 +11,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from laps_env.sim.costs import Work
-from laps_env.sim.server_model import CostModel
+from laps_env.sim.costs import CostModel, Work
 from laps_env.utils.checks import is_finite
 from laps_env.utils.files import read_json, write_beside
 

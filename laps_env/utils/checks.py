@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -25,6 +26,13 @@ def check_count(
         raise ValueError(f"{name}: expected an integer >= {least}, got {value!r}")
     if value > most:  # type: ignore[operator]
         raise ValueError(f"{name}: expected an integer <= {most}, got {value!r}")
+
+
+def check_one_of(name: str, value: object, known: Iterable[str]) -> None:
+    """Raise ``ValueError`` unless the value is one of the known ones, which the message lists."""
+    choices = list(known)
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}; got {value!r}")
 
 
 def check_positive(name: str, value: object) -> float:

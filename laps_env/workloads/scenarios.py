@@ -14,6 +14,8 @@ from functools import cache
 from importlib.resources import as_file, files
 from typing import Any, Literal
 
+from laps_env.catalog import list_scenarios as list_scenarios
+from laps_env.catalog import scenario_entries
 from laps_env.sim.calibration_file import read_calibration
 from laps_env.sim.costs import CostModel
 from laps_env.sim.server_model import ServerModel
@@ -171,11 +173,6 @@ class Scenario:
         )
 
 
-def list_scenarios() -> list[str]:
-    """Names of the scenarios that the package carries."""
-    return list(_data("scenarios.json")["scenarios"])
-
-
 def get_scenario(scenario: str | Scenario) -> Scenario:
     """Scenario by name (or as it is).
 
@@ -192,7 +189,7 @@ def get_scenario(scenario: str | Scenario) -> Scenario:
 
 @cache
 def _named(name: str) -> Scenario:
-    entry = _data("scenarios.json")["scenarios"][name]
+    entry = scenario_entries()[name]
     server = ServerModel(cost=get_cost(entry["cost"]), **entry["server"])
     return Scenario(
         name=name,

@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from functools import cache
 from importlib import import_module
 from importlib.resources import as_file, files
-from pkgutil import iter_modules
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from laps_env.catalog import TUNED, list_learned, list_policies, tuning_results
 from laps_env.policies.base.policy import Policy
-from laps_env.policies.base.rule_from_file import is_rule_file, rule_from_file
+from laps_env.policies.base.rule_from_file import file_of, is_rule_file, rule_from_file
 from laps_env.policies.base.rule_spec import RuleSpec
 from laps_env.policies.base.traffic_model import fit_traffic_model
-from laps_env.policies.networks.model_file import arrays_for, is_model, load_model
+from laps_env.policies.networks.model_file import (
+    CARD,
+    WEIGHTS,
+    arrays_for,
+    is_model,
+    load_model,
+)
 from laps_env.sim.draft_length import SMARTSPEC
 from laps_env.utils.checks import is_finite
 from laps_env.workloads.predictors import PredictorError
 from laps_env.workloads.scenarios import DEFAULT_SCENARIO, Scenario, get_scenario
 
 _PACKAGE = "laps_env.policies"
-_TUNED = "_tuned"
-
-#: Rules by name: every module beside the packages of this folder is one.
-RULES = tuple(sorted(m.name for m in iter_modules(import_module(_PACKAGE).__path__) if not m.ispkg))
-
-#: Models that the package carries, trained as docs/learned.md says.
-LEARNED = ("learned_index", "learned")
-
 #: Modules of `laps_env.policies.networks` by the kind that a model's card names.
 NETWORKS = ("index", "pointer", "attention", "flat")
-
-
-def list_policies() -> list[str]:
-    """Names for `make`, without the ``+smartspec`` variants."""
-    names = []
-    for name in RULES:
-        names += [name, name + _TUNED] if name in _tuning_results()["settings"] else [name]
-    return [*names, *LEARNED]
 
 
 def get_rule(name: str) -> RuleSpec:
@@ -75,13 +64,13 @@ def make(
     if isinstance(name, RuleSpec):
         return _fill_in(name.name, name, scenario, predictor_error, settings)
     base, plus, draft_rule = str(name).partition("+")
-    rule_name = base.removesuffix(_TUNED)
+    rule_name = base.removesuffix(TUNED)
     if base not in list_policies() or (plus and draft_rule != SMARTSPEC):
         spec = _rule_of_others(name, scenario.name)
         return _fill_in(name, spec, scenario, predictor_error, settings)
     if base != rule_name:
         settings = {**tuned_settings(rule_name, scenario.name), **settings}
-    if base in LEARNED:
+    if base in list_learned():
         with as_file(files(_PACKAGE) / "data" / base) as folder:
             spec = load_rule(base, str(folder), scenario.name)
     else:
@@ -99,6 +88,19 @@ def _rule_of_others(name: Any, scenario: str) -> RuleSpec:
         f"policy: expected one of {', '.join(list_policies())}, each with or without "
         f"+{SMARTSPEC}; got {name!r}"
     )
+
+
+def files_of(name: str) -> list[Path]:
+    """Files that a policy is read from, none for the package's own.
+
+    Raises:
+        ValueError: There is no such file.
+    """
+    if is_rule_file(name):
+        return [file_of(name)]
+    if name.partition("+")[0] not in list_policies() and is_model(name):
+        return [Path(name) / CARD, Path(name) / WEIGHTS]
+    return []
 
 
 def load_rule(name: str, folder: str, scenario: str) -> RuleSpec:
@@ -176,10 +178,5 @@ def with_settings(policy: Policy, **settings: float) -> Policy:
 
 def tuned_settings(rule_name: str, scenario_name: str) -> dict[str, float]:
     """Parameters tuned on a scenario's *validation* split, else those tuned over all."""
-    by_scenario: dict[str, dict[str, float]] = _tuning_results()["settings"][rule_name]
+    by_scenario: dict[str, dict[str, float]] = tuning_results()["settings"][rule_name]
     return by_scenario.get(scenario_name, by_scenario["all"])
-
-
-@cache
-def _tuning_results() -> Any:
-    return json.loads((files(_PACKAGE) / "data" / "tuned.json").read_text(encoding="utf-8"))

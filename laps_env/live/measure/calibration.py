@@ -31,8 +31,7 @@ from scipy.optimize import nnls
 from scipy.stats import trim_mean
 
 from laps_env.live.engine.engine import Engine, Generation
-from laps_env.sim.costs import Work
-from laps_env.sim.server_model import CostModel
+from laps_env.sim.costs import CostModel, Work
 from laps_env.utils.checks import check_count
 
 #: One of so many cells of the grid is kept from the fit, to measure its error.

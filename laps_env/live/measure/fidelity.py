@@ -1,4 +1,4 @@
-"""How closely the replay predicts the live server: the experiment of `scripts/fidelity.py`.
+"""How closely the replay predicts the live server: the experiment of `laps-env fidelity`.
 
 Under the calibrated clock everything must be equal. Under the measured clock the live episodes of
 all policies and a calibration take turns, about a second each, and the replay predicts the episodes
@@ -19,7 +19,8 @@ from laps_env.live.measure.agreement import Exactness, Metrics
 from laps_env.live.measure.calibration import Grid, Sample, average, fit, time_cells
 from laps_env.live.measure.side_by_side import Servers, Settings, record_questions
 from laps_env.live.prompts import partition, read_questions
-from laps_env.sim.server_model import CostModel, ServerModel
+from laps_env.sim.costs import CostModel
+from laps_env.sim.server_model import ServerModel
 from laps_env.traces import AcceptanceTrace
 from laps_env.utils.checks import check_count
 

@@ -20,7 +20,8 @@ from laps_env.live.measure.agreement import METRICS, Exactness, Metrics, compare
 from laps_env.live.measure.recording import Job, Recorder, assemble
 from laps_env.live.prompts import DEMO_PROMPTS, Question, encode
 from laps_env.policies import Policy
-from laps_env.sim.server_model import CostModel, ServerModel
+from laps_env.sim.costs import CostModel
+from laps_env.sim.server_model import ServerModel
 from laps_env.traces import AcceptanceTrace, TraceInfo
 from laps_env.workloads import Workload
 from laps_env.workloads.requests import RecordedRequests

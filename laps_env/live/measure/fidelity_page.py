@@ -1,38 +1,26 @@
-"""How closely the replay predicts the live server: writes docs/fidelity.md, and the raw rows.
+"""How closely the replay predicts the live server, as a page and as raw rows.
 
-What is compared: laps_env/live/fidelity.py. Finished repetitions go to a journal beside the rows,
-so the same command goes on where it was stopped. Give the device to this script alone while it
-runs.
+What is compared: `laps_env.live.measure.fidelity`.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import shlex
-import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from textwrap import fill
-from typing import Any
-
-import torch
-from calibrate import describe, grid_rows
+from typing import Any, TypedDict
 
 from laps_env.evaluation.runner import CODE
-from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, load_pair
+from laps_env.live.engine.loading import Pair
 from laps_env.live.measure.agreement import METRICS, Error, Order, compare_metrics, compare_order
+from laps_env.live.measure.calibrate import describe, grid_rows
 from laps_env.live.measure.calibration import Sample
 from laps_env.live.measure.fidelity import CELLS_PER_TURN, TURN_S, Findings, Repetition, run
 from laps_env.live.measure.side_by_side import Settings
 from laps_env.report.tables import markdown_table
-from laps_env.sim.costs import Work
-from laps_env.sim.server_model import CostModel
-from laps_env.utils.checks import check_count
-from laps_env.utils.files import check_output, write_beside
-from laps_env.utils.journal import LineJournal
+from laps_env.sim.costs import CostModel, Work
+from laps_env.utils.journal import Journal
 
 #: Largest relative errors by kind of device.
 TARGETS = {
@@ -49,25 +37,9 @@ NAMES = {
 }
 
 
-def row_of(repetition: Repetition) -> dict[str, Any]:
-    return {
-        "arrivals": asdict(repetition.arrivals),
-        "samples": grid_rows(repetition.samples),
-        "plays": repetition.plays,
-    }
-
-
-def read_repetition(row: dict[str, Any]) -> Repetition:
-    samples = [Sample(**{**s, "work": Work(**s["work"])}) for s in row["samples"]]
-    return Repetition(CostModel(**row["arrivals"]), samples, row["plays"])
-
-
-# -- the report -----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Result:
-    """All that the report tells."""
+    """Everything that the page tells."""
 
     about: dict[str, Any]
     command: str
@@ -78,16 +50,87 @@ class Result:
 
     @property
     def mismatches(self) -> int:
+        """Differences under the calibrated clock."""
         return sum(row.mismatches for row in self.findings.exact)
 
     @property
     def targets(self) -> dict[str, float]:
+        """Largest relative errors on this kind of device."""
         return TARGETS[self.about["device"]["type"]]
 
     def worst(self, metric: str) -> Error:
         """The row of a metric with the largest error."""
         rows = [row for row in self.errors if row.metric == metric]
         return max(rows, key=lambda row: abs(row.error))
+
+
+class Repeated(TypedDict):
+    """A line of the journal: a repetition."""
+
+    arrivals: dict[str, Any]
+    samples: list[dict[str, Any]]
+    plays: dict[str, dict[str, Any]]
+
+
+def open_journal(path: Path, pair: Pair, settings: Settings) -> Journal:
+    """The journal of a comparison.
+
+    Raises:
+        OSError, ValueError: as `laps_env.utils.journal.Journal`.
+    """
+    about = describe(pair)
+    job = {"job": "fidelity", "code": CODE, "device": about["device"], "models": about["models"]}
+    return Journal(path, job | asdict(settings), Repeated)
+
+
+def compare(
+    pair: Pair,
+    settings: Settings,
+    repetitions: int,
+    journal: Journal,
+    command: str,
+    report: Callable[[str], None],
+) -> Result:
+    """Measure what the journal does not hold, and compare.
+
+    Args:
+        pair: float32.
+        settings: what is served.
+        repetitions: of the live episodes, >= 2.
+        journal: of this comparison.
+        command: that the page names.
+        report: told of each step.
+
+    Raises:
+        ValueError: settings that cannot be served.
+    """
+    findings = run(
+        pair,
+        settings,
+        repetitions,
+        done=[_read_repetition(row) for row in journal.entries],
+        keep=lambda repetition: journal.add(_row_of(repetition)),
+        report=report,
+    )
+    live: dict[str, Sequence[dict[str, float]]] = {
+        p: [repetition.plays[p] for repetition in findings.repetitions] for p in settings.policies
+    }
+    replay: dict[str, Sequence[dict[str, float]]] = {**findings.replay}
+    errors, orders = compare_metrics(live, replay), compare_order(live, replay)
+    return Result(describe(pair), command, settings, findings, errors, orders)
+
+
+def _row_of(repetition: Repetition) -> dict[str, Any]:
+    return {
+        "arrivals": asdict(repetition.arrivals),
+        "samples": grid_rows(repetition.samples),
+        "plays": repetition.plays,
+    }
+
+
+def _read_repetition(row: dict[str, Any]) -> Repetition:
+    samples = [Sample(**{**s, "work": Work(**s["work"])}) for s in row["samples"]]
+    return Repetition(CostModel(**row["arrivals"]), samples, row["plays"])
 
 
 def verdicts(result: Result) -> str:
@@ -116,14 +159,17 @@ def verdicts(result: Result) -> str:
 
 
 def bullets(items: Iterable[str]) -> str:
+    """Markdown list of wrapped items."""
     return "\n".join(fill(f"- {item}", 100, subsequent_indent="  ") for item in items)
 
 
 def met(is_met: bool) -> str:
+    """Verdict on a target."""
     return "met" if is_met else "missed"
 
 
 def exact_table(result: Result) -> str:
+    """Table of the calibrated clock."""
     return markdown_table(
         (
             "policy",
@@ -150,6 +196,7 @@ def exact_table(result: Result) -> str:
 
 
 def error_table(result: Result, metric: str) -> str:
+    """Table of a metric under the measured clock."""
     return markdown_table(
         ("policy", "live, s", "noise", "of the mean", "replay, s", "error"),
         (
@@ -168,6 +215,7 @@ def error_table(result: Result, metric: str) -> str:
 
 
 def order_table(result: Result) -> str:
+    """Table of the pairs of policies."""
     return markdown_table(
         ("pair", "live, s", "its standard error, s", "replay, s", "live order", "replay"),
         (
@@ -185,6 +233,7 @@ def order_table(result: Result) -> str:
 
 
 def report(result: Result) -> str:
+    """Page in Markdown."""
     settings, repetitions = result.settings, len(result.findings.repetitions)
     metrics = "\n\n".join(
         f"{NAMES[metric].capitalize()}:\n\n{error_table(result, metric)}" for metric in METRICS
@@ -241,6 +290,7 @@ and the live order counts as decided beyond two of them.
 
 
 def measured_where(about: dict[str, Any]) -> str:
+    """Device, software and models in words."""
     device, software = about["device"], about["software"]
     target, draft = (about["models"][role] for role in ("target", "draft"))
     return (
@@ -252,6 +302,7 @@ def measured_where(about: dict[str, Any]) -> str:
 
 
 def method(settings: Settings, findings: Findings) -> list[str]:
+    """How it was measured, an item each."""
     grid, server = findings.grid, settings.server()
     return [
         "The prompts are recorded once: acceptance at every position of each text, at "
@@ -274,10 +325,12 @@ def method(settings: Settings, findings: Findings) -> list[str]:
 
 
 def words(numbers: Iterable[int]) -> str:
+    """Numbers with commas."""
     return ", ".join(map(str, numbers))
 
 
 def raw(result: Result) -> dict[str, Any]:
+    """Content of the file of raw rows."""
     findings = result.findings
     return {
         "format": "laps-env fidelity",
@@ -289,86 +342,8 @@ def raw(result: Result) -> dict[str, Any]:
         "saturation_rps": findings.saturation_rps,
         "corrected_positions": findings.corrected,
         "exact": [asdict(row) for row in findings.exact],
-        "repetitions": [row_of(repetition) for repetition in findings.repetitions],
+        "repetitions": [_row_of(repetition) for repetition in findings.repetitions],
         "replay": findings.replay,
         "errors": [asdict(row) for row in result.errors],
         "orders": [asdict(row) for row in result.orders],
     }
-
-
-# -- the command ----------------------------------------------------------------------------------
-
-
-def names(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
-
-
-def main(argv: list[str] | None = None) -> None:
-    given = sys.argv[1:] if argv is None else argv
-    plain = Settings()
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--target", default=str(DEMO_TARGET), help="folder or hub model")
-    parser.add_argument("--draft", default=str(DEMO_DRAFT), help="folder or hub model")
-    parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N")
-    parser.add_argument("--scenario", default=plain.scenario)
-    parser.add_argument("--prompts", nargs="+", default=plain.prompts, help="prompt files")
-    parser.add_argument("--num-requests", type=int, default=plain.num_requests)
-    parser.add_argument("--max-new-tokens", type=int, default=plain.max_new_tokens)
-    parser.add_argument("--load", type=float, default=plain.load, help="share of the saturation")
-    parser.add_argument("--policies", type=names, default=plain.policies, help="between commas")
-    parser.add_argument("--draft-length", type=int, help="the scenario's by default")
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="of torch on the CPU")
-    parser.add_argument("--out", type=Path, default=Path("docs/fidelity.md"))
-    parser.add_argument("--json", type=Path, default=Path("runs/fidelity.json"))
-    options = parser.parse_args(given)
-    try:
-        work(options, shlex.join(["python", "scripts/fidelity.py", *given]))
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "interrupted: the same command goes on where this one was\n")
-
-
-def work(options: argparse.Namespace, command: str) -> None:
-    """Measure, compare, write."""
-    settings = Settings(
-        scenario=options.scenario,
-        prompts=tuple(options.prompts),
-        num_requests=options.num_requests,
-        max_new_tokens=options.max_new_tokens,
-        load=options.load,
-        policies=options.policies,
-        draft_length=options.draft_length,
-    )
-    if options.threads is not None:
-        check_count("threads", options.threads)
-        torch.set_num_threads(options.threads)
-    options.json.parent.mkdir(exist_ok=True)  # the default's is not in the repository
-    for path in (options.out, options.json):
-        check_output(path)
-    pair = load_pair(options.target, options.draft, device=options.device, dtype="float32")
-    about = describe(pair)
-    key = {"code": CODE, "device": about["device"], "models": about["models"]}
-    journal = LineJournal(options.json.with_suffix(".journal"), {**key, **asdict(settings)})
-    findings = run(
-        pair,
-        settings,
-        options.repetitions,
-        done=[read_repetition(row) for row in journal.entries],
-        keep=lambda repetition: journal.add(row_of(repetition)),
-        report=partial(print, flush=True),
-    )
-    live = {
-        p: [repetition.plays[p] for repetition in findings.repetitions] for p in settings.policies
-    }
-    errors, orders = (make(live, findings.replay) for make in (compare_metrics, compare_order))
-    result = Result(about, command, settings, findings, errors, orders)
-    write_beside(options.json, [(json.dumps(raw(result), indent=1) + "\n").encode()])
-    write_beside(options.out, [report(result).encode()])
-    journal.remove()
-    print(f"\n{verdicts(result)}\n\nwritten: {options.out}, {options.json}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,47 +1,53 @@
-"""Tune every rule that has parameters, each with the same budget, on the *validation* split.
+"""Tuning of every rule that has parameters, each with the same budget, on the *validation* split.
 
 For each (rule, scenario): the default setting, then a space-filling sample of the parameters'
-ranges, then rounds of perturbations of the best so far, `Options.trials` settings in all. The best
-of them and the default then meet on other workloads of the *validation* split, because the best of
-many on few workloads owes some of its lead to these. A setting is judged by its summed latency
-relative to the default LAPS-SD on the same workloads, averaged over the loads. The setting named
-"all" is the one, among the defaults and every scenario's winner, that is best on average over all scenarios, on
-the workloads before the final. The result goes to policies/data/tuned.json; finished
-(rule, scenario) pairs are kept in a journal under runs/, so a cut run goes on where it was.
+ranges, then rounds of perturbations of the best so far, `TuningBudget.trials` settings in all. The
+best of them and the default then meet on other workloads of the *validation* split, because the
+best of many on few workloads owes some of its lead to these. A setting is judged by its summed
+latency relative to the default LAPS-SD on the same workloads, averaged over the loads. The setting
+named "all" is the one, among the defaults and every scenario's winner, that is best on average over
+all scenarios, on the workloads before the final.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from laps_env import policies
-from laps_env.policies.base.registry import RULES, get_rule
+from laps_env.catalog import list_rules, list_scenarios
 from laps_env.evaluation.episodes import serve
 from laps_env.evaluation.runner import CODE
 from laps_env.policies import Policy, RuleSpec, with_settings
-from laps_env.utils.files import check_output, write_beside
-from laps_env.utils.journal import LineJournal
+from laps_env.policies.base.registry import get_rule
+from laps_env.utils.files import write_beside
+from laps_env.utils.journal import Journal
 from laps_env.workloads import Workload
-from laps_env.workloads.scenarios import Scenario, get_scenario, list_scenarios
-
-JOURNAL = Path("runs/tune.jsonl")
-OUTPUT = Path(str(files("laps_env.policies") / "data" / "tuned.json"))
+from laps_env.workloads.scenarios import Scenario, get_scenario
 
 
 @dataclass(frozen=True)
-class Options:
-    """The budget, the same for every rule."""
+class TuningBudget:
+    """Settings and workloads that every rule is tuned with.
+
+    Attributes:
+        trials: Settings per rule and scenario, beside the default.
+        sampled: Settings of the space-filling sample.
+        refine_by: Settings of a round of perturbations.
+        loads: Shares of saturation.
+        seeds: Seeds of the workloads that all settings meet.
+        finalists: Settings that meet in the final.
+        final_seeds: Seeds of the final's workloads.
+        num_requests: Requests of a workload.
+    """
 
     trials: int = 64
     sampled: int = 32
@@ -53,13 +59,23 @@ class Options:
     num_requests: int = 1000
 
 
+class Tuned(TypedDict):
+    """A line of the journal: a rule on a scenario."""
+
+    rule: str
+    scenario: str
+    settings: dict[str, float]
+    score: float
+    default_score: float
+
+
 Settings = dict[str, float]
 
 
 class Objective:
     """Scores settings on one scenario: 1.0 is the default LAPS-SD, lower is better."""
 
-    def __init__(self, scenario: Scenario, options: Options, seeds: tuple[int, ...]) -> None:
+    def __init__(self, scenario: Scenario, options: TuningBudget, seeds: tuple[int, ...]) -> None:
         self.scenario = scenario
         self.workloads = [
             [
@@ -107,7 +123,9 @@ def space_filling(spec: RuleSpec, count: int) -> np.ndarray:
     return (strata + rng.random(strata.shape)) / count
 
 
-def tune(rule_name: str, judge: Objective, final: Objective, options: Options) -> dict[str, Any]:
+def tune(
+    rule_name: str, judge: Objective, final: Objective, options: TuningBudget
+) -> dict[str, Any]:
     """The best setting of a rule on a scenario within the budget, with its score in the final."""
     spec = get_rule(rule_name)
     policy = policies.make(rule_name, judge.scenario)
@@ -122,7 +140,8 @@ def tune(rule_name: str, judge: Objective, final: Objective, options: Options) -
         attempt(point, to_settings(spec, point))
     width = 0.2
     while len(tried) < options.trials:
-        centre = min((t for t in tried if t[2] is not None), key=lambda t: t[0])[2]
+        *_, centre = min((t for t in tried if t[2] is not None), key=lambda t: t[0])
+        assert centre is not None
         for _ in range(min(options.refine_by, options.trials - len(tried))):
             point = np.clip(centre + width * rng.standard_normal(len(spec.parameters)), 0, 1)
             attempt(point, to_settings(spec, point))
@@ -147,46 +166,51 @@ def choose_overall(
 
 
 def mean_score(rule_name: str, settings: Settings, judges: list[Objective]) -> float:
-    """Of a setting over all scenarios."""
+    """Mean score of a setting over all scenarios."""
     made = (policies.make(rule_name, judge.scenario) for judge in judges)
     scores = [j.score(with_settings(p, **settings)) for j, p in zip(judges, made, strict=True)]
     return float(np.mean(scores))
 
 
-def run(options: Options, output: Path, scenarios: list[str]) -> None:
-    """All rules on these scenarios, then the file in one move.
+def tune_all(budget: TuningBudget, output: Path, scenarios: list[str], journal_path: Path) -> None:
+    """Tune all rules on these scenarios, then write the file in one move.
 
     Where some scenarios are left out, the file keeps what it has of them, and of "all".
+
+    Args:
+        budget: of each rule.
+        output: JSON file of settings and scores.
+        scenarios: names.
+        journal_path: file of the finished pairs, from which a cut-off job goes on.
 
     Raises:
         ValueError: the journal is of another budget or of other code.
     """
-    rules = [name for name, spec in ((n, get_rule(n)) for n in RULES) if spec.parameters]
-    JOURNAL.parent.mkdir(exist_ok=True)
-    budget = json.loads(json.dumps(asdict(options)))
-    journal = LineJournal(JOURNAL, {"budget": budget, "code": CODE})
-    found = {(entry["rule"], entry["scenario"]): entry for entry in journal.entries}
-    judges = [Objective(get_scenario(name), options, options.seeds) for name in scenarios]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for judge in judges:
-            scenario = judge.scenario.name
-            todo = [rule for rule in rules if (rule, scenario) not in found]
-            if not todo:
-                continue
-            final = Objective(judge.scenario, options, options.final_seeds)
-            work = partial(tune, judge=judge, final=final, options=options)
-            for rule_name, result in zip(todo, pool.map(work, todo), strict=True):
-                found[rule_name, scenario] = {"rule": rule_name, "scenario": scenario, **result}
-                journal.add(found[rule_name, scenario])
-                default, tuned = result["default_score"], result["score"]
-                print(f"{scenario:18} {rule_name:16} default {default:.3f} tuned {tuned:.3f}")
-        by_rule = {r: {j.scenario.name: found[r, j.scenario.name] for j in judges} for r in rules}
-        if scenarios == list_scenarios():
-            overall = list(pool.map(lambda r: choose_overall(r, judges, by_rule[r]), rules))
-            for rule_name, result in zip(rules, overall, strict=True):
-                by_rule[rule_name]["all"] = result
-    write(output, budget, by_rule)
-    journal.remove()
+    rules = [name for name in list_rules() if get_rule(name).parameters]
+    job = {"job": "tuning", "budget": asdict(budget), "code": CODE}
+    with Journal(journal_path, job, Tuned) as journal:
+        found = {(entry["rule"], entry["scenario"]): entry for entry in journal.entries}
+        judges = [Objective(get_scenario(name), budget, budget.seeds) for name in scenarios]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for judge in judges:
+                scenario = judge.scenario.name
+                todo = [rule for rule in rules if (rule, scenario) not in found]
+                if not todo:
+                    continue
+                final = Objective(judge.scenario, budget, budget.final_seeds)
+                work = partial(tune, judge=judge, final=final, options=budget)
+                for rule_name, result in zip(todo, pool.map(work, todo), strict=True):
+                    found[rule_name, scenario] = {"rule": rule_name, "scenario": scenario, **result}
+                    journal.add(found[rule_name, scenario])
+                    default, tuned = result["default_score"], result["score"]
+                    print(f"{scenario:18} {rule_name:16} default {default:.3f} tuned {tuned:.3f}")
+            by_rule = {r: {name: found[r, name] for name in scenarios} for r in rules}
+            if scenarios == list_scenarios():
+                overall = pool.map(lambda rule: choose_overall(rule, judges, by_rule[rule]), rules)
+                for rule_name, result in zip(rules, overall, strict=True):
+                    by_rule[rule_name]["all"] = result
+        write(output, asdict(budget), by_rule)
+        journal.remove()
 
 
 def write(output: Path, budget: dict[str, Any], by_rule: dict[str, dict[str, Any]]) -> None:
@@ -195,9 +219,9 @@ def write(output: Path, budget: dict[str, Any], by_rule: dict[str, dict[str, Any
     settings, scores = before.get("settings", {}), before.get("scores", {})
     tuned = {scenario for entries in by_rule.values() for scenario in entries}
     document = {
-        "made_by": "scripts/tune.py",
+        "made_by": "laps-env tune",
         "date": datetime.now(UTC).date().isoformat(),
-        "objective": "summed latency / default LAPS-SD's on the tune set, mean over loads",
+        "objective": "summed latency / default LAPS-SD's on the validation split, mean over loads",
         "budget": before.get("budget", {}) | dict.fromkeys(sorted(tuned), budget),
         "settings": {
             r: settings.get(r, {}) | {s: e["settings"] for s, e in entries.items()}
@@ -209,29 +233,3 @@ def write(output: Path, budget: dict[str, Any], by_rule: dict[str, dict[str, Any
         },
     }
     write_beside(output, [(json.dumps(document, indent=1) + "\n").encode()])
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=Options.trials, help="settings per rule")
-    parser.add_argument("--out", type=Path, default=OUTPUT)
-    parser.add_argument(
-        "--scenarios", nargs="+", default=list_scenarios(), choices=list_scenarios(), metavar="NAME"
-    )
-    arguments = parser.parse_args()
-    if arguments.trials < 2:
-        parser.error(f"--trials: expected at least 2, got {arguments.trials}")
-    try:
-        check_output(arguments.out)
-    except ValueError as reason:
-        parser.error(f"--out: {reason}")
-    options = Options(trials=arguments.trials, sampled=max(arguments.trials // 2, 1))
-    try:
-        run(options, arguments.out, arguments.scenarios)
-    except ValueError as reason:
-        parser.error(str(reason))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,18 +1,15 @@
-"""Measure what rounds of a real engine cost on this device, and fit the replay's cost model to it.
+"""A calibration from beginning to end: measured, fitted, written, drawn, told.
 
 The result is a JSON file that `laps_env.sim.calibration_file.read_calibration` turns into a cost
-model; with --plot, also a picture of measured against fitted times. What is timed and how the
-constants
-are told apart: laps_env/live/calibration.py. Give the device to this script alone while it runs.
+model. What is timed and how the constants are told apart: `laps_env.live.measure.calibration`.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import platform
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -23,7 +20,7 @@ import numpy as np
 import torch
 
 from laps_env.live.engine.engine import Engine, Stopping
-from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, Pair, load_pair
+from laps_env.live.engine.loading import Pair
 from laps_env.live.measure.calibration import (
     TERMS,
     Grid,
@@ -34,18 +31,14 @@ from laps_env.live.measure.calibration import (
     fit,
     measure,
 )
-from laps_env.report.picture import check_picture
 from laps_env.sim.calibration_file import write_calibration
-from laps_env.utils.checks import check_count
-from laps_env.utils.files import check_output, write_beside
+from laps_env.utils.files import write_beside
 
-BATCHES = (1, 2, 4, 8)
-GPU_BATCHES = (*BATCHES, 16, 32)
 SEED = 0
 
 
 def describe(pair: Pair) -> dict[str, Any]:
-    """What is measured, where and with what."""
+    """Models, device and software that are measured."""
     device = pair.target.device
     gpu = device.type == "cuda"
     return {
@@ -109,7 +102,7 @@ def draw(samples: list[Sample], rates: Rates, path: Path) -> None:
     write_beside(path, [image.getvalue()])
 
 
-def run(pair: Pair, grid: Grid, out: Path, plot: Path | None) -> None:
+def calibrate(pair: Pair, grid: Grid, out: Path, plot: Path | None) -> None:
     """Measure, fit, write, print."""
 
     def make_engine(slots: int, length: int) -> Engine:
@@ -144,47 +137,3 @@ def run(pair: Pair, grid: Grid, out: Path, plot: Path | None) -> None:
             f"{other['mean']:29.1%}{other['p90']:8.1%}"
         )
     print(f"\nwritten: {out}")
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """Integers between commas."""
-    return tuple(int(part) for part in text.split(","))
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--target", default=str(DEMO_TARGET), help="folder or hub model")
-    parser.add_argument("--draft", default=str(DEMO_DRAFT), help="folder or hub model")
-    parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N")
-    parser.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16")
-    parser.add_argument("--out", type=Path, default=Path("calibration.json"))
-    parser.add_argument("--plot", type=Path, help="measured against fitted, .png, .pdf or .svg")
-    parser.add_argument("--batches", type=numbers, help="1,2,4,8; on a GPU also 16,32")
-    parser.add_argument("--draft-lengths", type=numbers, default=(0, 1, 2, 4, 8))
-    parser.add_argument("--contexts", type=numbers, default=(64, 256, 768))
-    parser.add_argument("--repeats", type=int, default=5, help="means are over so many")
-    parser.add_argument("--threads", type=int, help="of torch on the CPU")
-    arguments = parser.parse_args(argv)
-    try:
-        check_output(arguments.out)
-        if arguments.plot:
-            check_output(arguments.plot)
-            check_picture(arguments.plot)
-        if arguments.threads is not None:
-            check_count("threads", arguments.threads)
-            torch.set_num_threads(arguments.threads)
-        lengths, contexts = arguments.draft_lengths, arguments.contexts
-        grid = Grid(arguments.batches or BATCHES, lengths, contexts, arguments.repeats)
-        pair = load_pair(
-            arguments.target, arguments.draft, device=arguments.device, dtype=arguments.dtype
-        )
-    except ValueError as reason:
-        parser.error(str(reason))
-    if arguments.batches is None and pair.target.device.type == "cuda":
-        grid = replace(grid, batches=GPU_BATCHES)
-    run(pair, grid, arguments.out, arguments.plot)
-
-
-if __name__ == "__main__":
-    main()

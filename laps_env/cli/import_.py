@@ -1,0 +1,188 @@
+"""``laps-env import``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from laps_env.cli.command import Command, File, metavar, one_line
+from laps_env.utils.files import outputs, write_beside
+
+if TYPE_CHECKING:
+    from laps_env.traces import AcceptanceTrace, TraceInfo
+    from laps_env.traces.importers.records import Sieve
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file of others."""
+
+    source: tyro.conf.Positional[Path]
+    """File of others."""
+    output: tyro.conf.Positional[Path]
+    """File to be written: .jsonl of arrivals, .safetensors of acceptance."""
+
+
+@dataclass(frozen=True)
+class Arrivals(Recording):
+    """Arrivals: Azure's or BurstGPT's CSV, Mooncake's JSONL; they become Mooncake's.
+
+    $ laps-env import arrivals AzureLLMInferenceTrace_conv.csv conv.jsonl
+    $ laps-env evaluate --arrival-trace conv.jsonl --lengths arrivals --scenario chat-batch8-8b
+    """
+
+    ending = ".jsonl"
+
+    def write(self, sieve: Sieve) -> str:
+        """Write them; what they are."""
+        from laps_env.traces.importers.arrivals import read_arrivals
+
+        trace = read_arrivals(self.source, sieve)
+        rows = zip(trace.arrival_ns, trace.prompt_tokens, trace.output_tokens, strict=True)
+        names = ("timestamp", "input_length", "output_length")
+        lines = [
+            json.dumps(dict(zip(names, (int(time) / 1e6, int(prompt), int(length)), strict=True)))
+            for time, prompt, length in rows
+        ]
+        write_beside(self.output, [("\n".join(lines) + "\n").encode()])
+        return f"{len(lines)} requests in {trace.arrival_ns[-1] * 1e-9:.0f} s"
+
+
+@dataclass(frozen=True)
+class Acceptance(Recording):
+    """Runs of speculative decoding."""
+
+    drafter: str = "draft-model"
+    """Kind of drafter: draft-model, eagle, ngram, ..."""
+    target: str = "not recorded"
+    """Name of the target model."""
+    draft: str = ""
+    """Name of the draft model."""
+
+    ending = ".safetensors"
+
+    def write(self, sieve: Sieve) -> str:
+        """Write the trace; what it holds."""
+        from laps_env.traces import TraceInfo
+
+        info = TraceInfo(drafter=self.drafter, target_model=self.target, draft_model=self.draft)
+        trace = self.read(info, sieve)
+        trace.save(self.output)
+        return (
+            f"{trace.num_requests} requests of {len(trace.categories)} categories, "
+            f"{trace.observed_share:.0%} of their positions observed"
+        )
+
+    @property
+    def plain(self) -> bool:
+        """Whether a draft model of its own proposed the tokens."""
+        return self.drafter == "draft-model"
+
+    def read(self, info: TraceInfo, sieve: Sieve) -> AcceptanceTrace:
+        """The trace of the source."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Vllm(Acceptance):
+    """Acceptance: vLLM's responses with per-request speculative metrics, JSONL.
+
+    $ laps-env import vllm responses.jsonl runs.safetensors --target big --draft small
+    $ laps-env evaluate --acceptance-trace runs.safetensors --scenario chat-batch8-8b
+    """
+
+    def read(self, info: TraceInfo, sieve: Sieve) -> AcceptanceTrace:
+        """The trace of the responses."""
+        from laps_env.traces.importers import import_vllm
+
+        return import_vllm(self.source, info, plain_draft=self.plain, sieve=sieve)
+
+
+@dataclass(frozen=True)
+class SpecBench(Acceptance):
+    """Acceptance: Spec-Bench's or EAGLE's answer file, JSONL.
+
+    $ laps-env import spec-bench answers.jsonl runs.safetensors --questions question.jsonl
+    """
+
+    draft_length: Annotated[int | Literal["heuristic"] | None, metavar("INT|heuristic")] = None
+    """Draft length of rounds that do not say it, or 'heuristic'."""
+    questions: File = None
+    """Question file, to estimate prompt lengths."""
+
+    def read(self, info: TraceInfo, sieve: Sieve) -> AcceptanceTrace:
+        """The trace of the answers."""
+        from laps_env.traces.importers import import_spec_bench
+
+        return import_spec_bench(
+            self.source,
+            info,
+            plain_draft=self.plain,
+            draft_length=self.draft_length,
+            questions=self.questions,
+            sieve=sieve,
+        )
+
+
+@dataclass(frozen=True)
+class SpecDecodeBench(Acceptance):
+    """Acceptance: a file of SpecDecode-Bench, JSONL.
+
+    $ laps-env import specdecode-bench gsm8k.jsonl runs.safetensors --member acc_eagle
+    """
+
+    member: str = "acc"
+    """Member of each record that holds the acceptance: acc, acc_eagle, acc_ngram, ..."""
+    category: str = "chat"
+    """Category of all requests of the file, which holds one data set."""
+
+    def read(self, info: TraceInfo, sieve: Sieve) -> AcceptanceTrace:
+        """The trace of the file."""
+        from laps_env.traces.importers import import_specdecode_bench
+
+        return import_specdecode_bench(
+            self.source, info, drafter=self.member, category=self.category
+        )
+
+
+@dataclass(frozen=True)
+class Import(Command):
+    """Convert recordings of others into files that ``laps-env evaluate`` plays.
+
+    Requests without output, which failed, are left out. Whatever is left out is counted, and the
+    first of each kind is shown.
+
+    $ laps-env import arrivals AzureLLMInferenceTrace_conv.csv conv.jsonl
+    $ laps-env import vllm responses.jsonl runs.safetensors --target big --draft small
+    """
+
+    recording: (
+        Annotated[Arrivals, tyro.conf.subcommand("arrivals")]
+        | Annotated[Vllm, tyro.conf.subcommand("vllm")]
+        | Annotated[SpecBench, tyro.conf.subcommand("spec-bench")]
+        | Annotated[SpecDecodeBench, tyro.conf.subcommand("specdecode-bench")]
+    )
+    skip_bad: bool = False
+    """Leave malformed lines out."""
+    overwrite: bool = False
+    """Replace an output that is there."""
+
+    def run(self) -> int:
+        """Convert; say what was left out and what was written."""
+        from laps_env.traces.importers.records import Sieve
+
+        output, ending = self.recording.output, self.recording.ending
+        if output.suffix != ending:
+            raise ValueError(f"output: expected a file ending in {ending}, got {output}")
+        inputs = [self.recording.source, getattr(self.recording, "questions", None)]
+        sieve = Sieve(skip_bad=self.skip_bad, skip_failed=True)
+        with outputs(output, inputs=inputs, overwrite=self.overwrite):
+            written = self.recording.write(sieve)
+        for kind, count in sieve.dropped.items():
+            print(f"left out: {count} {kind}, the first: {one_line(sieve.first[kind])}")
+        print(f"{output}: {written}")
+        return 0

@@ -1,0 +1,36 @@
+"""``laps-env list``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from laps_env import ENV_IDS, catalog
+from laps_env.cli.command import Command
+
+
+@dataclass(frozen=True)
+class List(Command):
+    """Show the scenarios, the policies and the environments.
+
+    $ laps-env list
+    """
+
+    def run(self) -> int:
+        """Print them."""
+        print("scenarios (saturation in requests per second):")
+        for name, entry in catalog.scenario_entries().items():
+            print(f"  {name:20} {entry['saturation_rps']:8.3f}  {entry['description']}")
+        print(
+            "\npolicies (_tuned: parameters tuned on the validation split; +smartspec: its draft "
+            "lengths):"
+        )
+        known = catalog.list_policies()
+        for name in catalog.list_rules():
+            names = f"{name}[_tuned]" if name + catalog.TUNED in known else name
+            print(f"  {names:24} {catalog.describe_rule(name)}")
+        for name in catalog.list_learned():
+            print(f"  {name:24} Learned, see docs/learned.md.")
+        print("\nenvironments:")
+        for env_id in ENV_IDS:
+            print(f"  {env_id}")
+        return 0

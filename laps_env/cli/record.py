@@ -1,0 +1,72 @@
+"""``laps-env record``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from laps_env.cli.command import Command, Text, progress
+from laps_env.utils.files import outputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record(Command):
+    """Record acceptance traces of a pair of models from prompt files.
+
+    Writes NAME-train.safetensors and NAME-test.safetensors for the drafter, and the same with
+    -lookup for prompt lookup on the same texts; no text is kept. Finished requests go to a journal
+    in the folder, so the same command goes on where it was stopped.
+
+    $ laps-env record --prompts questions.jsonl --out traces --name pair --target big --draft small
+    """
+
+    prompts: tuple[str, ...]
+    """Prompt files."""
+    out: Path
+    """Folder of the traces, which exists."""
+    name: str
+    """Name with which the files begin."""
+    target: Text = None
+    """Folder or hub name of the target, by default the demo's."""
+    draft: Text = None
+    """Folder or hub name of the draft, by default the demo's."""
+    device: str = "auto"
+    """Device: auto, cpu, cuda or cuda:N."""
+    limit: int = 320
+    """Most output tokens of a request."""
+    longest: int = 2048
+    """Most prompt tokens of a request."""
+    batch: int = 24
+    """Requests that are recorded at once."""
+    draft_length: int = 2
+    """Tokens that are drafted in a round."""
+    overwrite: bool = False
+    """Replace traces that are there."""
+
+    resumes: ClassVar[bool] = True
+
+    def run(self) -> int:
+        """Record and write."""
+        from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, load_pair
+        from laps_env.live.measure.record import Recipe, record_traces, trace_paths
+
+        if not self.out.is_dir():
+            raise ValueError(f"out: expected an existing folder, got {self.out}")
+        if Path(self.name).name != self.name:
+            raise ValueError(f"name: expected the beginning of a file name, got {self.name!r}")
+        recipe = Recipe(self.prompts, self.limit, self.longest, self.batch, self.draft_length)
+        paths = trace_paths(self.out, self.name).values()
+        with outputs(*paths, inputs=self.prompts, overwrite=self.overwrite):
+            target, draft = self.target or DEMO_TARGET, self.draft or DEMO_DRAFT
+            pair = load_pair(target, draft, device=self.device, dtype="float32")
+            record_traces(pair, recipe, self.out, self.name, _watched)
+        return 0
+
+
+def _watched(parts: Iterator[Any], total: int, name: str) -> Iterator[Any]:
+    with progress(total, unit="request", desc=name) as bar:
+        for part in parts:
+            yield part
+            bar.update()

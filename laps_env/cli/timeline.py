@@ -1,0 +1,102 @@
+"""``laps-env timeline``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from laps_env.cli.command import Command, Count, File, Load
+from laps_env.utils.files import outputs
+
+if TYPE_CHECKING:
+    from laps_env.report.timeline import Timeline as Recorded
+
+#: Requests where no results file says how many.
+REQUESTS = 100
+
+
+@dataclass(frozen=True)
+class Timeline(Command):
+    """Show what happens to each request: a page that compares policies, and Chrome traces.
+
+    The page opens in any browser and loads nothing; the traces beside it, one a policy, open in
+    https://ui.perfetto.dev. The workload is that of this seed in the test split, as in an
+    evaluation; with a results file it is the one that was evaluated.
+
+    $ laps-env timeline --policies fcfs,laps_sd --seed 0 --out timeline.html
+    $ laps-env timeline --results results.json --policies laps_sd_tuned,learned --seed 3
+    """
+
+    scenario: str = "chat-serial-135m"
+    """Name of the scenario."""
+    policies: tuple[str, ...] = ("fcfs", "laps_sd")
+    """Names of policies."""
+    load: Load = 0.9
+    """Share of saturation, or 'recorded'."""
+    requests: Count = None
+    """Requests of the workload, by default 100; not with --results."""
+    seed: int = 0
+    """Seed of the workload."""
+    results: File = None
+    """Results file that has the episode."""
+    out: Path = Path("timeline.html")
+    """Page; the traces are named after it."""
+    overwrite: bool = False
+    """Replace a page and traces that are there."""
+
+    def run(self) -> int:
+        """Record, write, name the files."""
+        from laps_env.report.timeline_files import check_timelines, trace_path, write_timelines
+
+        names = list(dict.fromkeys(self.policies))
+        check_timelines(self.out, names, self.results)
+        paths = (self.out, *(trace_path(self.out, name) for name in names))
+        with outputs(*paths, inputs=[self.results], overwrite=self.overwrite):
+            timelines = self._record(names) if self.results is None else self._find(names)
+            requests = len(timelines[0].requests) if timelines else 0
+            title = f"{self.scenario}, load {self.load}, {requests} requests, seed {self.seed}"
+            if self.results is not None:
+                title += f", {self.results.name}"
+            print("\n".join(map(str, write_timelines(timelines, self.out, title))))
+        return 0
+
+    def _record(self, names: list[str]) -> list[Recorded]:
+        """The timelines of policies on a scenario of the package."""
+        from laps_env.report.timeline_play import record_policy
+
+        options: dict[str, Any] = {
+            "scenario": self.scenario,
+            "load": self.load,
+            "num_requests": REQUESTS if self.requests is None else self.requests,
+            "split": "test",
+        }
+        return [record_policy(name, self.seed, **options) for name in names]
+
+    def _find(self, names: list[str]) -> list[Recorded]:
+        """The timelines of an episode of the results file.
+
+        Raises:
+            ValueError: The file has no such episode, or it cannot be run again.
+        """
+        from laps_env.evaluation.results import read_results
+        from laps_env.report.timeline_play import record_row
+
+        assert self.results is not None
+        if self.requests is not None:
+            raise ValueError(f"requests: expected none beside a results file, got {self.requests}")
+        rows = read_results(self.results)["rows"]
+        for name, value in (("scenario", self.scenario), ("load", self.load)):
+            self._check_known(name, value, [row[name] for row in rows])
+            rows = [row for row in rows if row[name] == value]
+        by_policy = {row["policy"]: row for row in rows}
+        for name in names:
+            self._check_known("policy", name, list(by_policy))
+            self._check_known("seed", self.seed, by_policy[name]["seeds"])
+        chosen = [by_policy[name] for name in names]
+        return [record_row(row, row["seeds"].index(self.seed)) for row in chosen]
+
+    def _check_known(self, name: str, value: Any, known: list[Any]) -> None:
+        if value not in known:
+            choices = ", ".join(map(str, dict.fromkeys(known)))
+            raise ValueError(f"{self.results}: {name}: expected one of {choices}; got {value}")
