@@ -20,6 +20,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from laps_env.agents.hyperparameters import as_option, hyperparameters
 from laps_env.agents.runs import ALGORITHMS, Budget, Options, train
 from laps_env.evaluation.grid import Grid
@@ -77,8 +79,7 @@ class Trial:
     def _row(self, policy: str) -> dict[str, Any]:
         evaluation = Evaluation(Grid(policies=(policy,), **self.grid))
         evaluation.run(jobs=1)
-        row: dict[str, Any]
-        (row,) = evaluation.results()["rows"]
+        row: dict[str, Any] = msgspec.to_builtins(evaluation.results().rows[0])
         return row
 
     @property

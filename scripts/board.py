@@ -12,16 +12,16 @@ from pathlib import Path
 
 from laps_env.cli.messages import errors_as_messages
 from laps_env.evaluation.results import read_results
-from laps_env.report.leaderboard import board_table, standings
+from laps_env.report.leaderboard import leaderboard, leaderboard_table
 
 
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("results", type=Path, nargs="+", help="of this version of the code")
+    parser.add_argument("results", type=Path, nargs="+", help="of one simulator version")
     given = parser.parse_args(argv)
     with errors_as_messages(parser):
-        print(board_table(standings(map(read_results, given.results))))
+        print(leaderboard_table(leaderboard(map(read_results, given.results))))
 
 
 if __name__ == "__main__":

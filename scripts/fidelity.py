@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from calibrate import describe, grid_rows
 
-from laps_env.evaluation.runner import CODE
 from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, load_pair
 from laps_env.live.measure.agreement import METRICS, Error, Order, compare_metrics, compare_order
 from laps_env.live.measure.calibration import Sample
 from laps_env.live.measure.fidelity import CELLS_PER_TURN, TURN_S, Findings, Repetition, run
 from laps_env.live.measure.side_by_side import Settings
 from laps_env.report.tables import markdown_table
+from laps_env.sim import SIMULATOR_VERSION
 from laps_env.sim.costs import Work
 from laps_env.sim.server_model import CostModel
 from laps_env.utils.checks import check_count
@@ -246,8 +246,8 @@ def measured_where(about: dict[str, Any]) -> str:
     return (
         f"Measured {about['created']} on {device['name']} ({device['type']}; {device['cores']} "
         f"cores, {device['threads']} threads of torch) with Python {software['python']}, torch "
-        f"{software['torch']}, transformers {software['transformers']}, code {CODE}. Models: "
-        f"{target} with {draft}, {about['dtype']}, greedy."
+        f"{software['torch']}, transformers {software['transformers']}, simulator version "
+        f"{SIMULATOR_VERSION}. Models: {target} with {draft}, {about['dtype']}, greedy."
     )
 
 
@@ -282,7 +282,7 @@ def raw(result: Result) -> dict[str, Any]:
     return {
         "format": "laps-env fidelity",
         "version": 1,
-        "code": CODE,
+        "simulator": SIMULATOR_VERSION,
         **result.about,
         "command": result.command,
         "settings": asdict(result.settings),
@@ -349,7 +349,7 @@ def work(options: argparse.Namespace, command: str) -> None:
         check_output(path)
     pair = load_pair(options.target, options.draft, device=options.device, dtype="float32")
     about = describe(pair)
-    key = {"code": CODE, "device": about["device"], "models": about["models"]}
+    key = {"simulator": SIMULATOR_VERSION, "device": about["device"], "models": about["models"]}
     journal = LineJournal(options.json.with_suffix(".journal"), {**key, **asdict(settings)})
     findings = run(
         pair,

@@ -26,8 +26,8 @@ from laps_env.agents.sweep import (
     read_sweep,
     write_model,
 )
-from laps_env.evaluation.runner import CODE
 from laps_env.policies.networks.model_file import is_model
+from laps_env.sim import SIMULATOR_VERSION
 from laps_env.utils.checks import check_count
 from laps_env.utils.journal import LineJournal
 
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         check_count("cores", given.cores)
         sweep = read_sweep(given.sweep)
         given.out.mkdir(parents=True, exist_ok=True)
-        rows = LineJournal(given.out / "rows.journal", {"code": CODE})
+        rows = LineJournal(given.out / "rows.journal", {"simulator": SIMULATOR_VERSION})
         import ray
 
         ray.init(address=given.address, log_to_driver=False, configure_logging=False)

@@ -18,9 +18,8 @@ from laps_env.cli.messages import errors_as_messages
 from laps_env.cli.options import parse_load
 from laps_env.evaluation.grid import TEST_SEEDS
 from laps_env.evaluation.results import read_results
-from laps_env.report.timeline import Timeline
-from laps_env.report.timeline_files import check_timelines, write_timelines
-from laps_env.report.timeline_play import record_policy, record_row
+from laps_env.report.timeline import Timeline, record_policy, record_row
+from laps_env.report.timeline_page import check_timelines, write_timelines
 
 REQUESTS = 100
 
@@ -66,22 +65,12 @@ def find(given: argparse.Namespace, names: list[str]) -> list[Timeline]:
     """
     if given.requests is not None:
         raise ValueError(f"requests: expected none beside a results file, got {given.requests}")
-    rows = read_results(given.results)["rows"]
-    for name, value in (("scenario", given.scenario), ("load", given.load)):
-        _check_known(given.results, name, value, [row[name] for row in rows])
-        rows = [row for row in rows if row[name] == value]
-    by_policy = {row["policy"]: row for row in rows}
-    for name in names:
-        _check_known(given.results, "policy", name, list(by_policy))
-        _check_known(given.results, "seed", given.seed, by_policy[name]["seeds"])
-    chosen = [by_policy[name] for name in names]
-    return [record_row(row, row["seeds"].index(given.seed)) for row in chosen]
-
-
-def _check_known(path: Path, name: str, value: Any, known: list[Any]) -> None:
-    if value not in known:
-        choices = ", ".join(map(str, dict.fromkeys(known)))
-        raise ValueError(f"{path}: {name}: expected one of {choices}; got {value}")
+    results = read_results(given.results)
+    try:
+        rows = [results.find(given.scenario, given.load, name) for name in names]
+        return [record_row(row, row.episode_of(given.seed)) for row in rows]
+    except ValueError as error:
+        raise ValueError(f"{given.results}: {error}") from None
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ import numpy as np
 
 from laps_env import policies
 from laps_env.evaluation.episodes import serve
-from laps_env.evaluation.runner import CODE
 from laps_env.policies import Policy, RuleSpec, with_settings
+from laps_env.sim import SIMULATOR_VERSION
 from laps_env.utils.files import check_output, write_beside
 from laps_env.utils.journal import LineJournal
 from laps_env.workloads import Workload
@@ -163,7 +163,7 @@ def run(options: Options, output: Path, scenarios: list[str]) -> None:
     rules = [name for name, spec in policies.SPECS.items() if spec.parameters]
     JOURNAL.parent.mkdir(exist_ok=True)
     budget = json.loads(json.dumps(asdict(options)))
-    journal = LineJournal(JOURNAL, {"budget": budget, "code": CODE})
+    journal = LineJournal(JOURNAL, {"budget": budget, "simulator": SIMULATOR_VERSION})
     found = {(entry["rule"], entry["scenario"]): entry for entry in journal.entries}
     judges = [Objective(get_scenario(name), options, options.seeds) for name in scenarios]
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,14 @@ from laps_env.cli.messages import errors_as_messages
 from laps_env.cli.options import Options, options_from
 from laps_env.evaluation.check import check_results
 from laps_env.evaluation.finished_runs import Journal
+from laps_env.evaluation.results import Results, write_results
 from laps_env.evaluation.runner import Evaluation
 from laps_env.policies.base.rule_from_file import file_of, is_rule_file
-from laps_env.report.live import LiveReport
 from laps_env.report.parquet import check_parquet, write_parquet
 from laps_env.report.picture import check_picture, draw_picture
-from laps_env.report.tables import tables
-from laps_env.report.write import steps_of, write_report
-from laps_env.utils.checks import check_positive
-from laps_env.utils.files import check_output, check_output_folder, write_beside
+from laps_env.report.tables import results_text
+from laps_env.report.write import LiveReport, steps_of, write_report
+from laps_env.utils.files import check_output, check_output_folder
 
 
 def evaluate(options: Options) -> None:
@@ -51,7 +49,7 @@ def evaluate(options: Options) -> None:
     finally:
         journal.close()
     results = evaluation.results()
-    print(tables(results))
+    print(results_text(results))
     _write_results(results, options)
     if name is not None:
         journal.remove()
@@ -72,37 +70,30 @@ def evaluate_live(options: Options) -> None:
     """
     try:
         from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, load_pair
-        from laps_env.live.evaluation import LiveGrid
+        from laps_env.live.backend import LiveBackend
     except ImportError as error:
         raise ValueError(f"env live: expected the extra 'live' (torch, ...), got {error}") from None
     _check_outputs(options)
-    grid = LiveGrid(
-        policies=options.policies,
-        scenarios=options.scenario,
-        loads=tuple(check_positive("load", load) for load in options.loads),
-        episodes=options.episodes,
-        num_requests=options.requests,
-        first_seed=options.seed,
-        pair=load_pair(
+    prompts = {} if options.prompts is None else {"prompts": (options.prompts,)}
+    grid = replace(options, prompts=None).grid()
+    report = None if options.report is None else LiveReport(options.report)
+    backend = LiveBackend(
+        load_pair(
             options.target or DEMO_TARGET,
             options.draft or DEMO_DRAFT,
             device=options.device,
             dtype=options.dtype,
         ),
-        server={
-            **({} if options.prompts is None else {"prompts": (options.prompts,)}),
-            "clock": options.clock,
-            "max_new_tokens": options.max_new_tokens,
-            "slots": options.slots,
-        },
-    )
-    report = None if options.report is None else LiveReport(options.report)
-    results = grid.run(
-        report=lambda done: print(f"finished: {done}", file=sys.stderr),
         keep=None if report is None else report.add,
+        clock=options.clock,
+        max_new_tokens=options.max_new_tokens,
+        **prompts,
     )
-    print(tables(results))
-    answer = results["texts"][0]["texts"][0]
+    evaluation = Evaluation(grid, backend=backend)
+    _run(evaluation, 1, resumable=False)
+    results = evaluation.results()
+    print(results_text(results))
+    answer = results.texts[0].texts[0]
     print(f"\nthe first of {options.requests} answers: {answer[:300]!r}")
     _write_results(results, options)
     index = None if report is None else report.write(results)
@@ -150,11 +141,10 @@ def _journal_of(results: Path | None) -> Path | None:
     return None if results is None else results.with_name(f"{results.name}.journal")
 
 
-def _write_results(results: dict[str, Any], options: Options) -> None:
+def _write_results(results: Results, options: Options) -> None:
     """The results file and the table, where they are asked for."""
     if options.json is not None:
-        text = json.dumps(results, indent=1, allow_nan=False) + "\n"
-        write_beside(options.json, [text.encode()])
+        write_results(results, options.json)
     if options.parquet is not None:
         write_parquet(results, options.parquet)
 
