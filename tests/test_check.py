@@ -172,8 +172,8 @@ def test_your_own_rule_is_played_from_its_file_and_checked(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(OWN)
-    grid = "--scenario chat-batch8-135m --loads 0.9 --episodes 2 --requests 40 --policies fcfs,mine.py:spec"
-    main(["evaluate", *grid.split()])
+    grid = "--scenario chat-batch8-135m --loads 0.9 --episodes 2 --requests 40"
+    main(["evaluate", *grid.split(), "--policies", "fcfs,mine.py:spec"])
     first, mine, _ = read_results(Path("results.json")).rows
     assert mine.policy == "mine.py:spec"
     assert first.mean_latency_s != mine.mean_latency_s

@@ -44,9 +44,11 @@ def test_evaluate_writes_the_named_files_and_no_others(
     assert {path.name for path in empty_folder.iterdir()} == {"out.json", "out.svg"}
     rows = json.loads(Path("out.json").read_text())["rows"]
     assert [(row["load"], row["policy"]) for row in rows] == [
-        (load, policy) for load in (0.7, 0.9) for policy in ("fcfs", "laps_sd", "oracle_srpt")
+        (load, policy)
+        for load in (0.7, 0.9)
+        for policy in ("fcfs", "laps_sd", "oracle_srpt", "laps_sd_tuned")
     ]
-    needed = "scenario load policy episodes mean_latency_s mean_latency_ci95 ratio_to_reference "
+    needed = "scenario load policy reference episodes mean_latency_s mean_latency_ci95 ratio_to_reference "
     needed += "ratio_ci95 p50_latency_s p95_latency_s p99_latency_s max_slowdown gap_closed"
     assert set(needed.split()) <= set(rows[0])
 

@@ -127,6 +127,22 @@ def test_a_file_has_all_rows_in_full_precision(tmp_path: Path) -> None:
     assert read_results(path) == results
 
 
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (("chat", 0.9, "fcfs"), "scenario: expected one of code-serial-8b; got chat"),
+        (("code-serial-8b", 0.8, "fcfs"), "load: expected one of 0.9; got 0.8"),
+        (("code-serial-8b", 0.9, "las"), "policy: expected one of fcfs, laps_sd_tuned; got las"),
+    ],
+)
+def test_a_row_that_is_not_there_is_named(place: Any, message: str) -> None:
+    results = run(replace(GRID, policies=("fcfs",), scenarios=("code-serial-8b",)))
+    with pytest.raises(ValueError, match=message):
+        results.find(*place)
+    with pytest.raises(ValueError, match="seed: expected one of 0, 1, 2; got 3"):
+        results.rows[0].episode_of(3)
+
+
 def test_a_scenario_of_your_own_is_evaluated_under_its_name(tmp_path: Path) -> None:
     known = get_scenario("code-serial-8b")
     own = replace(known, name="mine", server=known.server.with_changes(draft_length=2))

@@ -15,10 +15,8 @@ from laps_env.evaluation.rows import Metrics
 from laps_env.live.engine.loading import Pair
 from laps_env.live.env import SpecDecodeLive
 from laps_env.report.timeline import Timeline, TimelineRecorder
+from laps_env.report.write import Place
 from laps_env.workloads.scenarios import Scenario, get_scenario
-
-Place = tuple[str, float | str, int]
-"""Scenario, load and seed of a workload."""
 
 
 class LiveBackend:

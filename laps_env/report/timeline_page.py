@@ -102,10 +102,14 @@ def _served_spans(timeline: Timeline) -> list[list[list[float]]]:
     return spans
 
 
+def file_name(text: str) -> str:
+    """A name as a part of a file's name, which leads to no other folder."""
+    return re.sub(r"[^\w.+-]", "-", text)
+
+
 def trace_path(page: Path, policy: str) -> Path:
     """Where the Chrome trace of a policy lies, beside the page."""
-    plain = re.sub(r"[^\w.+-]", "-", policy)
-    return page.with_name(f"{page.stem}-{plain}.trace.json")
+    return page.with_name(f"{page.stem}-{file_name(policy)}.trace.json")
 
 
 def check_timelines(page: Path, policies: list[str], *inputs: Path | None) -> None:

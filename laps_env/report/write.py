@@ -11,8 +11,11 @@ from laps_env.evaluation.results import Results, Row
 from laps_env.report.page import Links, Sample, report_page, sample_latencies, sample_of
 from laps_env.report.tables import results_page
 from laps_env.report.timeline import Timeline, record_row
-from laps_env.report.timeline_page import comparison_page, write_timelines
+from laps_env.report.timeline_page import comparison_page, file_name, write_timelines
 from laps_env.utils.files import write_beside
+
+Place = tuple[str, float | str, int]
+"""Scenario, load and seed of a workload."""
 
 #: Requests of the workload that is drawn: enough to see, few enough to scroll.
 TIMELINE_REQUESTS = 60
@@ -46,7 +49,7 @@ def write_report(
     pages: dict[str, str] = {}
     links: Links = {}
     for scenario, rows in _busiest(results).items():
-        address = f"timelines/{scenario}.html"
+        address = f"timelines/{file_name(scenario)}.html"
         pages[address] = _timeline_page(rows)
         links[scenario] = {f"timelines, load {rows[0].load}": address}
         on_progress(1)
@@ -107,7 +110,7 @@ class LiveReport:
         self._links: Links = defaultdict(dict)
         self._samples: dict[tuple[str, float | str, str], Sample] = {}  # of the first seed alone
 
-    def add(self, place: tuple[str, float | str, int], timelines: list[Timeline]) -> None:
+    def add(self, place: Place, timelines: list[Timeline]) -> None:
         """Write page and Chrome traces of a workload (`laps_env.live.backend.LiveBackend`).
 
         Args:
@@ -115,7 +118,7 @@ class LiveReport:
             timelines: Timelines of all policies.
         """
         scenario, load, seed = place
-        address = f"timelines/{scenario}-{load}-seed{seed}.html"
+        address = f"timelines/{file_name(scenario)}-{load}-seed{seed}.html"
         requests = len(timelines[0].requests)
         title = f"live {scenario}, load {load}, {requests} requests, seed {seed}"
         write_timelines(timelines, self._folder / address, title)
