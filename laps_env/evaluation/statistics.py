@@ -122,8 +122,8 @@ def gap_closed(values: Floats, reference: Floats, oracle: Floats) -> float | Non
 
     Returns:
         None where the share would be noise: reference - oracle is under `SMALLEST_GAP` of the
-        reference, or its interval reaches 0, or there is no interval. Outside the serial server with free
-        pre-emption the oracle is a reference, not a bound, and the share may exceed 1.
+        reference, or its interval reaches 0, or there is no interval. Outside the serial server
+        with free pre-emption the oracle is a reference, not a bound, and the share may exceed 1.
     """
     _check_paired(values, reference)
     gap, interval = mean_with_interval(reference - oracle)
