@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pytest
 
 from laps_env.traces.importers.arrivals import ArrivalTrace
-from laps_env.workloads import Workload
 from laps_env.utils.splits import Split
+from laps_env.workloads import Workload
 from laps_env.workloads.arrivals import (
     AllAtOnce,
     ArrivalProcess,

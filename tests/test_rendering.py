@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import laps_env
-from laps_env.sim import observation as layout
 from laps_env.envs.view import View
+from laps_env.sim import observation as layout
 from laps_env.sim.state import REQUEST
 
 pytest.importorskip("pygame")

@@ -12,11 +12,11 @@ from kernel_pairs import make_workload
 from random_instances import random_workload
 
 from laps_env.sim.observation import MAX_COUNT
+from laps_env.utils.splits import Split
 from laps_env.workloads import Workload
 from laps_env.workloads.arrivals import (
     GammaGaps,
 )
-from laps_env.utils.splits import Split
 from laps_env.workloads.random import make_key, normals, philox, uniforms
 from laps_env.workloads.requests import RecordedRequests
 from laps_env.workloads.scenarios import get_scenario, list_scenarios
