@@ -1,6 +1,6 @@
 """Fit the length predictor on recorded lengths, and write its predictions into the traces.
 
-The traces are those of `scripts/record_traces.py`. The model is fitted on *train* alone,
+The traces are those of `laps-env record`. The model is fitted on *train* alone,
 with the penalty that is best in cross-validation there. *train* gets the predictions of
 models that did not see the request's question, *test* those of the final model: in both they
 are off by as much as they would be on new prompts.

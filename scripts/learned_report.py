@@ -1,6 +1,6 @@
 """Write the tables and the picture of docs/learned.md from a sweep; see --help.
 
-python scripts/sweep.py sweeps/learned.toml --out runs/learned
+laps-env sweep sweeps/learned.toml --out runs/learned
 python scripts/learned_report.py runs/learned
 """
 

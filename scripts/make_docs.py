@@ -82,7 +82,7 @@ CALIBRATION_PAGE = """# Calibration
 
 <!-- Written by scripts/make_docs.py from laps_env/data/calibrations. -->
 
-`scripts/calibrate.py` times what a round of the live engine does, over a grid of batch, draft
+`laps-env calibrate` times what a round of the live engine does, over a grid of batch, draft
 length and context, and fits the ten constants of the cost model ([physics.md](physics.md)) by
 non-negative least squares on relative errors. The error of each term is that on cells of the grid
 which the fit has not seen.
@@ -90,7 +90,7 @@ which the fit has not seen.
 <!-- not run: the demo's models -->
 ```sh
 make demo-models
-.venv/bin/python scripts/calibrate.py --out calibration.json --plot calibration.png
+.venv/bin/laps-env calibrate --out calibration.json --plot calibration.png
 ```
 
 What the numbers mean and where they stop:

@@ -1,8 +1,8 @@
 """Put the runs of a sweep together as a model that the package carries; see docs/learned.md.
 
-    python scripts/sweep.py sweeps/index.toml --out runs/index
+    laps-env sweep sweeps/index.toml --out runs/index
     python scripts/ship.py runs/index learned_index
-    python scripts/sweep.py sweeps/pointer.toml --out runs/pointer
+    laps-env sweep sweeps/pointer.toml --out runs/pointer
     python scripts/ship.py runs/pointer learned
 
 For each run the weights that were best on the *validation* split: of a run on one scenario those of

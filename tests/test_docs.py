@@ -92,6 +92,9 @@ def commands(code: str) -> Iterator[list[str]]:
         if words[0] == "make":
             assert words[1] in targets[1].split(), line
             continue
+        if Path(words[0]).name == "laps-env":
+            yield ["-m", "laps_env", *words[1:]]
+            continue
         assert Path(words[0]).name == "python", f"expected a known command: {line}"
         yield [str(ROOT / a) if a.startswith("scripts/") else a for a in words[1:]]
 
@@ -117,9 +120,16 @@ def test_what_is_not_run_could_be(page: Path) -> None:
         if example.language == "python":
             compile(example.code, name_of(page), "exec")
         for words in commands(example.code) if example.language == "sh" else ():
-            text = help_of(tuple(word for word in words if not word.startswith("-"))[:1])
+            text = help_of(script_of(words))
             missing = [w for w in words if w.startswith("--") and w not in text]
             assert not missing, (name_of(page), words)
+
+
+def script_of(words: list[str]) -> tuple[str, ...]:
+    """The script or sub-command of a command, without its options."""
+    if words[:2] == ["-m", "laps_env"]:
+        return tuple(words[: 4 if words[2] == "import" else 3])
+    return tuple(word for word in words if not word.startswith("-"))[:1]
 
 
 @cache

@@ -83,8 +83,8 @@ def test_a_run_for_each_scenario(file: Path) -> None:
     assert found == [
         ("index-demo-0", ("demo",), 0),
         ("index-demo-1", ("demo",), 1),
-        ("index-chat-serial-0", ("chat-serial-135m",), 0),
-        ("index-chat-serial-1", ("chat-serial-135m",), 1),
+        ("index-chat-serial-135m-0", ("chat-serial-135m",), 0),
+        ("index-chat-serial-135m-1", ("chat-serial-135m",), 1),
     ]
 
 

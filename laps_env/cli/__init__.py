@@ -62,9 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ImportError, MemoryError, OSError, ValueError) as error:
         status = _failed(str(error), name)
     except KeyboardInterrupt as interrupted:
-        goes_on = "the same command goes on where this one was"
+        goes_on = ": the same command goes on where this one was"
         outlook = str(interrupted) or (goes_on if command and command.resumes else "")
-        print(f"laps-env {name}: interrupted {outlook}", file=sys.stderr)
+        print(f"laps-env {name}: interrupted{outlook}", file=sys.stderr)
         status = 130
     if status:
         sys.exit(status)

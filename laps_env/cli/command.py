@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -68,7 +69,11 @@ Kind = TypeVar("Kind", bound=Command)
 
 
 def parse(kind: type[Kind], arguments: Sequence[str], prog: str) -> Kind:
-    """The options of a sub-command; help and errors of the command line end the process."""
+    """The options of a sub-command; its help ends the process.
+
+    Raises:
+        ValueError: Unknown options or values, with the nearest known ones.
+    """
     options = _parse(kind, arguments, prog, None)
     usual = options.usual()
     return options if usual is None else _parse(kind, arguments, prog, usual)
@@ -76,19 +81,33 @@ def parse(kind: type[Kind], arguments: Sequence[str], prog: str) -> Kind:
 
 def _parse(kind: type[Kind], arguments: Sequence[str], prog: str, default: Kind | None) -> Kind:
     settings: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(
-        kind,
-        prog=prog,
-        args=arguments,
-        registry=_REGISTRY,
-        config=(
-            tyro.conf.FlagCreatePairsOff,
-            tyro.conf.OmitArgPrefixes,
-            tyro.conf.OmitSubcommandPrefixes,
-            tyro.conf.CascadeSubcommandArgs,
-        ),
-        **settings,
-    )
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(
+                kind,
+                prog=prog,
+                args=arguments,
+                registry=_REGISTRY,
+                config=(
+                    tyro.conf.FlagCreatePairsOff,
+                    tyro.conf.OmitArgPrefixes,
+                    tyro.conf.OmitSubcommandPrefixes,
+                    tyro.conf.CascadeSubcommandArgs,
+                ),
+                **settings,
+            )
+    except SystemExit as end:
+        if end.code:
+            raise ValueError(_unboxed(said.getvalue())) from None
+        raise
+
+
+def _unboxed(box: str) -> str:
+    """What tyro says in a box: its parts in a line, without the title and the options' help."""
+    plain = re.sub("[│╭╮╰╯]", " ", box)
+    parts = [" ".join(part.split()) for part in re.split("[-─]{5,}", plain)]
+    return "; ".join(part for part in parts[1:] if part and "helptext" not in part)
 
 
 @_REGISTRY.primitive_rule
@@ -103,6 +122,21 @@ def _lists(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[tuple[Any, ...]]
         instance_from_str=lambda given: tuple(_item(word, item) for word in _split(given)),
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [",".join(map(str, value))],
+    )
+
+
+@_REGISTRY.primitive_rule
+def _alternatives(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """A number or a word, as ``float | Literal["recorded"]``."""
+    kinds = get_args(info.type)
+    if not any(get_origin(kind) is Literal for kind in kinds) or get_origin(info.type) is tuple:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="VALUE",
+        instance_from_str=lambda given: _item(given[0], info.type),
+        is_instance=lambda value: value is None or isinstance(value, int | float | str),
+        str_from_instance=lambda value: [str(value)],
     )
 
 

@@ -185,7 +185,7 @@ class Evaluate(Command):
         except KeyboardInterrupt:
             outlook = ": the same command goes on there" if resumable else ", which are not kept"
             finished = evaluation.finished_runs
-            raise KeyboardInterrupt(f"with {finished} of {total} runs finished{outlook}") from None
+            raise KeyboardInterrupt(f" with {finished} of {total} runs finished{outlook}") from None
 
     def _grid(self) -> Any:
         from laps_env.evaluation.grid import Grid

@@ -76,7 +76,7 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
     ```
 
     Args:
-        scenario: a name from ``python -m laps_env list``, or a
+        scenario: a name from ``laps-env list``, or a
             `laps_env.workloads.scenarios.Scenario`.
         load: arrival rate as a fraction of the scenario's saturation throughput, > 0;
             ``"recorded"`` plays a recorded arrival trace at its own speed.

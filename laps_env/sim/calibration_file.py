@@ -1,4 +1,4 @@
-"""The file that `scripts/calibrate.py` writes: a cost model measured on a device.
+"""The file that `laps-env calibrate` writes: a cost model measured on a device.
 
 JSON with a format name and a version, the cost model's ten constants, what was measured where,
 and the errors of the fit on cells of the grid that it had not seen. Reading it needs no torch.

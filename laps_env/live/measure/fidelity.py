@@ -1,4 +1,4 @@
-"""How closely the replay predicts the live server: the experiment of `scripts/fidelity.py`.
+"""How closely the replay predicts the live server: the experiment of `laps-env fidelity`.
 
 Under the calibrated clock everything must be equal. Under the measured clock the live episodes of
 all policies and a calibration take turns, about a second each, and the replay predicts the episodes
