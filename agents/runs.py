@@ -27,12 +27,12 @@ from laps_env.agents.objective import Objective
 from laps_env.agents.options import Budget, IndexOptions, Options, PPOOptions
 from laps_env.agents.ppo import PPOTrainer
 from laps_env.agents.traffic import sources_of
-from laps_env.evaluation.runner import code_version
 from laps_env.policies import RuleSpec
 from laps_env.policies.base.registry import network_rule
 from laps_env.policies.base.traffic_model import Floats
 from laps_env.policies.networks.layers import flatten
 from laps_env.policies.networks.model_file import save_model
+from laps_env.sim import SIMULATOR_VERSION
 from laps_env.utils.journal import Journal
 
 #: What rules are chosen on: seed of the *validation* split, workloads in all (but at least one for
@@ -40,9 +40,6 @@ from laps_env.utils.journal import Journal
 VALIDATION_SEED, VALIDATION_WORKLOADS, VALIDATION_REQUESTS = 1000, 24, 1000
 #: Generations in a block of the index search.
 GENERATIONS = 5
-
-#: What a run's results depend on: it goes on with the same code alone.
-TRAINING_CODE = code_version("laps_env", "laps_env.policies", "laps_env.agents")
 
 Entry = dict[str, Any]
 
@@ -88,7 +85,7 @@ def _train(run: Run, budget: Budget, at: Callable[[float, str], None]) -> None:
 
 def about_run(options: Options) -> dict[str, Any]:
     """What a run's folder is a run of."""
-    return {"algorithm": type(options).__name__, "code": TRAINING_CODE, **asdict(options)}
+    return {"algorithm": type(options).__name__, "simulator": SIMULATOR_VERSION, **asdict(options)}
 
 
 class Run:

@@ -21,6 +21,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from laps_env.agents.options import ALGORITHMS, Budget, Options, as_option, usual_options
 from laps_env.agents.runs import train
 from laps_env.evaluation.grid import Grid
@@ -80,8 +82,7 @@ class Trial:
     def _row(self, policy: str) -> dict[str, Any]:
         evaluation = Evaluation(Grid(policies=(policy,), **self.grid))
         evaluation.run(jobs=1)
-        row: dict[str, Any]
-        (row,) = evaluation.results()["rows"]
+        row: dict[str, Any] = msgspec.to_builtins(evaluation.results().rows[0])
         return row
 
     @property

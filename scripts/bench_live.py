@@ -26,7 +26,7 @@ from live_throughput import contenders, describe_setting, ratios, throughput
 from transformers import GenerationConfig
 
 from laps_env import policies
-from laps_env.evaluation.play import play
+from laps_env.evaluation.episodes import play
 from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, PROMPT_LOOKUP, Pair, load_pair
 from laps_env.live.env import SpecDecodeLive
 from laps_env.live.prompts import DEMO_PROMPTS, encode, read_questions

@@ -23,11 +23,12 @@ import numpy as np
 from laps_env import policies
 from laps_env.catalog import list_rules
 from laps_env.envs.replay import SpecDecodeReplay
+from laps_env.evaluation.results import Results, Row, read_results
 from laps_env.policies import Parameter
 from laps_env.policies.base.registry import get_rule, tuned_settings
-from laps_env.report.leaderboard import board_table, standings
-from laps_env.report.tables import families, markdown_table
 from laps_env.sim.costs import CostModel
+from laps_env.report.leaderboard import leaderboard, leaderboard_table
+from laps_env.report.tables import families_of, markdown_table
 from laps_env.sim.observation import QUEUE_COLUMNS, SERVER_COLUMNS, Column
 from laps_env.utils.files import write_beside
 from laps_env.workloads.predictors import RECORDED
@@ -263,45 +264,47 @@ def parameters_table() -> str:
     )
 
 
-def results_board(results: dict[str, Any]) -> str:
+def results_board(results: Results) -> str:
     """All policies over all scenarios and loads."""
-    grid = results["grid"]
+    first = results.rows[0]
+    scenarios = {row.scenario for row in results.rows}
+    loads = dict.fromkeys(str(row.load) for row in results.rows)
     return (
-        f"{len(grid['scenarios'])} scenarios at loads {' and '.join(map(str, grid['loads']))}, "
-        f"{grid['episodes']} workloads of {grid['num_requests']} requests each; code "
-        f"{results['code']}.\n\n{board_table(standings([results]))}"
+        f"{len(scenarios)} scenarios at loads {' and '.join(loads)}, {first.episodes} workloads of "
+        f"{first.num_requests} requests each; simulator version {results.simulator}.\n\n"
+        f"{leaderboard_table(leaderboard([results]))}"
     )
 
 
-def results_tables(results: dict[str, Any]) -> str:
+def results_tables(results: Results) -> str:
     """Ratio, p99 and gap closed of the main policies, a row per scenario, by family."""
-    rows = [row for row in results["rows"] if row["load"] == RESULTS_LOAD]
+    rows = [row for row in results.rows if row.load == RESULTS_LOAD]
     if not rows:
         raise ValueError(f"results: expected rows at load {RESULTS_LOAD}, got none")
-    first, reference = rows[0], results["reference"]
+    first, reference = rows[0], results.reference
     by_family = groupby(
-        sorted(rows, key=lambda row: not row["source"]["acceptance"].startswith("recorded")),
-        key=lambda row: row["source"]["acceptance"],
+        sorted(rows, key=lambda row: not row.family.startswith("recorded")),
+        key=lambda row: row.family,
     )
     return "\n\n".join(
         [
             f"![Mean latency of each policy relative to {reference}](results.png)",
-            f"Load {RESULTS_LOAD}, {first['episodes']} workloads of {first['num_requests']} "
-            f"requests, code {results['code']}. First mean latency / that of `{reference}` (95 % "
-            "bootstrap interval over workloads), then p99 latency in seconds (mean over workloads) "
-            f"/ gap closed, from 0 = `{reference}` to 1 = `{results['oracle']}` (n/a: too small a "
-            "gap to divide).",
+            f"Load {RESULTS_LOAD}, {first.episodes} workloads of {first.num_requests} requests, "
+            f"simulator version {results.simulator}. First mean latency / that of `{reference}` "
+            "(95 % bootstrap interval over workloads), then p99 latency in seconds (mean over "
+            f"workloads) / gap closed, from 0 = `{reference}` to 1 = `{results.oracle}` (n/a: too "
+            "small a gap to divide).",
             *(family_tables(family, list(own), reference) for family, own in by_family),
-            "Scenarios and loads in which a policy's mean latency is below / not told from / above "
-            f"that of `{reference}` (95 % interval), by family:",
+            "Scenarios and loads in which a policy's mean latency is better than / tied with / "
+            f"worse than that of `{reference}` (95 % interval), by family:",
             standing_table(results),
         ]
     )
 
 
-def family_tables(family: str, rows: list[dict[str, Any]], reference: str) -> str:
+def family_tables(family: str, rows: list[Row], reference: str) -> str:
     """The two tables of one family of scenarios."""
-    cells = {(row["scenario"], row["policy"]): row for row in rows}
+    cells = {(row.scenario, row.policy): row for row in rows}
     scenarios = list(dict.fromkeys(scenario for scenario, _ in cells))
     shown = {policy for _, policy in cells}
     names = [name for name in MAIN_POLICIES if name in shown]
@@ -313,7 +316,7 @@ def family_tables(family: str, rows: list[dict[str, Any]], reference: str) -> st
         ]
         return markdown_table(["scenario", *(f"`{p}`" for p in policies_shown)], body)
 
-    error = rows[0]["predictor_error"]
+    error = rows[0].predictor_error
     told = "of a length model" if error == RECORDED else f"with an error of sd {error} (log)"
     return "\n\n".join(
         [
@@ -324,21 +327,21 @@ def family_tables(family: str, rows: list[dict[str, Any]], reference: str) -> st
     )
 
 
-def ratio_cell(row: dict[str, Any]) -> str:
+def ratio_cell(row: Row) -> str:
     """Ratio with its interval."""
-    low, high = row["ratio_ci95"] or (np.nan, np.nan)
-    return f"{row['ratio_to_reference']:.2f} ({low:.2f}-{high:.2f})"
+    low, high = row.ratio_ci95 or (np.nan, np.nan)
+    return f"{row.ratio_to_reference:.2f} ({low:.2f}-{high:.2f})"
 
 
-def tail_cell(row: dict[str, Any]) -> str:
+def tail_cell(row: Row) -> str:
     """p99 latency and gap closed."""
-    gap = "n/a" if row["gap_closed"] is None else f"{row['gap_closed']:.2f}"
-    return f"{row['p99_latency_s']:.1f} / {gap}"
+    gap = "n/a" if row.gap_closed is None else f"{row.gap_closed:.2f}"
+    return f"{row.p99_latency_s:.1f} / {gap}"
 
 
-def standing_table(results: dict[str, Any]) -> str:
+def standing_table(results: Results) -> str:
     """How often each policy beats the reference, by family; a win in one alone is named."""
-    standing = families(results)
+    standing = families_of(results)
     names = list(dict.fromkeys(family for _, family, *_ in standing))
     tallies = {(policy, family): tally for policy, family, tally, _ in standing}
     alone = {policy: family for policy, family, _, only in standing if only}
@@ -385,13 +388,13 @@ def main() -> None:
         readme = ROOT / "README.md"
         text = readme.read_text(encoding="utf-8")
         try:
-            results = json.loads(arguments.results.read_text(encoding="utf-8"))
+            results = read_results(arguments.results)
             pages[readme] = with_part(text, "results", results_board(results))
             board = ROOT / "docs" / "board.md"
             tables = f"{results_board(results)}\n\n{results_tables(results)}"
             pages[board] = with_part(board.read_text(encoding="utf-8"), "board", tables)
-        except (OSError, ValueError, LookupError, TypeError) as reason:
-            parser.error(f"--results: expected the results.json of an evaluation, got {reason!r}")
+        except (OSError, ValueError) as reason:
+            parser.error(f"--results: {reason}")
     for path, text in pages.items():
         write_beside(path, [text.encode()])
         print(f"wrote {path.relative_to(ROOT)}")

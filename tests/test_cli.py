@@ -15,7 +15,7 @@ import pytest
 
 from laps_env.cli import COMMANDS, main
 from laps_env.cli.command import Command, parse
-from laps_env.evaluation import runner
+from laps_env.evaluation import replay
 from laps_env.utils.files import locked
 
 SMALL = ["evaluate", "--scenario", "code-serial-8b", "--policies", "fcfs,laps_sd,oracle_srpt"]
@@ -52,10 +52,13 @@ def test_evaluate_writes_the_named_files_and_no_others(
     assert {path.name for path in empty_folder.iterdir()} == {"out.json", "out.svg"}
     rows = json.loads(Path("out.json").read_text())["rows"]
     assert [(row["load"], row["policy"]) for row in rows] == [
-        (load, policy) for load in (0.7, 0.9) for policy in ("fcfs", "laps_sd", "oracle_srpt")
+        (load, policy)
+        for load in (0.7, 0.9)
+        for policy in ("fcfs", "laps_sd", "oracle_srpt", "laps_sd_tuned")
     ]
-    needed = "scenario load policy episodes mean_latency_s mean_latency_ci95 ratio_to_reference "
-    needed += "ratio_ci95 p50_latency_s p95_latency_s p99_latency_s max_slowdown gap_closed"
+    needed = "scenario load policy reference episodes mean_latency_s mean_latency_ci95 "
+    needed += "ratio_to_reference ratio_ci95 p50_latency_s p95_latency_s p99_latency_s "
+    needed += "max_slowdown gap_closed"
     assert set(needed.split()) <= set(rows[0])
 
 
@@ -217,7 +220,7 @@ def test_an_output_in_use_is_refused(
 def test_an_interrupted_evaluation_goes_on_and_refuses_another_grid(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluate_episode, done = runner.evaluate_episode, []
+    evaluate_episode, done = replay.evaluate_episode, []
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         done.append(evaluate_episode(*args, **kwargs))
@@ -226,10 +229,10 @@ def test_an_interrupted_evaluation_goes_on_and_refuses_another_grid(
         return done[-1]
 
     command = [*SMALL, "--json", "out.json", "--jobs", "1"]
-    monkeypatch.setattr(runner, "evaluate_episode", interrupted)
+    monkeypatch.setattr(replay, "evaluate_episode", interrupted)
     with pytest.raises(SystemExit) as end:
         main(command)
-    monkeypatch.setattr(runner, "evaluate_episode", evaluate_episode)
+    monkeypatch.setattr(replay, "evaluate_episode", evaluate_episode)
     assert end.value.code == 130
     told = re.search(
         r"interrupted with (\d+) of 24 runs finished: the same command goes on",

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
+from result_rows import make_results, make_row
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -186,26 +187,12 @@ def test_generated_parts_are_current(make_docs: ModuleType) -> None:
 
 
 def test_results_fill_their_place_on_the_board(make_docs: ModuleType) -> None:
-    row = {
-        "scenario": "chat-serial-8b",
-        "load": 0.9,
-        "policy": "fcfs",
-        "episodes": 3,
-        "num_requests": 10,
-        "predictor_error": 0.5,
-        "source": {"acceptance": "generator x"},
-        "ratio_to_reference": 1.5,
-        "ratio_ci95": [1.25, 1.75],
-        "p99_latency_s": 12.34,
-        "gap_closed": None,
-    }
-    reference = {**row, "policy": "laps_sd_tuned"}
-    results = {
-        "rows": [row, reference, {**row, "load": 0.7}],
-        "reference": "laps_sd_tuned",
-        "oracle": "oracle_srpt",
-        "code": "0+x",
-    }
+    numbers = {"scenario": "chat-serial-8b", "ratio_to_reference": 1.5, "ratio_ci95": (1.25, 1.75)}
+    row, reference, other = (
+        make_row(policy, p99=12.34, load=load, **numbers)
+        for policy, load in (("fcfs", 0.9), ("laps_sd_tuned", 0.9), ("fcfs", 0.7))
+    )
+    results = make_results(row, reference, other)
     page = (ROOT / "docs" / "board.md").read_text(encoding="utf-8")
     filled = make_docs.with_part(page, "board", make_docs.results_tables(results))
     for cell in ("| 1.50 (1.25-1.75) |", "| 12.3 / n/a | 12.3 / n/a |"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from laps_env.evaluation import runner, statistics
+from laps_env.evaluation import replay, runner, statistics
 from laps_env.evaluation.grid import Grid
 from laps_env.evaluation.recordings import Recordings
-from laps_env.evaluation.runner import Evaluation, open_journal, rerun
+from laps_env.evaluation.replay import rerun
+from laps_env.evaluation.results import Results, Row, read_results, write_results
+from laps_env.evaluation.runner import Evaluation, open_journal
+from laps_env.policies import Policy
 from laps_env.traces.importers import chain_fill
 from laps_env.utils.journal import Journal
 from laps_env.workloads import Workload
@@ -31,7 +36,7 @@ GRID = Grid(
 )
 
 
-def run(grid: Grid, journal: Journal | None = None, jobs: int = 2) -> dict[str, Any]:
+def run(grid: Grid, journal: Journal | None = None, jobs: int = 2) -> Results:
     evaluation = Evaluation(grid, journal)
     evaluation.run(jobs)
     return evaluation.results()
@@ -91,38 +96,88 @@ def test_gap_is_not_available_where_it_would_be_noise(oracle: list[float]) -> No
 
 
 def test_rows_hold_what_the_workloads_gave() -> None:
-    results = run(GRID)
-    assert (results["format"], results["version"]) == ("laps-env-results", 1)
-    asked = [(s, p) for s in GRID.scenarios for p in GRID.policies]
-    assert [(row["scenario"], row["policy"]) for row in results["rows"]] == asked
-    by_policy = {row["policy"]: row for row in results["rows"][:4]}
-    base = by_policy["laps_sd_tuned"]
-    assert base["ratio_to_reference"] == 1.0
-    assert base["ratio_ci95"] == (1.0, 1.0)
-    fcfs = by_policy["fcfs"]
-    summed = sum(fcfs["episode_mean_latency_s"]) / sum(base["episode_mean_latency_s"])
-    assert fcfs["ratio_to_reference"] == pytest.approx(summed, rel=1e-12)
-    assert fcfs["mean_latency_ci95"][0] < fcfs["mean_latency_s"] < fcfs["mean_latency_ci95"][1]
-    assert fcfs["p50_latency_s"] < fcfs["p95_latency_s"] < fcfs["p99_latency_s"]
+    rows = run(GRID).rows
+    assert [(row.scenario, row.policy) for row in rows] == [
+        (scenario, policy) for scenario in GRID.scenarios for policy in GRID.policies
+    ]
+    by_policy = {row.policy: row for row in rows[:4]}
+    base, fcfs = by_policy["laps_sd_tuned"], by_policy["fcfs"]
+    assert base.ratio_to_reference == 1.0
+    assert base.ratio_ci95 == (1.0, 1.0)
+    summed = sum(fcfs.episode_mean_latency_s) / sum(base.episode_mean_latency_s)
+    assert fcfs.ratio_to_reference == pytest.approx(summed, rel=1e-12)
+    assert fcfs.mean_latency_ci95 is not None
+    assert fcfs.mean_latency_ci95[0] < fcfs.mean_latency_s < fcfs.mean_latency_ci95[1]
+    assert fcfs.p50_latency_s < fcfs.p95_latency_s < fcfs.p99_latency_s
 
 
-def test_an_interrupted_evaluation_resumes_to_the_same_rows(tmp_path: Path) -> None:
-    unbroken = json.dumps(run(GRID)["rows"])
+def test_the_reference_is_listed_and_what_ratios_are_relative_to() -> None:
+    grid = replace(GRID, policies=("las",), reference="fcfs", scenarios=("code-serial-8b",))
+    las, fcfs = run(grid).rows
+    assert (las.policy, fcfs.policy) == ("las", "fcfs")
+    assert {las.reference, fcfs.reference} == {"fcfs"}
+    assert fcfs.ratio_to_reference == 1.0
+    assert las.ratio_to_reference == pytest.approx(las.mean_latency_s / fcfs.mean_latency_s)
+
+
+def test_a_file_has_all_rows_in_full_precision(tmp_path: Path) -> None:
+    results, path = run(GRID), tmp_path / "results.json"
+    write_results(results, path)
+    document = json.loads(path.read_text())
+    assert (document["format"], document["version"]) == ("laps-env results", 2)
+    assert read_results(path) == results
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (("chat", 0.9, "fcfs"), "scenario: expected one of code-serial-8b; got chat"),
+        (("code-serial-8b", 0.8, "fcfs"), "load: expected one of 0.9; got 0.8"),
+        (("code-serial-8b", 0.9, "las"), "policy: expected one of fcfs, laps_sd_tuned; got las"),
+    ],
+)
+def test_a_row_that_is_not_there_is_named(place: Any, message: str) -> None:
+    results = run(replace(GRID, policies=("fcfs",), scenarios=("code-serial-8b",)))
+    with pytest.raises(ValueError, match=message):
+        results.find(*place)
+    with pytest.raises(ValueError, match="seed: expected one of 0, 1, 2; got 3"):
+        results.rows[0].episode_of(3)
+
+
+def test_a_scenario_of_your_own_is_evaluated_under_its_name(tmp_path: Path) -> None:
+    known = get_scenario("code-serial-8b")
+    own = replace(known, name="mine", server=known.server.with_changes(draft_length=2))
+    grid = replace(GRID, policies=("fcfs",), scenarios=("code-serial-8b", own))
+    results, path = run(grid), tmp_path / "results.json"
+    write_results(results, path)
+    named, mine = (results.find(name, 0.9, "fcfs") for name in ("code-serial-8b", "mine"))
+    assert mine.mean_latency_s != named.mean_latency_s
+    with pytest.raises(ValueError, match=r"mine, load 0.9, fcfs: .*scenario: expected one of"):
+        rerun(read_results(path).find("mine", 0.9, "fcfs"), 0)
+    with pytest.raises(ValueError, match="expected different names, got 'code-serial-8b' twice"):
+        replace(GRID, scenarios=("code-serial-8b", replace(own, name="code-serial-8b")))
+    with pytest.raises(ValueError, match="expected a name of one line for each, got ''"):
+        replace(GRID, scenarios=(replace(own, name=""),))
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_interrupted_evaluation_resumes_to_the_same_rows(jobs: int, tmp_path: Path) -> None:
+    unbroken = run(GRID).rows
     path = tmp_path / "out.json.journal"
-    units = 0
+    runs = 0
 
-    def interrupt(runs: int) -> None:
-        nonlocal units
-        units += 1
-        if units == 3:
+    def interrupt(one: int) -> None:
+        nonlocal runs
+        runs += one
+        if runs == 13:
             raise KeyboardInterrupt
 
     with open_journal(path, GRID) as journal:
         first = Evaluation(GRID, journal)
         with pytest.raises(KeyboardInterrupt):
-            first.run(1, interrupt)
+            first.run(jobs, interrupt)
     finished = first.finished_runs
-    assert 3 * 5 <= finished < first.total_runs == 6 * 5
+    assert 13 <= finished < first.total_runs == 6 * 5
     with path.open("ab") as file:  # and killed in the middle of a write
         file.write(b'{"key": "0123", "metr')
 
@@ -132,7 +187,7 @@ def test_an_interrupted_evaluation_resumes_to_the_same_rows(tmp_path: Path) -> N
     done: list[int] = []
     second.run(2, done.append)
     assert sum(done) == second.total_runs - finished
-    assert json.dumps(second.results()["rows"]) == unbroken
+    assert second.results().rows == unbroken
     assert len(path.read_bytes().splitlines()) == 1 + second.total_runs
     journal.remove()
     assert not path.exists()
@@ -142,7 +197,7 @@ def test_a_damaged_journal_loses_its_damaged_lines_alone(tmp_path: Path) -> None
     path = tmp_path / "journal"
     grid = replace(GRID, scenarios=("code-serial-8b",), episodes=2)
     with open_journal(path, grid) as journal:
-        unbroken = json.dumps(run(grid, journal)["rows"])
+        unbroken = run(grid, journal).rows
     head, *good = path.read_bytes().splitlines(keepends=True)
     key = json.loads(good[0])["key"]
     damaged = [
@@ -157,30 +212,41 @@ def test_a_damaged_journal_loses_its_damaged_lines_alone(tmp_path: Path) -> None
     path.write_bytes(b"".join([head, *good[2:-1], *damaged]))
     with open_journal(path, grid) as journal:
         assert path.read_bytes() == b"".join([head, *good[2:-1]])
-        assert json.dumps(run(grid, journal)["rows"]) == unbroken
+        assert run(grid, journal).rows == unbroken
     path.write_bytes(b"".join([head, good[0], damaged[0], *good[2:]]))
     with pytest.raises(ValueError, match="journal: line 3: expected a finished part, got a dam"):
         open_journal(path, grid)
 
 
-def test_a_journal_of_another_grid_or_code_is_not_taken(
+def test_a_run_is_taken_from_the_journal_where_all_that_decides_it_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid, path = replace(GRID, scenarios=("code-serial-8b",), episodes=2), tmp_path / "journal"
     with open_journal(path, grid) as journal:
-        run(grid, journal)
-    before = path.read_bytes()
-    for other in (replace(grid, loads=(0.8,)), replace(grid, predictor_error=0.4)):
-        with pytest.raises(ValueError, match=r"journal: expected a journal of .* remove it to"):
-            open_journal(path, other)
+        evaluation = Evaluation(grid, journal)
+        evaluation.run(2)
+        assert Evaluation(replace(grid, loads=(0.8,)), journal).finished_runs == 0
+        assert Evaluation(replace(grid, predictor_error=0.4), journal).finished_runs == 0
+        same_error = replace(grid, predictor_error=0.5)  # that in force where none is named
+        fewer = replace(grid, policies=("fcfs",), reference="fcfs", episodes=1)
+        for again, runs in ((same_error, evaluation.total_runs), (fewer, 2)):
+            assert Evaluation(again, journal).finished_runs == runs
+        with monkeypatch.context() as changed:
+            changed.setattr(runner, "SIMULATOR_VERSION", -1)
+            assert Evaluation(grid, journal).finished_runs == 0
+        with monkeypatch.context() as changed:
+            before = {name: p.digest for name, p in evaluation._settings[0].policies.items()}
+            digest = property(lambda policy: before[policy.name] + "0" * (policy.name == "fcfs"))
+            changed.setattr(Policy, "digest", digest)
+            assert Evaluation(grid, journal).finished_runs == evaluation.total_runs - grid.episodes
+    before_edit = path.read_bytes()
+    with pytest.raises(ValueError, match=r"journal: expected a journal of .* remove it to"):
+        open_journal(path, replace(grid, loads=(0.8,)))
+    assert path.read_bytes() == before_edit
     path.write_text("something else")
     with pytest.raises(ValueError, match="journal: expected a journal of"):
         open_journal(path, grid)
     assert path.read_text() == "something else"
-    path.write_bytes(before)
-    monkeypatch.setattr(runner, "CODE", "another")
-    with open_journal(path, grid) as journal:
-        assert Evaluation(grid, journal).finished_runs == 0
 
 
 def test_a_journal_is_open_once_and_takes_entries_from_threads(tmp_path: Path) -> None:
@@ -197,21 +263,41 @@ def test_a_journal_is_open_once_and_takes_entries_from_threads(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_run_is_repeated_bit_for_bit_from_its_row() -> None:
-    for row in json.loads(json.dumps(run(GRID), allow_nan=False))["rows"]:
+def test_no_source_of_reports_or_commands_is_read_to_name_results() -> None:
+    """So an edit there leaves results and journals as they are."""
+    program = """
+import sys
+opened = []
+sys.addaudithook(lambda event, of: event == "open" and opened.append(str(of[0])))
+from laps_env.evaluation.runner import Evaluation, Grid
+assert Evaluation(Grid(("fcfs",), ("code-serial-8b",), episodes=1)).finished_runs == 0
+print([path for path in opened if "/report/" in path or "/cli/" in path])
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (found.stdout.strip(), found.stderr) == ("[]", "")
+
+
+def stored(results: Results, folder: Path) -> list[Row]:
+    """The rows as a file has them."""
+    write_results(results, folder / "results.json")
+    return read_results(folder / "results.json").rows
+
+
+def test_a_run_is_repeated_bit_for_bit_from_its_row(tmp_path: Path) -> None:
+    for row in stored(run(GRID), tmp_path):
         again = [rerun(row, i)["mean_latency_s"] for i in range(GRID.episodes)]
-        assert again == row["episode_mean_latency_s"], row["policy"]
+        assert again == row.episode_mean_latency_s, row.policy
 
 
 def test_policies_meet_the_same_workload(monkeypatch: pytest.MonkeyPatch) -> None:
     met: dict[str, list[Workload]] = {}
-    evaluate_episode = runner.evaluate_episode
+    evaluate_episode = replay.evaluate_episode
 
     def watched(policy: Any, workload: Workload, *args: Any, **kwargs: Any) -> Any:
         met.setdefault(policy.name, []).append(workload)
         return evaluate_episode(policy, workload, *args, **kwargs)
 
-    monkeypatch.setattr(runner, "evaluate_episode", watched)
+    monkeypatch.setattr(replay, "evaluate_episode", watched)
     run(replace(GRID, policies=("fcfs",)), jobs=1)
     run(replace(GRID, policies=("random", "gittins_tuned")), jobs=1)
     assert len(met["fcfs"]) == 6
@@ -247,7 +333,7 @@ def test_chain_fill_follows_the_fitted_chain() -> None:
         ({"episodes": 0}, "episodes: expected an integer >= 1, got 0"),
         ({"slots": 4}, "slots: expected at least the batch size of math-batch8-8b, 8; got 4"),
         ({"first_seed": -1}, "seed: expected an integer >= 0, got -1"),
-        ({"split": "test"}, "split: expected one of .*got 'test'"),
+        ({"split": "final"}, "split: expected one of .*got 'final'"),
     ],
 )
 def test_a_grid_that_makes_no_sense_is_refused(change: dict[str, Any], message: str) -> None:
@@ -271,17 +357,18 @@ def test_recorded_traffic_is_evaluated_and_repeated(shared_data: Path, tmp_path:
             arrival_trace=str(arrivals),
         ),
     )
-    rows = json.loads(json.dumps(run(grid)["rows"], allow_nan=False))
-    source = rows[0]["source"]
+    rows = stored(run(grid), tmp_path)
+    source = rows[0].source
     assert source["acceptance"] == "recorded vicuna7b_vicuna68m_rounds.jsonl.gz"
     assert source["prompt_lengths"] == "drawn from generator vicuna-7b+68m (not recorded)"
     assert source["arrivals"] == "recorded arrivals.csv, its second half"
-    assert 0.3 < source["filled_share"] < 0.6
+    assert rows[0].filled_share is not None
+    assert 0.3 < rows[0].filled_share < 0.6
     for row in rows:
-        assert rerun(row, 1)["mean_latency_s"] == row["episode_mean_latency_s"][1]
+        assert rerun(row, 1)["mean_latency_s"] == row.episode_mean_latency_s[1]
     with arrivals.open("a") as file:
         file.write("2023-11-16 19:30:00.0000000,10,10\n")
-    with pytest.raises(ValueError, match=r"expected sha256 .*, got"):
+    with pytest.raises(ValueError, match=r"recording .*arrivals.csv has changed: expected dig"):
         rerun(rows[0], 0)
 
 
@@ -289,7 +376,7 @@ def test_lengths_of_the_arrivals_drive_the_generator(shared_data: Path) -> None:
     arrivals = str(shared_data / "arrivals" / "AzureLLMInferenceTrace_code.csv")
     recordings = Recordings(arrival_trace=arrivals, lengths="arrivals")
     grid = replace(GRID, policies=("fcfs",), scenarios=("code-serial-8b",), recordings=recordings)
-    (row,) = run(grid)["rows"]
-    assert row["source"]["output_lengths"].startswith("recorded AzureLLMInferenceTrace_code.csv")
-    assert row["source"]["acceptance"] == "generator llama-3.1-8b+eagle-3"
-    assert row["saturation_rps"] != get_scenario("code-serial-8b").saturation_rps  # measured anew
+    row = run(grid).rows[0]
+    assert row.source["output_lengths"].startswith("recorded AzureLLMInferenceTrace_code.csv")
+    assert row.source["acceptance"] == "generator llama-3.1-8b+eagle-3"
+    assert row.saturation_rps != get_scenario("code-serial-8b").saturation_rps  # measured anew

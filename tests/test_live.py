@@ -18,12 +18,16 @@ from tiny_models import STOP, tiny_pair  # noqa: E402
 
 import laps_env  # noqa: E402
 import policies  # noqa: E402
-from laps_env.live.evaluation import LiveGrid  # noqa: E402
+from laps_env.evaluation.grid import Grid  # noqa: E402
+from laps_env.evaluation.recordings import Recordings  # noqa: E402
+from laps_env.evaluation.results import read_results, write_results  # noqa: E402
+from laps_env.evaluation.runner import Evaluation  # noqa: E402
+from laps_env.live.backend import LiveBackend  # noqa: E402
 from laps_env.live.measure.side_by_side import record_questions, replay_workload  # noqa: E402
 from laps_env.live.prompts import DEMO_PROMPTS, PARTS, partition, read_questions  # noqa: E402
-from laps_env.report.live import LiveReport  # noqa: E402
-from laps_env.report.tables import tables  # noqa: E402
+from laps_env.report.tables import results_text  # noqa: E402
 from laps_env.report.timeline import Timeline  # noqa: E402
+from laps_env.report.write import LiveReport  # noqa: E402
 from laps_env.traces import TraceError  # noqa: E402
 from laps_env.utils.splits import Split  # noqa: E402
 from laps_env.workloads import Workload  # noqa: E402
@@ -166,17 +170,18 @@ def test_a_workload_without_prompts_is_refused() -> None:
         env.reset(options={"workload": foreign})
 
 
+GRID = Grid(
+    policies=("fcfs", "bayes_srpt_tuned", "laps_sd+smartspec"),
+    scenarios=("demo",),
+    loads=(0.9,),
+    episodes=2,
+    num_requests=5,
+    slots=4,
+)
+
+
 def test_policies_side_by_side_on_the_live_server(tmp_path: Path) -> None:
-    grid = LiveGrid(
-        policies=("fcfs", "bayes_srpt_tuned", "laps_sd+smartspec"),
-        scenarios=("demo",),
-        loads=(0.9,),
-        episodes=2,
-        num_requests=5,
-        pair=tiny_pair("head"),
-        server={"max_new_tokens": 8, "slots": 4},
-    )
-    done: list[str] = []
+    done: list[int] = []
     report = LiveReport(tmp_path / "report")
     played: dict[Any, list[Timeline]] = {}
 
@@ -184,21 +189,28 @@ def test_policies_side_by_side_on_the_live_server(tmp_path: Path) -> None:
         played[place] = timelines
         report.add(place, timelines)
 
-    results = grid.run(done.append, keep)
-    assert len(done) == 2 * 4  # with the reference
-    assert [row["policy"] for row in results["rows"]] == list(grid.policies)
-    assert all(row["source"]["draft"] == "head" for row in results["rows"])
+    evaluation = Evaluation(
+        GRID, backend=LiveBackend(tiny_pair("head"), keep=keep, max_new_tokens=8)
+    )
+    evaluation.run(on_progress=done.append)
+    results = evaluation.results()
+    assert done == [1] * 2 * 4  # with the reference, without an oracle
+    assert [row.policy for row in results.rows] == [*GRID.policies, "laps_sd_tuned"]
+    for row in results.rows:
+        assert (row.backend, row.oracle, row.gap_closed) == ("live", None, None)
+        assert row.source["draft"] == "head"
+        assert row.scheduling_share is not None
     first, second = (
-        next(t["texts"] for t in results["texts"] if (t["policy"], t["seed"]) == (policy, 0))
+        next(t.texts for t in results.texts if (t.policy, t.seed) == (policy, 0))
         for policy in ("fcfs", "laps_sd+smartspec")
     )
     assert first == second
     assert len(first) == 5
-    assert "live demo, load 0.9: 2 workloads of 5 requests" in tables(results)
-    for row, episode in product(results["rows"], range(2)):
-        (timeline,) = [t for t in played["demo", 0.9, episode] if t.title == row["policy"]]
+    assert "live demo, load 0.9: 2 workloads of 5 requests" in results_text(results)
+    for row, episode in product(results.rows, range(2)):
+        (timeline,) = [t for t in played["demo", 0.9, episode] if t.title == row.policy]
         latency = timeline.requests["completion_ns"] - timeline.requests["arrival_ns"]
-        claimed = row["episode_mean_latency_s"][episode]
+        claimed = row.episode_mean_latency_s[episode]
         assert latency.mean() * 1e-9 == pytest.approx(claimed, rel=1e-12)
         drafting = [r for r in timeline.rounds if any(turn.drafted for turn in r.turns)]
         assert drafting
@@ -206,8 +218,24 @@ def test_policies_side_by_side_on_the_live_server(tmp_path: Path) -> None:
     text = report.write(results).read_text()
     assert '"timelines, load 0.9, seed 1": "timelines/demo-0.9-seed1.html"' in text
     assert len(list((tmp_path / "report" / "timelines").iterdir())) == 2 * (1 + 4)
-    with pytest.raises(ValueError, match="that a live server can follow, got 'oracle_srpt'"):
-        replace(grid, policies=("fcfs", "oracle_srpt"))
+    write_results(results, tmp_path / "results.json")
+    assert read_results(tmp_path / "results.json") == results
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"policies": ("fcfs", "oracle_srpt")}, "a live server can follow, got 'oracle_srpt'"),
+        ({"reference": "oracle_srpt"}, "a live server can follow, got 'oracle_srpt'"),
+        ({"predictor_error": 0.4}, "predictor_error: expected none on a live server.* got 0.4"),
+        ({"recordings": Recordings(prompts=None, arrival_trace=__file__)}, "recordings: expected"),
+    ],
+)
+def test_a_grid_that_a_live_server_cannot_play_is_refused(
+    change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Evaluation(replace(GRID, **change), backend=LiveBackend(tiny_pair("head")))
 
 
 # -- prompts --------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +12,23 @@ import pytest
 from test_evaluation import GRID, run
 
 from laps_env.cli import main
-from laps_env.report.page import report_page
-from laps_env.report.sample import sample_latencies
+from laps_env.evaluation.results import Results
+from laps_env.report.page import report_page, sample_latencies
 from laps_env.report.write import steps_of, write_report
 
 
 @pytest.fixture(scope="module")
-def results() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(json.dumps(run(GRID)))
-    return found
+def results() -> Results:
+    return run(GRID)
 
 
-def test_a_sample_is_of_the_workload_that_the_row_names(results: dict[str, Any]) -> None:
-    row = results["rows"][0] | {"seeds": results["rows"][0]["seeds"][:1]}
+def test_a_sample_is_of_the_workload_that_the_row_names(results: Results) -> None:
+    row = results.rows[0]
     (sample,) = sample_latencies([row])
     assert len(sample["quantiles"]) == 51
     assert sample["quantiles"] == sorted(sample["quantiles"])
     ((_, alone),) = sample["categories"]  # this scenario has one category
-    assert alone == pytest.approx(row["episode_mean_latency_s"][0])
+    assert alone == pytest.approx(row.episode_mean_latency_s[0])
 
 
 def test_an_evaluation_ends_in_a_report(
@@ -47,13 +46,13 @@ def test_an_evaluation_ends_in_a_report(
 
 
 def test_a_report_of_a_thousand_episodes_opens_and_says_that_it_samples(
-    page: Any, results: dict[str, Any], tmp_path: Path
+    page: Any, results: Results, tmp_path: Path
 ) -> None:
-    rows = [row | {"load": 0.001 * k} for k in range(1, 126) for row in results["rows"]]
+    rows = [replace(row, load=0.001 * k) for k in range(1, 126) for row in results.rows]
     assert len(rows) * GRID.episodes >= 1000
-    samples = sample_latencies(results["rows"]) * 125
+    samples = sample_latencies(results.rows) * 125
     index = tmp_path / "index.html"
-    index.write_text(report_page({**results, "rows": rows}, samples, {}))
+    index.write_text(report_page(replace(results, rows=rows), samples, {}))
     assert index.stat().st_size < 4e6
     page.goto(index.as_uri())
     assert "of the first workload of each alone" in page.inner_text("#about")
@@ -62,61 +61,61 @@ def test_a_report_of_a_thousand_episodes_opens_and_says_that_it_samples(
 
 
 def test_timelines_are_of_the_highest_load_and_the_fastest_rule(
-    results: dict[str, Any], tmp_path: Path
+    results: Results, tmp_path: Path
 ) -> None:
     scenario = GRID.scenarios[0]
-    rows = [row for row in results["rows"] if row["scenario"] == scenario]
-    ordered = sorted(rows, key=lambda row: row["mean_latency_s"])
-    fastest = next(row["policy"] for row in ordered if row["policy"] != "laps_sd_tuned")
-    loads = [row | {"load": load} for load in (0.8, 10.0, 9.0) for row in rows]
-    write_report({**results, "rows": loads}, tmp_path)
+    rows = [row for row in results.rows if row.scenario == scenario]
+    ordered = sorted(rows, key=lambda row: row.mean_latency_s)
+    fastest = next(row.policy for row in ordered if row.policy != "laps_sd_tuned")
+    loads = [replace(row, load=load) for load in (0.8, 10.0, 9.0) for row in rows]
+    write_report(replace(results, rows=loads), tmp_path)
     text = (tmp_path / "timelines" / f"{scenario}.html").read_text()
     assert f"{scenario}, load 10.0, 60 requests" in text
     assert re.findall(r'{"title": "([^"]*)", "end"', text) == ["laps_sd_tuned", fastest]
 
 
 def test_the_page_draws_rows_that_differ_by_rounding_alone(
-    page: Any, results: dict[str, Any], tmp_path: Path
+    page: Any, results: Results, tmp_path: Path
 ) -> None:
-    rows = [row | {"mean_latency_s": 12.66, "p99_latency_s": 1e-300} for row in results["rows"]]
-    rows[1]["mean_latency_s"] = float(np.nextafter(12.66, 13))
+    rows = [replace(row, mean_latency_s=12.66, p99_latency_s=1e-300) for row in results.rows]
+    rows[1] = replace(rows[1], mean_latency_s=float(np.nextafter(12.66, 13)))
     index = tmp_path / "index.html"
-    samples = sample_latencies(results["rows"])
+    samples = sample_latencies(results.rows)
     for sample in samples:
         sample["categories"] = [("__proto__", 1.0)]
-    index.write_text(report_page({**results, "rows": rows}, samples, {}))
+    index.write_text(report_page(replace(results, rows=rows), samples, {}))
     page.goto(index.as_uri())
     assert len(page.query_selector_all("#tails circle")) >= 2
     assert "__proto__" in page.inner_text("#categories")
 
 
-def test_an_error_leaves_nothing_and_does_not_wait(results: dict[str, Any], tmp_path: Path) -> None:
-    rows = [row | {"policy": "none"} for row in results["rows"]] * 50
+def test_an_error_leaves_nothing_and_does_not_wait(results: Results, tmp_path: Path) -> None:
+    rows = [replace(row, policy="none") for row in results.rows] * 50
     told: list[int] = []
     with pytest.raises(ValueError, match="policy: expected one of"):
-        write_report({**results, "rows": rows}, tmp_path / "report", told.append)
+        write_report(replace(results, rows=rows), tmp_path / "report", told.append)
     assert len(told) < len(rows) / 2
     assert not list(tmp_path.iterdir())
 
 
-def test_progress_is_told_step_by_step(results: dict[str, Any], tmp_path: Path) -> None:
+def test_progress_is_told_step_by_step(results: Results, tmp_path: Path) -> None:
     steps: list[int] = []
     write_report(results, tmp_path, steps.append)
-    assert sum(steps) == steps_of(results) == len(results["rows"]) + 2
+    assert sum(steps) == steps_of(results) == len(results.rows) + 2
 
 
-def test_texts_cannot_leave_the_data(results: dict[str, Any]) -> None:
+def test_texts_cannot_leave_the_data(results: Results) -> None:
     evil = "</script><script>alert(1)</script>"
-    rows = [row | {"policy": evil} for row in results["rows"]]
+    rows = [replace(row, policy=evil) for row in results.rows]
     links = {evil: {evil: evil}}
-    page = report_page({**results, "rows": rows}, sample_latencies(results["rows"]), links)
+    page = report_page(replace(results, rows=rows), sample_latencies(results.rows), links)
     assert page.count("</script>") == 1
 
 
-def test_the_report_in_a_browser(page: Any, results: dict[str, Any], tmp_path: Path) -> None:
+def test_the_report_in_a_browser(page: Any, results: Results, tmp_path: Path) -> None:
     gaps = [None, 2.4, -1.9, 0.5] * 2  # else too small
-    rows = [row | {"gap_closed": gap} for gap, row in zip(gaps, results["rows"], strict=True)]
-    index = write_report({**results, "rows": rows}, tmp_path)
+    rows = [replace(row, gap_closed=gap) for gap, row in zip(gaps, results.rows, strict=True)]
+    index = write_report(replace(results, rows=rows), tmp_path)
     page.goto(index.as_uri())
 
     def policies() -> list[str]:
@@ -125,9 +124,9 @@ def test_the_report_in_a_browser(page: Any, results: dict[str, Any], tmp_path: P
 
     for scenario in GRID.scenarios:
         page.select_option("#scenario", scenario)
-        rows = [row for row in results["rows"] if row["scenario"] == scenario]
-        ordered = sorted(rows, key=lambda row: row["ratio_to_reference"])
-        assert policies() == [row["policy"] for row in ordered]
+        rows = [row for row in results.rows if row.scenario == scenario]
+        ordered = sorted(rows, key=lambda row: row.ratio_to_reference)
+        assert policies() == [row.policy for row in ordered]
     charts = {"distribution": "path", "loads": "circle", "tails": "circle", "gaps": "rect"}
     for chart, mark in charts.items():
         assert len(page.query_selector_all(f"#{chart} {mark}")) >= 2, chart
@@ -140,7 +139,7 @@ def test_the_report_in_a_browser(page: Any, results: dict[str, Any], tmp_path: P
     before = len(page.query_selector_all("#tails circle"))
     page.click("#table input:checked")
     assert len(page.query_selector_all("#tails circle")) == before - 1
-    fastest = next(row["policy"] for row in ordered if row["policy"] != "laps_sd_tuned")
+    fastest = next(row.policy for row in ordered if row.policy != "laps_sd_tuned")
     page.click("text=timelines, load 0.9")
     page.wait_for_selector("h2")
     assert [h.inner_text() for h in page.query_selector_all("h2")] == ["laps_sd_tuned", fastest]

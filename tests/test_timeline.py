@@ -16,15 +16,21 @@ import pytest
 
 from laps_env import policies
 from laps_env.cli import main
-from laps_env.evaluation.episodes import serve
+from laps_env.evaluation.episodes import play, serve
 from laps_env.evaluation.grid import Grid
-from laps_env.evaluation.play import play
 from laps_env.evaluation.recordings import Recordings
+from laps_env.evaluation.results import write_results
 from laps_env.evaluation.runner import Evaluation
 from laps_env.report.chrome_trace import chrome_trace
-from laps_env.report.timeline import Timeline, TimelineRecorder, loads, waiting_spans
+from laps_env.report.timeline import (
+    Timeline,
+    TimelineRecorder,
+    loads,
+    record_policy,
+    record_row,
+    waiting_spans,
+)
 from laps_env.report.timeline_page import comparison_page
-from laps_env.report.timeline_play import record_policy, record_row
 from laps_env.workloads.scenarios import get_scenario
 
 #: Batches, and a pool so small that caches are evicted.
@@ -45,7 +51,7 @@ def timeline() -> Timeline:
 def lookup() -> Timeline:
     """Drafts of prompt lookup, which cannot always propose, on a server that is often idle."""
     path = str(files("laps_env") / "data" / "traces" / "smollm2-135m-lookup-test.safetensors")
-    scenario, _ = Recordings(acceptance_trace=path).apply(get_scenario("chat-batch8-8b"))
+    scenario = Recordings(acceptance_trace=path).apply(get_scenario("chat-batch8-8b")).scenario
     return record_policy("laps_sd", 5, scenario=scenario, load=0.2, num_requests=30)
 
 
@@ -149,12 +155,12 @@ def test_any_evaluated_episode_has_its_timeline(tmp_path: Path) -> None:
     evaluation = Evaluation(grid)
     evaluation.run()
     results, path = evaluation.results(), tmp_path / "results.json"
-    for row, episode in product(results["rows"], range(2)):
+    for row, episode in product(results.rows, range(2)):
         requests = record_row(row, episode).requests
         latency = (requests["completion_ns"] - requests["arrival_ns"]) * 1e-9
-        assert latency.mean() == pytest.approx(row["episode_mean_latency_s"][episode], rel=1e-12)
+        assert latency.mean() == pytest.approx(row.episode_mean_latency_s[episode], rel=1e-12)
 
-    path.write_text(json.dumps(results))
+    write_results(results, path)
     page = tmp_path / "page.html"
     chosen = f"--results {path} --scenario chat-batch8-135m --load recorded --seed 1 --out {page}"
     main(["timeline", *chosen.split(), "--policies", "sjf,laps_sd_tuned"])

@@ -25,9 +25,9 @@ class Board(Command):
     def run(self) -> int:
         """Print the leaderboard."""
         from laps_env.evaluation.results import read_results
-        from laps_env.report.leaderboard import board_table, standings
+        from laps_env.report.leaderboard import leaderboard, leaderboard_table
 
         if not self.results:
             raise ValueError("results: expected at least one file, got none")
-        print(board_table(standings(map(read_results, self.results))))
+        print(leaderboard_table(leaderboard(map(read_results, self.results))))
         return 0

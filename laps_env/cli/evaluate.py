@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from laps_env.cli.command import (
     Text,
     progress,
 )
-from laps_env.utils.files import outputs, write_beside
+from laps_env.utils.files import outputs
 
 #: What ``--quick`` puts in place of the defaults: seconds, and no files.
 QUICK: dict[str, Any] = {
@@ -125,7 +124,7 @@ class Evaluate(Command):
             inputs=self._inputs(),
             overwrite=self.overwrite,
         ):
-            (self._live if self.env == "live" else self._replay)(outs)
+            self._evaluate(outs)
         index = None if outs.report is None else outs.report / "index.html"
         written = {
             "results": outs.json,
@@ -146,27 +145,33 @@ class Evaluate(Command):
     def _names(self) -> tuple[str, ...]:
         return tuple(list_policies()) if self.policies == ("all",) else self.policies
 
-    def _replay(self, outs: Outputs) -> None:
+    def _evaluate(self, outs: Outputs) -> None:
         from laps_env.evaluation.runner import Evaluation, open_journal
-        from laps_env.report.tables import tables
-        from laps_env.report.write import steps_of, write_report
+        from laps_env.report.tables import results_text
+        from laps_env.report.write import LiveReport, steps_of, write_report
 
         if self.jobs is not None and self.jobs < 1:
             raise ValueError(f"jobs: expected an integer >= 1, got {self.jobs}")
-        grid = self._grid()
+        grid, live = self._grid(), self.env == "live"
+        report = LiveReport(outs.report) if live and outs.report is not None else None
         with ExitStack() as opened:
             journal = None
-            if outs.json is not None:
+            if outs.json is not None and not live:
                 path = outs.json.with_name(f"{outs.json.name}.journal")
                 journal = opened.enter_context(open_journal(path, grid))
-            evaluation = Evaluation(grid, journal)
+            evaluation = Evaluation(grid, journal, self._live(report) if live else None)
             self._run(evaluation, resumable=journal is not None)
             results = evaluation.results()
-            print(tables(results))
+            print(results_text(results))
+            if results.texts:
+                answer = results.texts[0].texts[0]
+                print(f"\nthe first of {self.requests} answers: {answer[:300]!r}")
             self._write(results, outs)
             if journal is not None:
                 journal.remove()
-        if outs.report is not None:
+        if report is not None:
+            report.write(results)
+        elif outs.report is not None:
             with progress(steps_of(results), unit="step of the report") as bar:
                 write_report(results, outs.report, bar.update)
 
@@ -204,59 +209,40 @@ class Evaluate(Command):
                 acceptance_trace=self.acceptance_trace,
                 arrival_trace=self.arrival_trace,
                 lengths=self.lengths,
-                prompts=self.prompts,
+                prompts=None if self.env == "live" else self.prompts,
             ),
+            reference=self.reference,
         )
 
-    def _live(self, outs: Outputs) -> None:
+    def _live(self, report: Any) -> Any:
+        """Real models to evaluate on."""
         try:
+            from laps_env.live.backend import LiveBackend
             from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, load_pair
-            from laps_env.live.evaluation import LiveGrid
         except ImportError as error:
             raise ValueError(
                 f"env live: expected the extra 'live' (torch, ...), got {error}"
             ) from None
-        from laps_env.report.live import LiveReport
-        from laps_env.report.tables import tables
-        from laps_env.utils.checks import check_positive
-
-        grid = LiveGrid(
-            policies=self._names(),
-            scenarios=self.scenario,
-            loads=tuple(check_positive("load", load) for load in self.loads),
-            episodes=self.episodes,
-            num_requests=self.requests,
-            first_seed=self.seed,
-            pair=load_pair(
-                self.target or DEMO_TARGET,
-                self.draft or DEMO_DRAFT,
-                device=self.device,
-                dtype=self.dtype,
-            ),
-            server={
-                **({} if self.prompts is None else {"prompts": (self.prompts,)}),
-                "clock": self.clock,
-                "max_new_tokens": self.max_new_tokens,
-                "slots": self.slots,
-            },
+        pair = load_pair(
+            self.target or DEMO_TARGET,
+            self.draft or DEMO_DRAFT,
+            device=self.device,
+            dtype=self.dtype,
         )
-        report = None if outs.report is None else LiveReport(outs.report)
-        results = grid.run(
-            report=lambda done: print(f"finished: {done}", file=sys.stderr),
+        return LiveBackend(
+            pair,
             keep=None if report is None else report.add,
+            clock=self.clock,
+            max_new_tokens=self.max_new_tokens,
+            **({} if self.prompts is None else {"prompts": (self.prompts,)}),
         )
-        print(tables(results))
-        answer = results["texts"][0]["texts"][0]
-        print(f"\nthe first of {self.requests} answers: {answer[:300]!r}")
-        self._write(results, outs)
-        if report is not None:
-            report.write(results)
 
-    def _write(self, results: dict[str, Any], outs: Outputs) -> None:
+    def _write(self, results: Any, outs: Outputs) -> None:
         """The results file, the table and the picture, where they are asked for."""
         if outs.json is not None:
-            text = json_.dumps(results, indent=1, allow_nan=False) + "\n"
-            write_beside(outs.json, [text.encode()])
+            from laps_env.evaluation.results import write_results
+
+            write_results(results, outs.json)
         if outs.parquet is not None:
             from laps_env.report.parquet import write_parquet
 

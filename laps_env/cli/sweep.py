@@ -45,12 +45,14 @@ class Sweep(Command):
 
         from laps_env.agents.sweep import read_sweep
         from laps_env.agents.sweep_run import Finished, Tasks, run
-        from laps_env.evaluation.runner import CODE
+        from laps_env.sim import SIMULATOR_VERSION
         from laps_env.utils.journal import Journal
 
         sweep = read_sweep(self.sweep)
         self.out.mkdir(parents=True, exist_ok=True)
-        with Journal(self.out / "rows.journal", {"job": "sweep", "code": CODE}, Finished) as rows:
+        with Journal(
+            self.out / "rows.journal", {"job": "sweep", "simulator": SIMULATOR_VERSION}, Finished
+        ) as rows:
             ray.init(address=self.address, log_to_driver=False, configure_logging=False)
             failed = run(sweep, self.out, rows, Tasks(self.attempts, self.cores))
         if failed:

@@ -47,7 +47,7 @@ class Timeline(Command):
 
     def run(self) -> int:
         """Record, write, name the files."""
-        from laps_env.report.timeline_files import check_timelines, trace_path, write_timelines
+        from laps_env.report.timeline_page import check_timelines, trace_path, write_timelines
 
         names = list(dict.fromkeys(self.policies))
         check_timelines(self.out, names, self.results)
@@ -63,7 +63,7 @@ class Timeline(Command):
 
     def _record(self, names: list[str]) -> list[Recorded]:
         """The timelines of policies on a scenario of the package."""
-        from laps_env.report.timeline_play import record_policy
+        from laps_env.report.timeline import record_policy
 
         options: dict[str, Any] = {
             "scenario": self.scenario,
@@ -80,23 +80,14 @@ class Timeline(Command):
             ValueError: The file has no such episode, or it cannot be run again.
         """
         from laps_env.evaluation.results import read_results
-        from laps_env.report.timeline_play import record_row
+        from laps_env.report.timeline import record_row
 
         assert self.results is not None
         if self.requests is not None:
             raise ValueError(f"requests: expected none beside a results file, got {self.requests}")
-        rows = read_results(self.results)["rows"]
-        for name, value in (("scenario", self.scenario), ("load", self.load)):
-            self._check_known(name, value, [row[name] for row in rows])
-            rows = [row for row in rows if row[name] == value]
-        by_policy = {row["policy"]: row for row in rows}
-        for name in names:
-            self._check_known("policy", name, list(by_policy))
-            self._check_known("seed", self.seed, by_policy[name]["seeds"])
-        chosen = [by_policy[name] for name in names]
-        return [record_row(row, row["seeds"].index(self.seed)) for row in chosen]
-
-    def _check_known(self, name: str, value: Any, known: list[Any]) -> None:
-        if value not in known:
-            choices = ", ".join(map(str, dict.fromkeys(known)))
-            raise ValueError(f"{self.results}: {name}: expected one of {choices}; got {value}")
+        results = read_results(self.results)
+        try:
+            rows = [results.find(self.scenario, self.load, name) for name in names]
+            return [record_row(row, row.episode_of(self.seed)) for row in rows]
+        except ValueError as error:
+            raise ValueError(f"{self.results}: {error}") from None

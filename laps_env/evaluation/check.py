@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from laps_env.evaluation.results import LATENCIES, TAILS, place_of, read_results
-from laps_env.evaluation.runner import rerun
+from laps_env.evaluation.replay import rerun
+from laps_env.evaluation.results import read_results
 from laps_env.utils.checks import check_count
 
 
@@ -18,8 +18,8 @@ class Check:
     """One workload of a row, run again.
 
     Attributes:
-        row: scenario, load, policy and seed in words.
-        claimed, found: mean and p99 latency, seconds.
+        row: Scenario, load, policy and seed in words.
+        claimed, found: Mean and p99 latency in seconds.
     """
 
     row: str
@@ -36,24 +36,22 @@ def check_results(path: Path, count: int) -> Iterator[Check]:
     """Run so many workloads of a results file again, other ones of its rows at every call.
 
     Raises:
-        ValueError: no results file of this version, one of other code, of a live server or of a
-            recording or policy that is not here.
-        OSError: it cannot be read.
+        ValueError: No results file, or rows of another simulator version, of a scenario, policy or
+            recording that has changed, or of a live server.
+        OSError: The file cannot be read.
     """
     check_count("sample", count)
-    results = read_results(path)
-    places = [(k, i) for k, row in enumerate(results["rows"]) for i in range(len(row["seeds"]))]
+    rows = read_results(path).rows
+    places = [(row, episode) for row in rows for episode in range(row.episodes)]
     rng = np.random.default_rng()  # whoever made the file must not know which
-    for place in rng.permutation(len(places))[:count].tolist():
-        number, episode = places[place]
-        row = results["rows"][number]
-        where = f"{place_of(row)}, {row['policy']}, seed {row['seeds'][episode]}"
+    for number in rng.permutation(len(places))[:count].tolist():
+        row, episode = places[number]
         try:
             found = rerun(row, episode)
         except ValueError as error:
-            raise ValueError(f"{path}: {where}: {error}") from None
+            raise ValueError(f"{path}: {error}") from None
         yield Check(
-            where,
-            (row[LATENCIES][episode], row[TAILS][episode]),
+            f"{row.place}, {row.policy}, seed {row.seeds[episode]}",
+            (row.episode_mean_latency_s[episode], row.episode_p99_latency_s[episode]),
             (found["mean_latency_s"], found["p99_latency_s"]),
         )

@@ -1,10 +1,11 @@
-"""One policy on one workload, whole rounds inside the kernel."""
+"""One policy on one workload: whole rounds inside the kernel, or an environment step by step."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
@@ -32,15 +33,16 @@ def serve(
     """Serve a workload to its end with a policy; returns the simulation for inspection.
 
     Args:
-        policy: its rule runs inside the kernel.
-        workload: the requests.
-        scenario: its server runs them, with the policy's draft-length rule where it has one.
-        slots: rows of the request table.
-        time_limit_s: cut the episode there, by default never.
+        policy: Policy whose rule runs inside the kernel.
+        workload: Requests to serve.
+        scenario: Scenario whose server runs them, with the policy's draft-length rule where it has
+            one.
+        slots: Slots of the request table.
+        time_limit_s: Time at which the episode is cut, by default never.
 
     Raises:
-        ValueError: a request does not fit the key-value pool, or the policy's laws are of other
-            task categories.
+        ValueError: A request that does not fit the key-value pool, or a policy that was fitted on
+            other task categories.
     """
     policy.check_categories(workload)
     server = scenario.server
@@ -68,12 +70,32 @@ def evaluate_episode(
     time_limit_s: float | None = None,
     alone_ns: npt.NDArray[np.int64] | None = None,
 ) -> dict[str, float]:
-    """Metrics (`laps_env.sim.metrics.summarize`) of a policy on a workload; arguments as `serve`."""
+    """Metrics that `laps_env.sim.metrics.summarize` has of a policy; arguments as `serve`."""
     simulation = serve(policy, workload, scenario, slots=slots, time_limit_s=time_limit_s)
     if alone_ns is None:
         reference = scenario.server.reference_draft_length
         alone_ns = time_alone_ns(workload, scenario.server, reference)
     return summarize(simulation.requests(), simulation.state.servers[0], alone_ns)
+
+
+def play(policy: Policy, env: gym.Env[Any, Any], **reset: Any) -> dict[str, Any]:
+    """The last ``info`` of an episode that a policy plays step by step.
+
+    Args:
+        policy: Policy that acts; a clairvoyant one is told the workload.
+        env: Any environment of this package.
+        **reset: Arguments of its ``reset``.
+    """
+    observation, info = env.reset(**reset)
+    if policy.spec.clairvoyant:
+        inner: Any = env.unwrapped
+        policy = policy.with_oracle(inner.workload(), inner.options.server)
+    state, ended = None, False
+    while not ended:
+        action, state = policy.predict(observation, state)
+        observation, _, terminated, truncated, info = env.step(action)
+        ended = terminated or truncated
+    return info
 
 
 def measure_saturation(scenario: Scenario) -> float:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from laps_env.evaluation.recordings import Recordings
 from laps_env.utils.checks import MAX_COUNT, check_count, check_positive
 from laps_env.utils.splits import Split, as_split
 from laps_env.workloads.predictors import RECORDED, make_predictor
 from laps_env.workloads.random import make_key
-from laps_env.workloads.scenarios import AS_RECORDED, get_scenario
+from laps_env.workloads.scenarios import AS_RECORDED, Scenario, get_scenario
 
-#: The workloads that results are reported on. The split ``final`` and these seeds of it are used
-#: for nothing else: laws are fitted on *train*, parameters chosen on *validation*, saturation
-#: measured on *reference*. An evaluation of n episodes takes the first n, or n from ``--seed`` on.
+#: Workloads that results are reported on. The split ``test`` and these seeds of it are used for
+#: nothing else: laws are fitted on ``train``, parameters chosen on ``validation``, saturation
+#: measured on ``calibration``. An evaluation of n episodes takes the first n, or n from ``--seed``.
 TEST_SPLIT = Split.TEST
 TEST_SEEDS = range(50)
 
-#: Latencies are given relative to this policy's, which always runs.
+#: Policy that latencies are given relative to, unless a grid names another one.
 REFERENCE = "laps_sd_tuned"
-#: The clairvoyant at the far end of the gap, which always runs too.
+#: Clairvoyant at the far end of the gap, which always runs on the replay.
 ORACLE = "oracle_srpt"
 
 
@@ -29,24 +29,26 @@ class Grid:
     """Policies x scenarios x loads, each on the same ``episodes`` workloads.
 
     Attributes:
-        policies: names for `laps_env.policies.make`, at least one.
-        scenarios: names of the package's scenarios, at least one.
-        loads: fractions of saturation, > 0 and finite, or ``"recorded"`` (with recorded arrivals).
-        episodes: workloads per scenario and load, >= 1.
-        num_requests: requests of a workload, >= 1.
-        first_seed: seeds are first_seed, first_seed + 1, ...; >= 0.
-        split: set of the workloads.
-        slots: rows of the request table, at least every scenario's batch size.
-        predictor_error: sd of log(predicted / true length), >= 0 and finite, ``"recorded"``, or
+        policies: Names for `laps_env.policies.make`, at least one.
+        scenarios: Names of the package's scenarios, or your own `Scenario` objects with names of
+            their own; at least one. Rows of your own scenarios cannot be run again from a file.
+        loads: Fractions of saturation, > 0 and finite, or ``"recorded"`` (with recorded arrivals).
+        episodes: Workloads per scenario and load, >= 1.
+        num_requests: Requests of a workload, >= 1.
+        first_seed: Seed of the first workload, >= 0; the others count on from it.
+        split: Split of the workloads.
+        slots: Slots of the request table, at least every scenario's batch size.
+        predictor_error: Sd of log(predicted / true length), >= 0 and finite, ``"recorded"``, or
             None (`laps_env.workloads.scenarios.Scenario.error_in_force`).
-        recordings: recorded acceptances and arrivals that replace the scenarios' own.
+        recordings: Recorded acceptances and arrivals that replace the scenarios' own.
+        reference: Policy that all are measured against; always played and listed.
 
     Raises:
-        ValueError: an unknown name or a number out of range.
+        ValueError: An unknown name or a number out of range.
     """
 
     policies: tuple[str, ...]
-    scenarios: tuple[str, ...]
+    scenarios: tuple[str | Scenario, ...]
     loads: tuple[float | str, ...] = (0.7, 0.9)
     episodes: int = 20
     num_requests: int = 1000
@@ -55,13 +57,14 @@ class Grid:
     slots: int = 64
     predictor_error: float | Literal["recorded"] | None = None
     recordings: Recordings = field(default_factory=Recordings)
+    reference: str = REFERENCE
 
     def __post_init__(self) -> None:
         for name in ("policies", "scenarios", "loads"):
-            values = getattr(self, name)
-            if not values:
+            if not getattr(self, name):
                 raise ValueError(f"{name}: expected at least one, got none")
-            object.__setattr__(self, name, tuple(dict.fromkeys(values)))
+        for name in ("policies", "loads"):
+            object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
         for name in ("episodes", "num_requests", "slots"):
             check_count(name, getattr(self, name), most=int(MAX_COUNT))
         if self.predictor_error not in (None, RECORDED):
@@ -69,13 +72,7 @@ class Grid:
         make_key(as_split(self.split), self.first_seed)
         for load in self.loads:
             self._check_load(load)
-        for scenario in self.scenarios:
-            batch = get_scenario(scenario).server.batch_size
-            if batch > self.slots:
-                raise ValueError(
-                    f"slots: expected at least the batch size of {scenario}, {batch}; "
-                    f"got {self.slots}"
-                )
+        object.__setattr__(self, "scenarios", self._different_scenarios())
 
     def _check_load(self, load: float | str) -> None:
         if load != AS_RECORDED:
@@ -83,22 +80,28 @@ class Grid:
         elif self.recordings.arrival_trace is None:
             raise ValueError(f"load {AS_RECORDED!r}: expected an arrival trace, got none")
 
+    def _different_scenarios(self) -> tuple[str | Scenario, ...]:
+        """Each scenario once, told by its name, which is all that results have of it."""
+        named: dict[str, str | Scenario] = {}
+        for given in self.scenarios:
+            scenario = get_scenario(given)
+            name, batch = scenario.name, scenario.server.batch_size
+            if not name or not name.isprintable():
+                raise ValueError(f"scenarios: expected a name of one line for each, got {name!r}")
+            if get_scenario(named.setdefault(name, given)) is not scenario:
+                raise ValueError(f"scenarios: expected different names, got {name!r} twice")
+            if batch > self.slots:
+                raise ValueError(
+                    f"slots: expected at least the batch size of {name}, {batch}; got {self.slots}"
+                )
+        return tuple(named.values())
+
     @property
     def seeds(self) -> range:
-        """One per episode."""
+        """Seeds of the workloads, one per episode."""
         return range(self.first_seed, self.first_seed + self.episodes)
 
     @property
-    def policies_to_run(self) -> tuple[str, ...]:
-        """The policies, and what their rows are measured against."""
-        return tuple(dict.fromkeys([*self.policies, REFERENCE, ORACLE]))
-
-    def conditions(self) -> dict[str, Any]:
-        """What all rows share, under the names that the rows have for it."""
-        return {
-            "episodes": self.episodes,
-            "num_requests": self.num_requests,
-            "split": self.split,
-            "seeds": list(self.seeds),
-            "slots": self.slots,
-        }
+    def listed(self) -> tuple[str, ...]:
+        """Policies that have rows: those that were asked for and the reference."""
+        return tuple(dict.fromkeys([*self.policies, self.reference]))

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -21,6 +21,21 @@ from laps_env.workloads.scenarios import Scenario
 
 Lengths = Literal["acceptance", "arrivals"]
 
+
+class Played(NamedTuple):
+    """A scenario on recordings.
+
+    Attributes:
+        scenario: Scenario to be played.
+        source: Origins of acceptance, output lengths, prompt lengths and arrivals, in words.
+        filled_share: Share of the recorded acceptance that had to be filled, None without one.
+    """
+
+    scenario: Scenario
+    source: dict[str, str]
+    filled_share: float | None
+
+
 #: Share of the recorded groups (questions) from which laws and saturation are had; *test*
 #: workloads draw from the rest. One seed for the split, the filling and the drawn prompt lengths.
 TRAIN_SHARE = 0.5
@@ -32,16 +47,16 @@ class Recordings:
     """Files to play back, None = the scenario's own generator.
 
     Attributes:
-        acceptance_trace: an ``.safetensors`` file, or the reduced Spec-Bench form (``.jsonl``,
-            ``.jsonl.gz``), which is read as the run of a plain draft model.
-        arrival_trace: a file that `laps_env.traces.importers.arrivals.read_arrivals` reads.
-        lengths: prompt and output lengths come from the ``acceptance`` (recorded or generated) or
-            from the ``arrivals``' own columns, which a generated acceptance then follows.
-        prompts: Spec-Bench's question file, from which prompt lengths are estimated where the
-            acceptance trace has none; without it they are drawn from the category's profile.
+        acceptance_trace: Path of an ``.safetensors`` file, or of the reduced Spec-Bench form
+            (``.jsonl``, ``.jsonl.gz``), which is read as the run of a plain draft model.
+        arrival_trace: Path of a file that `laps_env.traces.importers.arrivals.read_arrivals` reads.
+        lengths: Origin of prompt and output lengths: the ``acceptance`` (recorded or generated) or
+            the ``arrivals``' own columns, which a generated acceptance then follows.
+        prompts: Path of Spec-Bench's question file, from which prompt lengths are estimated where
+            the acceptance trace has none; without it they are drawn from the category's profile.
 
     Raises:
-        ValueError: options that do not go together.
+        ValueError: Options that do not go together.
     """
 
     acceptance_trace: str | None = None
@@ -73,7 +88,7 @@ class Recordings:
         """SHA-256 of each file, by the name of its field.
 
         Raises:
-            ValueError: no such file.
+            ValueError: A path at which no file is.
         """
         named = {name: getattr(self, name) for name in ("acceptance_trace", "arrival_trace")}
         named["prompts"] = self.prompts
@@ -82,13 +97,13 @@ class Recordings:
                 raise ValueError(f"{name}: expected a file, got {path}, which is none")
         return {name: _sha256(path) for name, path in named.items() if path is not None}
 
-    def apply(self, scenario: Scenario) -> tuple[Scenario, dict[str, Any]]:
+    def apply(self, scenario: Scenario) -> Played:
         """The scenario on these recordings, and where its traffic then comes from.
 
         Where requests are not the scenario's own, saturation is measured anew.
 
         Raises:
-            OSError, ValueError: a file that cannot be read, or that does not suit the scenario.
+            OSError, ValueError: A file that cannot be read, or that does not suit the scenario.
         """
         generated = scenario.requests
         source = dict.fromkeys(("acceptance", "output_lengths", "prompt_lengths"), generated.name)
@@ -120,7 +135,7 @@ class Recordings:
         if np.isnan(scenario.saturation_rps):
             rate = measure_saturation(scenario)
             scenario = replace(scenario, saturation_rps=rate)
-        return scenario, {**source, "filled_share": filled_share}
+        return Played(scenario, source, filled_share)
 
     def _acceptance(self, requests: GeneratedRequests) -> tuple[AcceptanceTrace, str]:
         """The trace with a prompt length for every request, and where these come from."""

@@ -1,143 +1,298 @@
-"""Reading results files, also those of others: data that is checked before anything uses it."""
+"""Results of an evaluation, one type of row for the replay and the live server, and their file.
+
+A file may be somebody else's: it is data that is checked before anything uses it.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 
 from laps_env.evaluation.recordings import Recordings
-from laps_env.evaluation.runner import CODE, FORMAT, VERSION
-from laps_env.utils.checks import check_count, check_positive, is_finite
-from laps_env.utils.files import read_json
+from laps_env.utils.checks import check_positive
+from laps_env.utils.documents import read_document, write_document
+from laps_env.workloads.predictors import RECORDED
 from laps_env.workloads.scenarios import AS_RECORDED
 
-#: Each workload's mean and p99 latency in seconds, in full precision.
-LATENCIES, TAILS = "episode_mean_latency_s", "episode_p99_latency_s"
+FORMAT, VERSION = "laps-env results", 2
 
-#: What a row must say to be run again, and shown, by kind.
-_TEXTS = ("scenario", "policy", "split")
-_OBJECTS = ("parameters", "recordings", "source", "sha256")
-_COUNTS = ("num_requests", "slots", "episodes")
-_POSITIVE = (
-    "saturation_rps",
-    "mean_latency_s",
-    "ratio_to_reference",
-    "p50_latency_s",
-    "p95_latency_s",
-    "p99_latency_s",
-    "mean_ttft_s",
-    "max_slowdown",
-)
-_NEEDED = (
-    *_TEXTS,
-    *_OBJECTS,
-    *_COUNTS,
-    *_POSITIVE,
-    "load",
-    "policy_sha256",
-    "predictor_error",
-    "seeds",
-    "ratio_ci95",
-    "gap_closed",
-    "max_idle_s",
-    LATENCIES,
-    TAILS,
-)
+#: Formats of version 1, whose rows name neither simulator nor scenario nor rule by what they are.
+_OLD_FORMATS = ("laps-env-results", "laps-env live results")
+
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1, le=2**62)]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]+\Z")]
+Bounds = tuple[Positive, Positive]
+"""95 % interval."""
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """A results file whose rows this code can run again.
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A policy in a scenario at a load, over all workloads; None stands for "no data".
+
+    Attributes:
+        scenario: Name of the scenario.
+        load: Share of saturation, or ``"recorded"``.
+        policy: Name, folder or file of the policy.
+        reference: Policy that ratios are relative to.
+        oracle: Clairvoyant at the far end of the gap; None on a live server.
+        backend: Server behind the row, ``replay`` or ``live``.
+        simulator: `laps_env.sim.SIMULATOR_VERSION` that made the row.
+        scenario_digest: `Scenario.digest` of the scenario on its recordings.
+        policy_digest: `Policy.digest` of the policy.
+        parameters: Tunable numbers of the policy by name.
+        episodes: Number of workloads.
+        num_requests: Requests of a workload.
+        split: Split of the workloads.
+        seeds: Seeds of the workloads.
+        slots: Slots of the request table.
+        predictor_error: Sd of log(predicted / true length), ``"recorded"``, or None on a live
+            server, where a length model predicts.
+        batch_size: Largest number of requests in a round.
+        saturation_rps: Saturation in requests per second.
+        source: Origins of acceptance, lengths and arrivals, or models and device, in words.
+        filled_share: Share of a recording that had to be filled, None without one.
+        recordings: Files that were played back.
+        recording_digests: SHA-256 of each of these files by its name in ``recordings``.
+        mean_latency_s: Mean latency in seconds, with its interval ``mean_latency_ci95``.
+        ratio_to_reference: Summed latency over the reference's on the same workloads, with its
+            interval ``ratio_ci95``.
+        iqm_ratio: Interquartile mean of the workloads' own ratios, with ``iqm_ratio_ci95``.
+        gap_closed: Share of the way from reference to oracle; None where that gap is too small.
+        p50_latency_s: Mean over workloads of each one's percentile, as the next two.
+        max_slowdown: Largest latency over the time alone.
+        max_idle_s: Longest time that any request waited for a round.
+        scheduling_share: Scheduler's time over the rounds' on a live server, else None.
+        episode_mean_latency_s: Mean latency of each workload, in full precision.
+        episode_p99_latency_s: 99th percentile of each workload, in full precision.
+    """
+
+    scenario: str
+    load: float | str
+    policy: str
+    reference: str
+    oracle: str | None
+    backend: Literal["replay", "live"]
+    simulator: int
+    scenario_digest: Digest
+    policy_digest: Digest
+    parameters: dict[str, float]
+    episodes: Count
+    num_requests: Count
+    split: str
+    seeds: list[int]
+    slots: Count
+    predictor_error: float | str | None
+    batch_size: Count
+    saturation_rps: Positive
+    source: dict[str, str]
+    filled_share: NotNegative | None
+    recordings: Recordings
+    recording_digests: dict[str, Digest]
+    mean_latency_s: Positive
+    mean_latency_ci95: Bounds | None
+    ratio_to_reference: Positive
+    ratio_ci95: Bounds | None
+    iqm_ratio: Positive
+    iqm_ratio_ci95: Bounds | None
+    gap_closed: float | None
+    p50_latency_s: Positive
+    p95_latency_s: Positive
+    p99_latency_s: Positive
+    mean_ttft_s: Positive
+    mean_tpot_s: NotNegative
+    jain_fairness: Positive
+    throughput_rps: Positive
+    preemptions: NotNegative
+    recomputed_tokens: NotNegative
+    max_slowdown: Positive
+    max_idle_s: NotNegative
+    scheduling_share: NotNegative | None
+    episode_mean_latency_s: list[Positive]
+    episode_p99_latency_s: list[Positive]
+
+    @property
+    def place(self) -> str:
+        """Scenario and load in words."""
+        live = "live " if self.backend == "live" else ""
+        return f"{live}{self.scenario}, load {self.load}"
+
+    @property
+    def family(self) -> str:
+        """Origin of the acceptance, which scenarios are grouped by."""
+        return self.source["acceptance"]
+
+    def episode_of(self, seed: int) -> int:
+        """Index of a seed's workload.
+
+        Raises:
+            ValueError: Unknown seed, listing those of the row.
+        """
+        _check_known("seed", seed, self.seeds)
+        return self.seeds.index(seed)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Texts of a live episode.
+
+    Attributes:
+        scenario, load, policy, seed: Address of the episode.
+        texts: Answers, request by request.
+    """
+
+    scenario: str
+    load: float | str
+    policy: str
+    seed: int
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Content of a results file.
+
+    Attributes:
+        created: Time in UTC, ISO 8601.
+        platform: Versions of Python, numpy and numba, system and machine.
+        rows: One row per scenario, load and policy, the reference among the policies.
+        texts: Answers of a live server, else none.
+    """
+
+    created: str
+    platform: dict[str, str]
+    rows: Annotated[list[Row], Meta(min_length=1)]
+    texts: list[Answers] = field(default_factory=list)
+
+    @property
+    def reference(self) -> str:
+        """Policy that ratios are relative to."""
+        return self.rows[0].reference
+
+    @property
+    def oracle(self) -> str:
+        """Clairvoyant at the far end of the gap, in words where there is none."""
+        return self.rows[0].oracle or "none on a live server"
+
+    @property
+    def simulator(self) -> int:
+        """Simulator version that made the rows."""
+        return self.rows[0].simulator
+
+    def find(self, scenario: str, load: float | str, policy: str) -> Row:
+        """The row of a policy in a scenario at a load.
+
+        Raises:
+            ValueError: No such row, listing what there is.
+        """
+        rows = self.rows
+        for name, value in (("scenario", scenario), ("load", load), ("policy", policy)):
+            _check_known(name, value, [getattr(row, name) for row in rows])
+            rows = [row for row in rows if getattr(row, name) == value]
+        return rows[0]
+
+
+def _check_known(name: str, value: Any, known: list[Any]) -> None:
+    if value not in known:
+        choices = ", ".join(map(str, dict.fromkeys(known)))
+        raise ValueError(f"{name}: expected one of {choices}; got {value}")
+
+
+def write_results(results: Results, path: Path) -> None:
+    """Write a results file in one move.
 
     Raises:
-        ValueError: it is none, of another version, or of other code.
-        OSError: it cannot be read.
+        ValueError: Numbers that are not finite.
+        OSError: The file cannot be written.
     """
-    return read_json(path, _checked)
+    write_document(path, FORMAT, VERSION, msgspec.to_builtins(results))
 
 
-def place_of(row: dict[str, Any]) -> str:
-    """Scenario and load of a row, in words."""
-    return f"{row['scenario']}, load {row['load']}"
+def read_results(path: Path) -> Results:
+    """The content of a results file; whether its rows can be played again, playing says.
+
+    Raises:
+        ValueError: No results file of this version, or one that contradicts itself.
+        OSError: The file cannot be read.
+    """
+    _refuse_version_1(path)
+    results = read_document(path, Results, FORMAT, VERSION)
+    try:
+        _check(results)
+    except ValueError as reason:
+        raise ValueError(f"{path}: {reason}") from None
+    return results
 
 
-def _checked(document: Any) -> dict[str, Any]:
-    if not isinstance(document, dict):
-        raise ValueError(f"expected an object, got {type(document).__name__}")
-    for name, value in (("format", FORMAT), ("version", VERSION)):
-        if document.get(name) != value:
-            raise ValueError(f"{name}: expected {value!r}, got {document.get(name)!r}")
-    if document.get("code") != CODE:
+class _Head(msgspec.Struct):
+    format: Any = None
+
+
+def _refuse_version_1(path: Path) -> None:
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=_Head).format
+    except (msgspec.DecodeError, RecursionError):
+        return  # whoever reads it as a document says what is wrong
+    if found in _OLD_FORMATS:
         raise ValueError(
-            f"code: expected results of {CODE}, got those of {document.get('code')!r}, which may "
-            "differ: use the code that made them"
+            f"{path}: expected results of version {VERSION}, got results of version 1, whose rows "
+            "name no simulator version: run the evaluation again"
         )
-    for name in ("created", "reference", "oracle"):
-        if not isinstance(document.get(name), str):
-            raise ValueError(f"{name}: expected a text, got {document.get(name)!r}")
-    rows = document.get("rows")
-    if not isinstance(rows, list) or not rows:
-        raise ValueError("rows: expected at least one, got none")
-    for k, row in enumerate(rows):
+
+
+def _check(results: Results) -> None:
+    """What types cannot say."""
+    _check_line("created", results.created)
+    for k, row in enumerate(results.rows):
         try:
             _check_row(row)
         except ValueError as reason:
-            raise ValueError(f"row {k}: {reason}") from None
-    return document
+            raise ValueError(f"rows[{k}]: {reason}") from None
+    for name in ("reference", "oracle", "backend", "simulator"):
+        values = list(dict.fromkeys(getattr(row, name) for row in results.rows))
+        if len(values) > 1:
+            raise ValueError(f"rows: expected one {name} for all, got {values}")
+    listed = {(row.scenario, row.load, row.policy) for row in results.rows}
+    if len(listed) < len(results.rows):
+        raise ValueError("rows: expected one per scenario, load and policy, got several")
+    for row in results.rows:
+        if (row.scenario, row.load, row.reference) not in listed:
+            raise ValueError(f"rows: expected one of {row.reference} at {row.place}, got none")
 
 
-def _check_row(row: Any) -> None:
-    if not isinstance(row, dict):
-        raise ValueError(f"expected an object, got {type(row).__name__}")
-    missing = [name for name in _NEEDED if name not in row]
-    if missing:
-        raise ValueError(f"expected {', '.join(_NEEDED)}; {missing} missing")
-    for names, kind, text in ((_TEXTS, str, "a text"), (_OBJECTS, dict, "an object")):
-        for name in names:
-            if not isinstance(row[name], kind):
-                raise ValueError(f"{name}: expected {text}, got {row[name]!r}")
-    for name in _TEXTS:
-        if not row[name].isprintable():
-            raise ValueError(f"{name}: expected a text of one line, got {row[name]!r}")
-    if not all(is_finite(value) for value in row["parameters"].values()):
-        raise ValueError(f"parameters: expected numbers, got {row['parameters']}")
-    if not isinstance(row["source"].get("acceptance"), str):
-        raise ValueError(f"source: expected where acceptance comes from, got {row['source']}")
-    try:
-        Recordings(**row["recordings"])
-    except TypeError as error:
-        raise ValueError(f"recordings: {error}") from None
-    for name in _COUNTS:
-        check_count(name, row[name])
-    for name in _POSITIVE:
-        check_positive(name, row[name])
-    if row["load"] != AS_RECORDED:
-        check_positive("load", row["load"])
-    if row["gap_closed"] is not None and not is_finite(row["gap_closed"]):
-        raise ValueError(f"gap_closed: expected a number or null, got {row['gap_closed']!r}")
-    if not is_finite(row["max_idle_s"]) or row["max_idle_s"] < 0:
-        raise ValueError(f"max_idle_s: expected a number >= 0, got {row['max_idle_s']!r}")
-    _check_lists(row)
+def _check_row(row: Row) -> None:
+    for name in ("scenario", "policy", "reference", "split"):
+        _check_line(name, getattr(row, name))
+    for name, text in row.source.items():
+        _check_line("source", f"{name} {text}")
+    if "acceptance" not in row.source:
+        raise ValueError(f"source: expected where acceptance comes from, got {row.source}")
+    if row.load != AS_RECORDED:
+        check_positive("load", row.load)
+    error = row.predictor_error
+    if isinstance(error, str) and error != RECORDED:
+        raise ValueError(f"predictor_error: expected a number or {RECORDED!r}, got {error!r}")
+    if len(set(row.seeds)) < len(row.seeds):
+        raise ValueError(f"seeds: expected different ones, got {row.seeds}")
+    for name in ("seeds", "episode_mean_latency_s", "episode_p99_latency_s"):
+        if len(getattr(row, name)) != row.episodes:
+            raise ValueError(
+                f"{name}: expected {row.episodes}, one per episode, got {len(getattr(row, name))}"
+            )
+    for name in ("mean_latency_s", "p99_latency_s"):
+        mean = float(np.mean(getattr(row, f"episode_{name}")))
+        if not np.isclose(getattr(row, name), mean, rtol=1e-9):
+            raise ValueError(
+                f"{name}: expected the mean of episode_{name}, {mean}, got {getattr(row, name)}"
+            )
 
 
-def _check_lists(row: dict[str, Any]) -> None:
-    """Seeds with latencies each, of which the row's are the means; an interval."""
-    seeds, bounds = row["seeds"], row["ratio_ci95"]
-    for name in ("seeds", LATENCIES, TAILS):
-        if not isinstance(row[name], list) or len(row[name]) != row["episodes"]:
-            raise ValueError(f"{name}: expected a list of {row['episodes']}, got {row[name]!r}")
-    if not all(type(seed) is int for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds: expected different integers, got {seeds}")
-    for name in (LATENCIES, TAILS):
-        for latency in row[name]:
-            check_positive(name, latency)
-    for name, listed in (("mean_latency_s", LATENCIES), ("p99_latency_s", TAILS)):
-        mean = float(np.mean(row[listed]))
-        if not np.isclose(row[name], mean, rtol=1e-9):
-            raise ValueError(f"{name}: expected the mean of {listed}, {mean}, got {row[name]}")
-    if bounds is not None:
-        if not isinstance(bounds, list) or len(bounds) != 2:
-            raise ValueError(f"ratio_ci95: expected two numbers or null, got {bounds!r}")
-        for bound in bounds:
-            check_positive("ratio_ci95", bound)
+def _check_line(name: str, text: str) -> None:
+    if not text.isprintable():
+        raise ValueError(f"{name}: expected a text of one line, got {text!r}")

@@ -1,4 +1,4 @@
-"""One result row: a policy in a scenario at a load, over all workloads."""
+"""Numbers of a results row, from the metrics on each workload."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from laps_env.evaluation.statistics import (
 )
 
 Metrics = dict[str, float]
+"""Metrics of a policy on one workload (`laps_env.sim.metrics.summarize`)."""
 
 #: Metrics of which a row gives the mean over workloads; a percentile is taken within each workload.
 _MEANS = (
@@ -33,22 +34,17 @@ _MEANS = (
 _LARGEST = ("max_slowdown", "max_idle_s")
 
 
-def latencies(runs: list[Metrics]) -> npt.NDArray[np.float64]:
-    """Mean latency of each workload in seconds, [n]."""
-    return np.array([metrics["mean_latency_s"] for metrics in runs])
-
-
 def statistics_of(
-    runs: list[Metrics], reference: list[Metrics], oracle: list[Metrics]
+    runs: list[Metrics], reference: list[Metrics], oracle: list[Metrics] | None
 ) -> dict[str, Any]:
-    """The numbers of a row from the metrics on each workload, of the policy and of both rivals.
+    """The numbers of a row, under the names of `laps_env.evaluation.results.Row`.
 
-    ``ratio_to_reference`` is of latencies summed over the workloads, ``iqm_ratio`` the
-    interquartile mean of each workload's own ratio; ``gap_closed`` is None for n/a, intervals are
-    None for a single workload. ``episode_mean_latency_s`` and ``episode_p99_latency_s`` have those
-    of each workload in full precision.
+    Args:
+        runs: Metrics of the policy on each workload.
+        reference: Metrics of the reference on the same workloads.
+        oracle: Metrics of the clairvoyant on the same workloads, None where there is none.
     """
-    values, base = latencies(runs), latencies(reference)
+    values, base = _latencies(runs), _latencies(reference)
     mean, mean_interval = mean_with_interval(values)
     ratio, ratio_interval = ratio_with_interval(values, base)
     iqm, iqm_interval = iqm_with_interval(values / base)
@@ -59,9 +55,23 @@ def statistics_of(
         "ratio_ci95": ratio_interval,
         "iqm_ratio": iqm,
         "iqm_ratio_ci95": iqm_interval,
-        "gap_closed": gap_closed(values, base, latencies(oracle)),
+        "gap_closed": None if oracle is None else gap_closed(values, base, _latencies(oracle)),
         **{name: float(np.mean([metrics[name] for metrics in runs])) for name in _MEANS},
         **{name: max(metrics[name] for metrics in runs) for name in _LARGEST},
+        "scheduling_share": _scheduling_share(runs),
         "episode_mean_latency_s": values.tolist(),
         "episode_p99_latency_s": [metrics["p99_latency_s"] for metrics in runs],
     }
+
+
+def _latencies(runs: list[Metrics]) -> npt.NDArray[np.float64]:
+    """Mean latency of each workload in seconds, [n]."""
+    return np.array([metrics["mean_latency_s"] for metrics in runs])
+
+
+def _scheduling_share(runs: list[Metrics]) -> float | None:
+    """Time outside rounds over the time in them, which a live server alone measures."""
+    if "scheduling_s" not in runs[0]:
+        return None
+    in_rounds = sum(metrics["utilization"] * metrics["makespan_s"] for metrics in runs)
+    return sum(metrics["scheduling_s"] for metrics in runs) / in_rounds

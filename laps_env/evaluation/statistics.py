@@ -23,7 +23,7 @@ RESAMPLING_SEED = 2505_17074
 #: Quantiles of the resamples that bound an interval.
 BOUNDS = (0.025, 0.975)
 
-#: The share of LAPS-SD's latency that a clairvoyant must save before shares of it mean anything.
+#: Share of the reference's latency that a clairvoyant must save before shares of it mean anything.
 SMALLEST_GAP = 0.03
 
 
@@ -55,7 +55,7 @@ def ratio_with_interval(values: Floats, reference: Floats) -> tuple[float, Inter
     With mean latencies of equally many requests it is the ratio of the summed latencies.
 
     Raises:
-        ValueError: the two were not measured on equally many workloads.
+        ValueError: The two were not measured on equally many workloads.
     """
     _check_paired(values, reference)
     chosen = resampled_workloads(values.size)
@@ -67,15 +67,15 @@ def nested_ratio_with_interval(values: Floats, reference: Floats) -> tuple[float
     """As `ratio_with_interval` for several training seeds: seeds and workloads are resampled.
 
     Args:
-        values: [S, n], of each seed's model on each workload.
-        reference: [n], on the same workloads.
+        values: Values of each seed's model on each workload, [S, n].
+        reference: Values of the reference on the same workloads, [n].
 
     Returns:
         The ratio of the sums over seeds and workloads; the interval holds the noise of training and
         of the traffic, and is None for a single seed or workload.
 
     Raises:
-        ValueError: not measured on equally many workloads.
+        ValueError: The two were not measured on equally many workloads.
     """
     seeds, count = values.shape
     _check_paired(values[0], reference)
@@ -112,24 +112,24 @@ def _interquartile_mean(values: Floats) -> Floats:
     return np.asarray(np.sort(values, axis=-1)[..., cut : count - cut].mean(axis=-1))
 
 
-def gap_closed(values: Floats, laps_sd: Floats, oracle: Floats) -> float | None:
-    """Share of the way from LAPS-SD to the clairvoyant: (LAPS-SD - policy) / (LAPS-SD - oracle).
+def gap_closed(values: Floats, reference: Floats, oracle: Floats) -> float | None:
+    """Share of the way to the clairvoyant: (reference - policy) / (reference - oracle).
 
     Args:
-        values: mean latencies of the policy, [n] workloads.
-        laps_sd: of LAPS-SD on the same workloads.
-        oracle: of the clairvoyant on the same workloads.
+        values: Mean latencies of the policy, [n] workloads.
+        reference: Mean latencies of the reference on the same workloads.
+        oracle: Mean latencies of the clairvoyant on the same workloads.
 
     Returns:
-        None where the share would be noise: LAPS-SD - oracle is under `SMALLEST_GAP` of LAPS-SD, or
-        its interval reaches 0, or there is no interval. Outside the serial server with free
-        pre-emption the oracle is a reference, not a bound, and the share may exceed 1.
+        None where the share would be noise: reference - oracle is under `SMALLEST_GAP` of the
+        reference, or its interval reaches 0, or there is no interval. Outside the serial server
+        with free pre-emption the oracle is a reference, not a bound, and the share may exceed 1.
     """
-    _check_paired(values, laps_sd)
-    gap, interval = mean_with_interval(laps_sd - oracle)
-    if interval is None or interval[0] <= 0 or gap < SMALLEST_GAP * laps_sd.mean():
+    _check_paired(values, reference)
+    gap, interval = mean_with_interval(reference - oracle)
+    if interval is None or interval[0] <= 0 or gap < SMALLEST_GAP * reference.mean():
         return None
-    return float((laps_sd - values).mean() / gap)
+    return float((reference - values).mean() / gap)
 
 
 def _check_paired(values: Floats, reference: Floats) -> None:

@@ -25,9 +25,9 @@ import numpy as np
 from laps_env import policies
 from laps_env.catalog import list_rules, list_scenarios
 from laps_env.evaluation.episodes import serve
-from laps_env.evaluation.runner import CODE
 from laps_env.policies import Policy, RuleSpec, with_settings
 from laps_env.policies.base.registry import get_rule
+from laps_env.sim import SIMULATOR_VERSION
 from laps_env.utils.files import write_beside
 from laps_env.utils.journal import Journal
 from laps_env.workloads import Workload
@@ -187,7 +187,7 @@ def tune_all(budget: TuningBudget, output: Path, scenarios: list[str], journal_p
         ValueError: the journal is of another budget or of other code.
     """
     rules = [name for name in list_rules() if get_rule(name).parameters]
-    job = {"job": "tuning", "budget": asdict(budget), "code": CODE}
+    job = {"job": "tuning", "budget": asdict(budget), "simulator": SIMULATOR_VERSION}
     with Journal(journal_path, job, Tuned) as journal:
         found = {(entry["rule"], entry["scenario"]): entry for entry in journal.entries}
         judges = [Objective(get_scenario(name), budget, budget.seeds) for name in scenarios]

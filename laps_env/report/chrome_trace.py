@@ -38,7 +38,7 @@ def chrome_trace(timeline: Timeline) -> dict[str, Any]:
 
 
 def _phases(played: Round) -> list[dict[str, Any]]:
-    """Of each request in a round: prefill or move of caches, draft, verify."""
+    """Phases of each request in a round: prefill or move of caches, draft, verify."""
     before = max(played.duration_ns - played.draft_ns - played.verify_ns, 0)
     moves = any(turn.computed or turn.moved for turn in played.turns)
     events = []

@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from laps_env.evaluation.results import Results
 from laps_env.utils.files import write_beside
 
 #: A number in most rows, "recorded" in some.
@@ -17,7 +20,7 @@ def check_parquet() -> None:
     """Whether the library is there.
 
     Raises:
-        ValueError: it is not.
+        ValueError: No pyarrow.
     """
     try:
         import pyarrow.parquet  # noqa: F401
@@ -25,21 +28,22 @@ def check_parquet() -> None:
         raise ValueError(f"parquet: expected the extra 'parquet' (pyarrow), got {error}") from None
 
 
-def write_parquet(results: dict[str, Any], path: Path) -> None:
+def write_parquet(results: Results, path: Path) -> None:
     """A line per row, a column per entry; lists stay lists, dictionaries become JSON text.
 
     A load or a predictor error "as recorded" is null, for a column holds numbers or text. What else
     is in the results is JSON text, ``laps_env`` in the table's metadata.
 
     Args:
-        results: content of a results file, of the replay or of a live server.
-        path: written beside and renamed.
+        results: Content of a results file, of the replay or of a live server.
+        path: Path of the table, which is written in one move.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    about = {name: value for name, value in results.items() if name not in ("rows", "texts")}
-    table = pa.Table.from_pylist([_line(row) for row in results["rows"]])
+    about = msgspec.to_builtins(results)
+    table = pa.Table.from_pylist([_line(row) for row in about.pop("rows")])
+    del about["texts"]
     table = table.replace_schema_metadata({"laps_env": json.dumps(about)})
     buffer = io.BytesIO()
     pq.write_table(table, buffer)

@@ -1,4 +1,4 @@
-"""`TimelineRecorder`: writes down an episode of any of the environments, round by round."""
+"""Timelines: an episode of any of the environments written down round by round."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+import laps_env
+from laps_env import policies
+from laps_env.evaluation.episodes import play
+from laps_env.evaluation.replay import parts_of
+from laps_env.evaluation.results import Row
+from laps_env.policies import Policy
 from laps_env.sim.state import FREE
+from laps_env.workloads.predictors import PredictorError
+from laps_env.workloads.scenarios import Scenario, get_scenario
 
 
 @dataclass(frozen=True)
@@ -17,11 +25,11 @@ class Turn:
     """What a round did for one request.
 
     Attributes:
-        request: arrival number.
-        drafted, accepted: tokens.
-        committed: tokens of the output.
-        computed: context tokens whose cache was computed, 0 where it was there.
-        moved: context tokens whose cache came back from the host.
+        request: Arrival number of the request.
+        drafted, accepted: Tokens drafted and accepted.
+        committed: Tokens of the output.
+        computed: Context tokens whose cache was computed, 0 where it was there.
+        moved: Context tokens whose cache came back from the host.
     """
 
     request: int
@@ -37,13 +45,13 @@ class Round:
     """A round of the server.
 
     Attributes:
-        start_ns, duration_ns: of the whole; what drafting and verification leave of it went into
-            prefill and moves of caches, which come first.
-        draft_ns, verify_ns: as a scheduler measures them.
-        in_system: requests that had arrived and were not finished when it began.
-        cached_tokens: in the key-value pool when it ended.
-        turns: of the requests in it.
-        evicted: requests whose cache left the device for it.
+        start_ns, duration_ns: Start and duration of the whole; what drafting and verification leave
+            of it went into prefill and moves of caches, which come first.
+        draft_ns, verify_ns: Times of drafting and verification as a scheduler measures them.
+        in_system: Requests that had arrived and were not finished when it began.
+        cached_tokens: Tokens in the key-value pool when it ended.
+        turns: Turns of the requests in it.
+        evicted: Requests whose cache left the device for it.
     """
 
     start_ns: int
@@ -66,10 +74,10 @@ class Timeline:
     """An episode.
 
     Attributes:
-        title: who decided.
-        categories: names.
+        title: Name of the policy.
+        categories: Names of the categories.
         requests: `laps_env.sim.state.REQUEST` records [R], as they are when the episode ends.
-        rounds: in order.
+        rounds: Rounds in order.
     """
 
     title: str
@@ -87,11 +95,11 @@ class TimelineRecorder(gym.Wrapper[Any, Any, Any, Any]):
     """Keeps the `Timeline` of the latest episode; the environment behaves as without it.
 
     Args:
-        env: of this package, replayed or live.
-        title: who decides, for those who look at the timeline.
+        env: Environment of this package, replayed or live.
+        title: Name of the policy, for those who look at the timeline.
 
     Attributes:
-        timeline: of the episode, complete once it has ended; None before the first reset.
+        timeline: Timeline of the episode, complete once it has ended; None before the first reset.
     """
 
     def __init__(self, env: gym.Env[Any, Any], title: str) -> None:
@@ -162,6 +170,61 @@ def _round(slots: Any, server: Any, state: Any, requests: Any) -> Round:
         turns=tuple(turns),
         evicted=tuple(evicted),
     )
+
+
+#: Entries of a results row that are options of the environment.
+_CONDITIONS = ("load", "num_requests", "predictor_error", "split", "slots")
+
+
+def record_policy(
+    policy: str | Policy,
+    seed: int,
+    *,
+    scenario: str | Scenario,
+    predictor_error: PredictorError = None,
+    **options: Any,
+) -> Timeline:
+    """The timeline of a policy on the workload of a seed.
+
+    Args:
+        policy: Policy, or a name for `laps_env.policies.make`.
+        seed: Seed of the workload.
+        scenario: Scenario, or its name.
+        predictor_error: Error that the policy knows and the workload has, as in an evaluation.
+        **options: Other options of `laps_env.envs.replay.SpecDecodeReplay`.
+
+    Raises:
+        ValueError: An unknown policy or an option out of range.
+    """
+    scenario = get_scenario(scenario)
+    if isinstance(policy, str):
+        policy = policies.make(policy, scenario, predictor_error=predictor_error)
+    env = gym.make(
+        laps_env.REPLAY_IDS[0],
+        scenario=scenario,
+        predictor_error=predictor_error,
+        draft_length=policy.draft_length,
+        **options,
+    )
+    recorder = TimelineRecorder(env, policy.name)
+    play(policy, recorder, options={"workload_seed": seed})
+    assert recorder.timeline is not None  # it was reset
+    return recorder.timeline
+
+
+def record_row(row: Row, episode: int) -> Timeline:
+    """The timeline of one workload of a results row, bit for bit what was evaluated.
+
+    Args:
+        row: Row of a results file.
+        episode: Index into the row's ``seeds``.
+
+    Raises:
+        ValueError: A row that cannot be run again, as `laps_env.evaluation.replay.parts_of` says.
+    """
+    policy, _, scenario = parts_of(row, episode)
+    options = {name: getattr(row, name) for name in _CONDITIONS}
+    return record_policy(policy, row.seeds[episode], scenario=scenario, **options)
 
 
 def waiting_spans(timeline: Timeline) -> list[list[tuple[int, int, bool]]]:

@@ -1,13 +1,18 @@
-"""Two timelines on the same workload as one self-contained HTML page, side by side."""
+"""Timelines on the same workload side by side: one self-contained page, Chrome traces beside it."""
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from laps_env.report.html import filled_page
+from laps_env.report.chrome_trace import chrome_trace
+from laps_env.report.page import filled_page
 from laps_env.report.timeline import Timeline, loads, waiting_spans
+from laps_env.utils.files import check_output, write_beside
 
 #: Requests that a page shows; of more, the first ones.
 MOST_REQUESTS = 400
@@ -17,11 +22,11 @@ def comparison_page(timelines: list[Timeline], title: str) -> str:
     """The page: a panel per timeline, one clock for all; it loads nothing.
 
     Args:
-        timelines: of the same requests.
-        title: what was served.
+        timelines: Timelines of the same requests.
+        title: Title of the page.
 
     Raises:
-        ValueError: no timeline, or timelines of different requests.
+        ValueError: No timeline, or timelines of different requests.
     """
     if not timelines:
         raise ValueError("timelines: expected at least one, got none")
@@ -95,3 +100,53 @@ def _served_spans(timeline: Timeline) -> list[list[list[float]]]:
             total[2] += turn.accepted
             own[-1][1], own[-1][3:] = end, total
     return spans
+
+
+def file_name(text: str) -> str:
+    """A name as a part of a file's name, which leads to no other folder."""
+    return re.sub(r"[^\w.+-]", "-", text)
+
+
+def trace_path(page: Path, policy: str) -> Path:
+    """Where the Chrome trace of a policy lies, beside the page."""
+    return page.with_name(f"{page.stem}-{file_name(policy)}.trace.json")
+
+
+def check_timelines(page: Path, policies: list[str], *inputs: Path | None) -> None:
+    """Whether page and traces can be written, before anything is recorded.
+
+    Args:
+        page: Path of the HTML file.
+        policies: Names of the policies, each of which has a trace.
+        inputs: Files that are read, which none may replace.
+
+    Raises:
+        ValueError: One of them cannot, or two are the same file.
+    """
+    paths = [page, *(trace_path(page, name) for name in policies)]
+    for path in paths:
+        check_output(path, *inputs)
+    if len(set(paths)) < len(paths):
+        raise ValueError(
+            f"policies: expected a trace for each, got the same for some of {policies}"
+        )
+
+
+def write_timelines(timelines: list[Timeline], page: Path, title: str) -> list[Path]:
+    """Write the page and the traces; their paths.
+
+    Args:
+        timelines: Timelines of the same requests, each with its policy's name as title.
+        page: Path of the HTML file.
+        title: Title of the page.
+
+    Raises:
+        ValueError: No timeline, or timelines of different requests.
+        OSError: A file cannot be written.
+    """
+    text = comparison_page(timelines, title)
+    traces = [trace_path(page, timeline.title) for timeline in timelines]
+    for path, timeline in zip(traces, timelines, strict=True):
+        write_beside(path, [json.dumps(chrome_trace(timeline)).encode()])
+    write_beside(page, [text.encode()])
+    return [page, *traces]

@@ -1,97 +1,133 @@
-"""A folder with the report of a results file."""
+"""A folder with the report of an evaluation: ``index.html``, ``results.md``, ``timelines/``."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from laps_env.evaluation.runner import scenario_of
-from laps_env.report.page import Links, report_page
-from laps_env.report.sample import Sample, sample_latencies
-from laps_env.report.tables import markdown_tables
-from laps_env.report.timeline_page import comparison_page
-from laps_env.report.timeline_play import record_policy
+from laps_env.evaluation.results import Results, Row
+from laps_env.report.page import Links, Sample, report_page, sample_latencies, sample_of
+from laps_env.report.tables import results_page
+from laps_env.report.timeline import Timeline, record_row
+from laps_env.report.timeline_page import comparison_page, file_name, write_timelines
 from laps_env.utils.files import write_beside
 
-#: Of the workload that is drawn: enough to see, few enough to scroll.
+Place = tuple[str, float | str, int]
+"""Scenario, load and seed of a workload."""
+
+#: Requests of the workload that is drawn: enough to see, few enough to scroll.
 TIMELINE_REQUESTS = 60
 
 
-def steps_of(results: dict[str, Any]) -> int:
+def steps_of(results: Results) -> int:
     """Steps of `write_report` on these results."""
-    return len(results["rows"]) + len(_busiest(results))
+    return len(results.rows) + len(_busiest(results))
 
 
 def write_report(
-    results: dict[str, Any],
+    results: Results,
     folder: Path,
-    on_progress: Callable[[int], Any] = lambda steps: None,
+    on_progress: Callable[[int], object] = lambda steps: None,
 ) -> Path:
-    """Write ``timelines/``, ``results.md`` and, last, ``index.html``, whose path is returned.
+    """Write the report of results whose rows can be run again; ``index.html`` comes last.
 
     Args:
-        results: content of a results file, made by this code.
-        folder: made if it is not there.
-        on_progress: told of every step that is done.
+        results: Content of a results file.
+        folder: Folder of the report, made if it is not there.
+        on_progress: Told of every step that is done with 1.
+
+    Returns:
+        Path of ``index.html``.
 
     Raises:
-        ValueError: results that cannot be run again.
-        OSError: the folder cannot be written.
+        ValueError: Results that cannot be run again; nothing is written then.
+        OSError: The folder cannot be written.
     """
-    samples = sample_latencies(results["rows"], on_progress)
-    pages, links = {}, {}
+    samples = sample_latencies(results.rows, on_progress)
+    pages: dict[str, str] = {}
+    links: Links = {}
     for scenario, rows in _busiest(results).items():
-        address = f"timelines/{scenario}.html"
-        pages[address] = _timeline_page(rows, results["reference"], results["oracle"])
-        links[scenario] = {f"timelines, load {rows[0]['load']}": address}
+        address = f"timelines/{file_name(scenario)}.html"
+        pages[address] = _timeline_page(rows)
+        links[scenario] = {f"timelines, load {rows[0].load}": address}
         on_progress(1)
     (folder / "timelines").mkdir(parents=True, exist_ok=True)
     for address, page in pages.items():
         write_beside(folder / address, [page.encode()])
-    return write_pages(results, folder, samples, links)
+    return _write_pages(results, folder, samples, links)
 
 
-def _busiest(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def _busiest(results: Results) -> dict[str, list[Row]]:
     """The rows of each scenario at its highest load; "recorded" is above all numbers."""
 
-    def load(row: dict[str, Any]) -> float:
-        return row["load"] if isinstance(row["load"], float | int) else float("inf")
+    def load(row: Row) -> float:
+        return float("inf") if isinstance(row.load, str) else row.load
 
-    highest: dict[str, list[dict[str, Any]]] = {}
-    for row in results["rows"]:
-        rows = highest.get(row["scenario"], [])
+    highest: dict[str, list[Row]] = {}
+    for row in results.rows:
+        rows = highest.get(row.scenario, [])
         if not rows or load(row) > load(rows[0]):
-            highest[row["scenario"]] = [row]
+            highest[row.scenario] = [row]
         elif load(row) == load(rows[0]):
             rows.append(row)
     return highest
 
 
-def _timeline_page(rows: list[dict[str, Any]], reference: str, oracle: str) -> str:
+def _timeline_page(rows: list[Row]) -> str:
     """The reference and the fastest other rule, on the first seed but fewer requests."""
-    others = [row for row in rows if row["policy"] not in (reference, oracle)]
-    best = min(others, key=lambda row: row["mean_latency_s"], default={"policy": "fcfs"})
-    row = rows[0]
-    scenario = scenario_of(row)
-    options = {name: row[name] for name in ("load", "predictor_error", "split", "slots")}
-    recorded = [
-        record_policy(
-            name, row["seeds"][0], scenario=scenario, num_requests=TIMELINE_REQUESTS, **options
-        )
-        for name in (reference, best["policy"])
-    ]
-    title = f"{row['scenario']}, load {row['load']}, {TIMELINE_REQUESTS} requests"
-    return comparison_page(recorded, title)
+    first = rows[0]
+    shown = [row for row in rows if row.policy == first.reference]
+    others = [row for row in rows if row.policy not in (first.reference, first.oracle)]
+    shown += sorted(others, key=lambda row: row.mean_latency_s)[:1]
+    recorded = [record_row(replace(row, num_requests=TIMELINE_REQUESTS), 0) for row in shown]
+    return comparison_page(recorded, f"{first.place}, {TIMELINE_REQUESTS} requests")
 
 
-def write_pages(results: dict[str, Any], folder: Path, samples: list[Sample], links: Links) -> Path:
-    """Write the pages of results whose samples and timelines are there; the arguments are theirs.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    write_beside(folder / "results.md", [markdown_tables(results).encode()])
+def _write_pages(results: Results, folder: Path, samples: list[Sample], links: Links) -> Path:
+    write_beside(folder / "results.md", [results_page(results).encode()])
     index = folder / "index.html"
     write_beside(index, [report_page(results, samples, links).encode()])
     return index
+
+
+class LiveReport:
+    """The report of a live server, whose episodes happen once.
+
+    Timelines are written when a workload has been played, the other pages at the end.
+
+    Args:
+        folder: Folder of the report, made if it is not there.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        (folder / "timelines").mkdir(parents=True, exist_ok=True)
+        self._links: Links = defaultdict(dict)
+        self._samples: dict[tuple[str, float | str, str], Sample] = {}  # of the first seed alone
+
+    def add(self, place: Place, timelines: list[Timeline]) -> None:
+        """Write page and Chrome traces of a workload (`laps_env.live.backend.LiveBackend`).
+
+        Args:
+            place: Scenario, load and seed.
+            timelines: Timelines of all policies.
+        """
+        scenario, load, seed = place
+        address = f"timelines/{file_name(scenario)}-{load}-seed{seed}.html"
+        requests = len(timelines[0].requests)
+        title = f"live {scenario}, load {load}, {requests} requests, seed {seed}"
+        write_timelines(timelines, self._folder / address, title)
+        self._links[scenario][f"timelines, load {load}, seed {seed}"] = address
+        for timeline in timelines:
+            sample = sample_of(timeline.requests, timeline.categories)
+            self._samples.setdefault((scenario, load, timeline.title), sample)
+
+    def write(self, results: Results) -> Path:
+        """Write ``results.md`` and ``index.html``, whose path is returned."""
+        samples = [self._samples[row.scenario, row.load, row.policy] for row in results.rows]
+        return _write_pages(results, self._folder, samples, self._links)

@@ -11,7 +11,6 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any, TypedDict
 
-from laps_env.evaluation.runner import CODE
 from laps_env.live.engine.loading import Pair
 from laps_env.live.measure.agreement import METRICS, Error, Order, compare_metrics, compare_order
 from laps_env.live.measure.calibrate import describe, grid_rows
@@ -20,6 +19,8 @@ from laps_env.live.measure.fidelity import CELLS_PER_TURN, TURN_S, Findings, Rep
 from laps_env.live.measure.side_by_side import Settings
 from laps_env.report.tables import markdown_table
 from laps_env.sim.costs import CostModel, Work
+from laps_env.sim import SIMULATOR_VERSION
+from laps_env.sim.server_model import CostModel
 from laps_env.utils.journal import Journal
 
 #: Largest relative errors by kind of device.
@@ -79,7 +80,12 @@ def open_journal(path: Path, pair: Pair, settings: Settings) -> Journal:
         OSError, ValueError: as `laps_env.utils.journal.Journal`.
     """
     about = describe(pair)
-    job = {"job": "fidelity", "code": CODE, "device": about["device"], "models": about["models"]}
+    job = {
+        "job": "fidelity",
+        "simulator": SIMULATOR_VERSION,
+        "device": about["device"],
+        "models": about["models"],
+    }
     return Journal(path, job | asdict(settings), Repeated)
 
 
@@ -296,8 +302,8 @@ def measured_where(about: dict[str, Any]) -> str:
     return (
         f"Measured {about['created']} on {device['name']} ({device['type']}; {device['cores']} "
         f"cores, {device['threads']} threads of torch) with Python {software['python']}, torch "
-        f"{software['torch']}, transformers {software['transformers']}, code {CODE}. Models: "
-        f"{target} with {draft}, {about['dtype']}, greedy."
+        f"{software['torch']}, transformers {software['transformers']}, simulator version "
+        f"{SIMULATOR_VERSION}. Models: {target} with {draft}, {about['dtype']}, greedy."
     )
 
 
@@ -335,7 +341,7 @@ def raw(result: Result) -> dict[str, Any]:
     return {
         "format": "laps-env fidelity",
         "version": 1,
-        "code": CODE,
+        "simulator": SIMULATOR_VERSION,
         **result.about,
         "command": result.command,
         "settings": asdict(result.settings),
