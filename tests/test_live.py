@@ -17,7 +17,7 @@ pytest.importorskip("transformers")
 from tiny_models import STOP, tiny_pair  # noqa: E402
 
 import laps_env  # noqa: E402
-import policies  # noqa: E402
+from laps_env import policies  # noqa: E402
 from laps_env.evaluation.grid import Grid  # noqa: E402
 from laps_env.evaluation.recordings import Recordings  # noqa: E402
 from laps_env.evaluation.results import read_results, write_results  # noqa: E402
