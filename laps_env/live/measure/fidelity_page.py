@@ -18,9 +18,8 @@ from laps_env.live.measure.calibration import Sample
 from laps_env.live.measure.fidelity import CELLS_PER_TURN, TURN_S, Findings, Repetition, run
 from laps_env.live.measure.side_by_side import Settings
 from laps_env.report.tables import markdown_table
-from laps_env.sim.costs import CostModel, Work
 from laps_env.sim import SIMULATOR_VERSION
-from laps_env.sim.server_model import CostModel
+from laps_env.sim.costs import CostModel, Work
 from laps_env.utils.journal import Journal
 
 #: Largest relative errors by kind of device.
