@@ -46,6 +46,9 @@ from laps_env.utils.jit import inlined, rule
 from laps_env.workloads.predictors import PredictorError
 from laps_env.workloads.scenarios import Scenario, get_scenario
 
+if __name__ != "laps_env.policies":
+    raise ImportError(f"{__name__}: expected import as laps_env.policies (twin classes otherwise)")
+
 __all__ = [
     "LEARNED",
     "SPECS",
