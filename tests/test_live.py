@@ -17,7 +17,7 @@ pytest.importorskip("transformers")
 from tiny_models import STOP, tiny_pair  # noqa: E402
 
 import laps_env  # noqa: E402
-import policies  # noqa: E402
+from laps_env import policies  # noqa: E402
 from laps_env.live.evaluation import LiveGrid  # noqa: E402
 from laps_env.live.measure.side_by_side import record_questions, replay_workload  # noqa: E402
 from laps_env.live.prompts import DEMO_PROMPTS, PARTS, partition, read_questions  # noqa: E402
