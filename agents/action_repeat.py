@@ -34,7 +34,7 @@ class ActionRepeat(SpecDecodeReplayVectorEnv):
         super().__init__(num_envs, **options)
         self._rounds = rounds
         check_count("rounds", rounds)
-        if self.options.interface != "pick":
+        if self.options.interface != "sequential":
             raise ValueError(f"interface: expected 'sequential', got {self.options.interface!r}")
         most = self.options.server.batch_size
         self._picks = np.zeros((most, num_envs), np.int64)
@@ -53,14 +53,14 @@ class ActionRepeat(SpecDecodeReplayVectorEnv):
         super()._move(actions, skip)
         ran = state.ran_round & ~skip
         scale = self.options.reward_scale
-        _hold(
+        _repeat(
             simulation.constants, state, before, self._picks, self._picked, ran, self._rounds, scale
         )
         self._picked[ran] = 0
 
 
 @jit
-def _hold(
+def _repeat(
     c: Any,
     state: BatchedState,
     before: npt.NDArray[Any],

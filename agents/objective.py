@@ -1,4 +1,4 @@
-"""`Objective`: scores the weights of a learned rule by what the rule is for."""
+"""`Objective`: scores policies by their latency relative to a reference on the same workloads."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from laps_env.workloads import Workload
 from laps_env.workloads.predictors import PredictorError
 from laps_env.workloads.scenarios import Scenario
 
-#: Rows of the request table, for a rule that is not made for another number.
+#: Slots of the request table, for a rule that is not made for another number.
 SLOTS = 64
 
 
 @dataclass(frozen=True)
 class Task:
-    """One workload to be judged on.
+    """One workload that policies are scored on.
 
     Attributes:
-        place: in the judge's traffic.
-        reference: mean and p99 latency of the reference policy, seconds.
+        place: Index of its scenario in the objective's traffic.
+        workload: The workload itself.
+        reference: Mean and p99 latency of the reference policy, seconds, float64 [2].
     """
 
     place: int
@@ -39,42 +40,41 @@ class Task:
 
 @dataclass(frozen=True)
 class Objective:
-    """Scores weights: log of latency / the reference's on the same workloads, lower is better.
+    """Log of latency over the reference's on the same workloads, lower is better.
 
     Attributes:
-        rule: a learned rule; its weights are replaced by those that are judged.
-        traffic: scenarios, each with the error of its predictions.
-        loads: with each of the traffic gives ``repeats`` workloads of ``num_requests``.
-        cells: pairs of traffic and load that a seed is judged on, drawn by it; None for all.
-        tail: weight of the p99 latency beside that of the mean.
+        traffic: Scenarios, each with the error of its predictions.
+        loads: Loads; each with each scenario gives ``repeats`` workloads.
+        num_requests: Requests of a workload.
+        repeats: Workloads of each scenario and load under one seed.
+        cells: Pairs of scenario and load that a seed draws and is scored on; None for all.
+        slots: Slots of the request table.
+        reference: Name of the reference policy.
     """
 
-    rule: RuleSpec
     traffic: Sequence[tuple[Scenario, PredictorError]]
     loads: Sequence[float]
     num_requests: int
     repeats: int = 1
     cells: int | None = None
-    tail: float = 0.0
+    slots: int = SLOTS
+    reference: str = REFERENCE
 
-    def _made(self, name: str | RuleSpec) -> list[Policy]:
-        return [policies.make(name, s, predictor_error=error) for s, error in self.traffic]
+    def make(self, rule: str | RuleSpec) -> list[Policy]:
+        """The policy of a rule for each of the traffic."""
+        return [policies.make(rule, s, predictor_error=error) for s, error in self.traffic]
 
     @cached_property
     def _references(self) -> list[Policy]:
-        return self._made(REFERENCE)
-
-    @cached_property
-    def _candidates(self) -> list[Policy]:
-        return self._made(self.rule)
+        return self.make(self.reference)
 
     def tasks(self, split: str, seed: int, pool: ThreadPoolExecutor) -> list[Task]:
         """The workloads of a seed, served by the reference.
 
         Args:
-            split: *train* for the search, *validation* to choose.
-            seed: seeds of different numbers give disjoint workloads.
-            pool: the threads.
+            split: Split of the workloads: *train* for a search, *validation* to choose.
+            seed: Seed of the workloads; different seeds give disjoint ones.
+            pool: Threads that serve them.
         """
         cells = list(product(range(len(self.traffic)), self.loads))
         if self.cells is not None and self.cells < len(cells):
@@ -92,26 +92,26 @@ class Objective:
             seed=seed * self.repeats + repeat,
             predictor_error=error,
         )
-        return Task(place, workload, self._latencies(self._references[place], place, workload))
+        return Task(place, workload, self._latencies(self._references, place, workload))
 
-    def _latencies(self, policy: Policy, place: int, workload: Workload) -> Floats:
+    def _latencies(self, made: Sequence[Policy], place: int, workload: Workload) -> Floats:
         """Mean and p99 latency, seconds."""
-        simulation = serve(policy, workload, self.traffic[place][0], slots=self.rule.slots or SLOTS)
-        requests = simulation.requests()
+        scenario, _ = self.traffic[place]
+        requests = serve(made[place], workload, scenario, slots=self.slots).requests()
         latency = (requests["completion_ns"] - requests["arrival_ns"]) * 1e-9
         return np.array([latency.mean(), np.percentile(latency, 99)])
 
-    def score(self, weights: Floats, tasks: Iterable[Task]) -> float:
-        """Of one candidate: log ratio of the mean, and ``tail`` times that of the p99."""
-        mean, tail = self.log_ratios(weights, tasks)
-        return float(mean + self.tail * tail)
+    def log_ratios(self, made: Sequence[Policy], tasks: Iterable[Task]) -> Floats:
+        """Log ratios of mean and p99 latency, averaged over the tasks, float64 [2].
 
-    def log_ratios(self, weights: Floats, tasks: Iterable[Task]) -> Floats:
-        """Of mean and p99 latency, averaged over the tasks."""
-        return np.log([self._ratio(weights, task) for task in tasks]).mean(axis=0)
+        Args:
+            made: A policy for each of the traffic (`make`).
+            tasks: Workloads of this objective.
+        """
+        ratios = [self._latencies(made, t.place, t.workload) / t.reference for t in tasks]
+        return np.log(ratios).mean(axis=0)
 
-    def _ratio(self, weights: Floats, task: Task) -> Floats:
-        base = self._candidates[task.place]
-        params = np.concatenate([weights, base.params[weights.size :]])
-        policy = replace(base, params=params)
-        return self._latencies(policy, task.place, task.workload) / task.reference
+
+def with_weights(made: Sequence[Policy], weights: Floats) -> list[Policy]:
+    """Policies of a learned rule with other weights, flat [W]; their fitted constants stay."""
+    return [replace(p, params=np.concatenate([weights, p.params[weights.size :]])) for p in made]

@@ -49,7 +49,7 @@ class PPOOptions(Traffic):
         num_requests: of an episode.
         slots: rows of the request table.
         envs: in all.
-        hold: rounds that the picks of one stand in training
+        action_repeat: Rounds that the picks of one stand for in training, at most
             (`laps_env.agents.action_repeat.ActionRepeat`).
         network: of `laps_env.agents.networks.NETWORKS`.
         without: what an ablation takes away (`laps_env.policies.networks.features.Feature.about`, "mask").
@@ -72,7 +72,7 @@ class PPOOptions(Traffic):
     num_requests: int = 300
     slots: int = 32
     envs: int = 128
-    hold: int = 50
+    action_repeat: int = 50
     network: str = "pointer"
     without: tuple[str, ...] = ()
     teacher: str = "oracle_srpt"
@@ -96,7 +96,7 @@ class PPOOptions(Traffic):
             "num_requests",
             "slots",
             "envs",
-            "hold",
+            "action_repeat",
             "rollout",
             "rollouts",
             "epochs",
@@ -109,6 +109,8 @@ class PPOOptions(Traffic):
             check_positive(name, getattr(self, name))
         if not (is_finite(self.trace) and 0 <= self.trace <= 1):
             raise ValueError(f"trace: expected a number from 0 to 1, got {self.trace!r}")
+        if not (is_finite(self.entropy) and self.entropy >= 0):
+            raise ValueError(f"entropy: expected a finite number >= 0, got {self.entropy!r}")
         if self.teacher not in ("none", *policies.list_policies()):
             raise ValueError(f"teacher: expected a policy or 'none', got {self.teacher!r}")
         cells = len(self.sources()) * len(self.loads)
@@ -129,7 +131,7 @@ class PPOOptions(Traffic):
         return [
             ActionRepeat(
                 self.envs // len(cells),
-                rounds=self.hold,
+                rounds=self.action_repeat,
                 scenario=scenario,
                 load=load,
                 num_requests=self.num_requests,

@@ -23,7 +23,7 @@ import torch
 
 from laps_env.agents.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from laps_env.agents.index_search import START, search
-from laps_env.agents.objective import Objective
+from laps_env.agents.objective import SLOTS, Objective, with_weights
 from laps_env.agents.ppo import PPOOptions, PPOTrainer
 from laps_env.agents.traffic import Traffic
 from laps_env.evaluation.runner import code_version
@@ -104,9 +104,9 @@ class IndexOptions(Traffic):
         if not (is_finite(self.tail) and self.tail >= 0):
             raise ValueError(f"tail: expected a finite number >= 0, got {self.tail!r}")
 
-    def objective(self, tune: Sequence[float]) -> float:
-        """Of `Traffic`, and ``tail`` times the log ratio of the p99 latency."""
-        return tune[0] + self.tail * tune[1]
+    def score(self, log_ratios: Sequence[float]) -> float:
+        """The log ratio of mean latency, and ``tail`` times that of the p99 latency."""
+        return float(log_ratios[0] + self.tail * log_ratios[1])
 
 
 Options = PPOOptions | IndexOptions
@@ -170,25 +170,31 @@ class Run:
         minutes = sum(entry["seconds"] for entry in entries) / 60
         text = f"block {len(entries)}, {minutes:.1f} min"
         mean, p99 = np.exp(entries[-1]["validation"])
-        return f"{text}: mean latency x{mean:.3f}, p99 x{p99:.3f} of LAPS-SD's on the tune set"
+        return f"{text}: mean latency x{mean:.3f}, p99 x{p99:.3f} of LAPS-SD's on validation"
 
     def index_blocks(self) -> Generator[Entry]:
         """Blocks of the search for an index, from where the journal ends."""
         options = self.options
         assert isinstance(options, IndexOptions)
         rule = index_spec("candidate", {"weights": START})
-        judge = self._judge(
-            rule,
-            num_requests=options.num_requests,
+        objective = Objective(
+            options.sources(),
+            options.loads,
+            options.num_requests,
             repeats=options.repeats,
             cells=options.cells,
-            tail=options.tail,
         )
         look = self._look(rule)
         known = [scores for entry in self.journal.entries for scores in entry["scores"]]
-        rows = len(START) if len(options.scenario) > 1 else 1
-        threads = torch.get_num_threads()
-        generations = search(judge, rows, options.seed * 2**20, threads, known)
+        generations = search(
+            objective,
+            rule,
+            options.score,
+            rows=len(START) if len(options.scenario) > 1 else 1,
+            seed=options.seed * 2**20,
+            threads=torch.get_num_threads(),
+            known=known,
+        )
         for _ in islice(generations, len(known)):
             pass
         if not self.journal.entries:
@@ -236,28 +242,31 @@ class Run:
             save_checkpoint(self.folder, trainer.policy, trainer.block, state)
             yield entry
 
-    def _judge(self, rule: RuleSpec, **sizes: Any) -> Objective:
-        """Of this run's scenarios and loads."""
-        return Objective(rule, self.options.sources(), self.options.loads, **sizes)
-
     def _look(self, rule: RuleSpec) -> Callable[[Floats], list[float]]:
-        """Judges weights on the *validation* split: log ratios of mean and p99 latency."""
+        """Log ratios of mean and p99 latency on the *validation* split, as a function of weights."""
         cells = len(self.options.sources()) * len(self.options.loads)
-        repeats = max(1, VALIDATION_WORKLOADS // cells)
-        judge = self._judge(rule, num_requests=VALIDATION_REQUESTS, repeats=repeats)
+        objective = Objective(
+            self.options.sources(),
+            self.options.loads,
+            VALIDATION_REQUESTS,
+            repeats=max(1, VALIDATION_WORKLOADS // cells),
+            slots=rule.slots or SLOTS,
+        )
         pool = ThreadPoolExecutor(torch.get_num_threads())
-        tasks = judge.tasks("validation", VALIDATION_SEED, pool)
+        tasks = objective.tasks("validation", VALIDATION_SEED, pool)
+        made = objective.make(rule)
 
         def look(weights: Floats) -> list[float]:
-            ratios = pool.map(lambda task: judge.log_ratios(weights, [task]), tasks)
+            weighted = with_weights(made, weights)
+            ratios = pool.map(lambda task: objective.log_ratios(weighted, [task]), tasks)
             return np.mean(list(ratios), axis=0).tolist()
 
         return look
 
     def _keep_if_best(self, kind: str, arrays: dict[str, Floats], validation: list[float]) -> None:
-        objective = self.options.objective
-        earlier = [objective(entry["validation"]) for entry in self.journal.entries]
-        if objective(validation) < min(earlier, default=np.inf):
+        score = self.options.score
+        earlier = [score(entry["validation"]) for entry in self.journal.entries]
+        if score(validation) < min(earlier, default=np.inf):
             self._save(kind, arrays, validation)
 
     def _save(self, kind: str, arrays: dict[str, Any], validation: list[float]) -> None:

@@ -17,13 +17,13 @@ class Traffic:
     """Scenarios, errors of the length predictions, loads: all combinations, equally often.
 
     Attributes:
-        scenario: names.
-        predictor_errors: of the predictions
+        scenario: Names of scenarios.
+        predictor_errors: Errors of the length predictions
             (`laps_env.workloads.scenarios.Scenario.error_in_force`).
-        loads: shares of saturation.
+        loads: Arrival rates as shares of saturation, > 0.
 
     Raises:
-        ValueError: one of them is empty or out of range.
+        ValueError: One of them is empty or out of range.
     """
 
     scenario: tuple[str, ...] = ("mixed-serial-135m",)
@@ -45,6 +45,6 @@ class Traffic:
         """Each scenario with each error."""
         return list(product(map(get_scenario, self.scenario), self.predictor_errors))
 
-    def objective(self, tune: Sequence[float]) -> float:
+    def score(self, log_ratios: Sequence[float]) -> float:
         """What a run minimises, from the log ratios of mean and p99 latency to LAPS-SD's."""
-        return tune[0]
+        return log_ratios[0]

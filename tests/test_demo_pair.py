@@ -18,8 +18,6 @@ from laps_env.live.prompts import DEMO_PROMPTS, encode, read_questions  # noqa: 
 #: only leave the reference where they do, by logits of the reference.
 BFLOAT16_GAP = 0.5
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-
 
 def load(device: str, dtype: str) -> Pair:
     if not DEMO_TARGET.is_dir():
@@ -70,13 +68,11 @@ def test_float32_is_lossless_on_the_cpu() -> None:
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_float32_is_lossless_on_a_gpu() -> None:
     check_lossless(load("cuda", "float32"), count=8, limit=128)
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_bfloat16_leaves_the_reference_only_at_near_ties(
     record_property: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,7 +94,6 @@ def test_bfloat16_leaves_the_reference_only_at_near_ties(
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_rounds_on_a_gpu_are_captured_graphs() -> None:
     pair = load("cuda", "float32")
     engine = pair.engine(slots=4, length=512)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import laps_env.policies.networks.flat as flat
 from laps_env import policies
 from laps_env.evaluation.episodes import evaluate_episode
-import laps_env.policies.networks.flat as flat
 from laps_env.policies.networks.features import REQUEST_FEATURES, SERVER_FEATURES
 from laps_env.policies.networks.index import index_spec
 from laps_env.policies.networks.model_file import CARD, WEIGHTS, save_model

@@ -38,13 +38,13 @@ def blocks_of(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def small_tune_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = pytest.importorskip("agents.runs")
+def small_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = pytest.importorskip("laps_env.agents.runs")
     monkeypatch.setattr(runs, "VALIDATION_REQUESTS", 40)
     monkeypatch.setattr(runs, "VALIDATION_WORKLOADS", 1)
 
 
-@pytest.mark.usefixtures("one_thread", "small_tune_set")
+@pytest.mark.usefixtures("one_thread", "small_validation")
 @pytest.mark.parametrize("algorithm", ["ppo", "index"])
 def test_a_killed_run_ends_where_the_unbroken_one_does(tmp_path: Path, algorithm: str) -> None:
     """And two runs of one seed are the same, bit for bit."""
@@ -64,7 +64,7 @@ def test_a_killed_run_ends_where_the_unbroken_one_does(tmp_path: Path, algorithm
     policies.make(str(tmp_path / "broken"), SCENARIO)
 
 
-@pytest.mark.usefixtures("one_thread", "small_tune_set")
+@pytest.mark.usefixtures("one_thread", "small_validation")
 def test_a_run_killed_between_checkpoint_and_journal_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("sb3_contrib")
     from laps_env.agents.ppo import PPOOptions
@@ -80,7 +80,7 @@ def test_a_run_killed_between_checkpoint_and_journal_goes_on(tmp_path: Path) -> 
     assert blocks_of(tmp_path / "broken") == blocks_of(tmp_path / "unbroken")
 
 
-@pytest.mark.usefixtures("one_thread", "small_tune_set")
+@pytest.mark.usefixtures("one_thread", "small_validation")
 def test_a_run_without_its_checkpoint_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("sb3_contrib")
     from laps_env.agents.checkpoint import NAME
@@ -101,7 +101,7 @@ def test_a_run_without_its_checkpoint_is_refused(tmp_path: Path) -> None:
     assert files_of(tmp_path) == before
 
 
-@pytest.mark.usefixtures("small_tune_set")
+@pytest.mark.usefixtures("small_validation")
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("sb3_contrib")
     from laps_env.agents.runs import Budget, IndexOptions, train
@@ -115,7 +115,7 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_budgets() -> None:
-    runs = pytest.importorskip("agents.runs")
+    runs = pytest.importorskip("laps_env.agents.runs")
     for given in ({}, {"minutes": 1.0, "blocks": 1}, {"minutes": 0.0}, {"blocks": 0}):
         with pytest.raises(ValueError, match=r"budget|minutes|blocks"):
             runs.Budget(**given)
@@ -191,6 +191,7 @@ def test_loads_rise_with_the_curriculum() -> None:
         ({"learning_rate": 0.0}, "learning_rate: expected a finite number > 0"),
         ({"rollout": 0}, "rollout: expected an integer >= 1"),
         ({"envs": 8.5}, "envs: expected an integer >= 1"),
+        ({"entropy": float("nan")}, "entropy: expected a finite number >= 0"),
         ({"trace": 1.1}, "trace: expected a number from 0 to 1"),
         ({"teacher": "me"}, "teacher: expected a policy or 'none'"),
     ],
