@@ -23,11 +23,12 @@ class ActionRepeat(SpecDecodeReplayVectorEnv):
     round all the same, when it is deployed.
 
     Args:
-        rounds: that the picks of one stand at most; they end when a request comes or goes.
-        num_envs, **options: as `SpecDecodeReplayVectorEnv`.
+        rounds: Rounds that the picks of one stand for, at most; they end when a request comes or
+            goes.
+        num_envs, **options: Options of `SpecDecodeReplayVectorEnv`.
 
     Raises:
-        ValueError: a number out of range, or an interface other than picks.
+        ValueError: A number out of range, or an interface other than picks.
     """
 
     def __init__(self, num_envs: int, *, rounds: int, **options: Any) -> None:

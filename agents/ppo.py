@@ -44,28 +44,29 @@ class PPOOptions(Traffic):
     """What MaskablePPO is trained on, and how; every combination gets as many environments.
 
     Attributes:
-        scenario, predictor_errors, loads: of `Traffic`.
-        curriculum: blocks over which every load rises from the lowest to its own.
-        num_requests: of an episode.
-        slots: rows of the request table.
-        envs: in all.
+        scenario, predictor_errors, loads: Traffic that is trained on (`Traffic`).
+        curriculum: Blocks over which every load rises from the lowest to its own.
+        num_requests: Requests of an episode.
+        slots: Slots of the request table.
+        envs: Number of environments in all.
         action_repeat: Rounds that the picks of one stand for in training, at most
             (`laps_env.agents.action_repeat.ActionRepeat`).
-        network: of `laps_env.agents.networks.NETWORKS`.
-        without: what an ablation takes away (`laps_env.policies.networks.features.Feature.about`, "mask").
-        teacher: policy that is imitated first, or "none".
-        imitation_steps: of all environments.
-        exploration: mean entropy of the choices with which PPO begins, in nats (`soften`).
-        seed: of everything; seeds of different numbers share no workload.
-        rollout: steps of every environment between updates.
-        rollouts: between checkpoints.
-        epochs, minibatch, learning_rate, clip, entropy: of PPO's updates.
-        value_blocks: the first so many blocks of PPO train the value alone.
-        horizon: requests' mean gaps between arrivals after which the future counts 1 / e.
-        trace: lambda of the advantage, per round.
+        network: Name in `laps_env.agents.networks.NETWORKS`.
+        without: Features that an ablation takes away, by
+            `laps_env.policies.networks.features.Feature.about`, or "mask".
+        teacher: Policy that is imitated first, or "none".
+        imitation_steps: Steps of all environments in which the teacher is imitated.
+        exploration: Mean entropy of the choices with which PPO begins, in nats (`soften`).
+        seed: Seed of all random draws; different seeds share no workload.
+        rollout: Steps of every environment between updates.
+        rollouts: Rollouts between checkpoints.
+        epochs, minibatch, learning_rate, clip, entropy: Parameters of PPO's updates.
+        value_blocks: Number of first blocks of PPO that train the value alone.
+        horizon: Mean gaps between arrivals after which the future counts 1 / e.
+        trace: Lambda of the advantage, per round.
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: A value out of range.
     """
 
     curriculum: int = 0
@@ -163,8 +164,8 @@ class PPOTrainer:
     """Trains a queue policy, block by block.
 
     Args:
-        options: what and how.
-        folder: of checkpoints and logs.
+        options: Options of the training.
+        folder: Folder of checkpoints and logs.
     """
 
     def __init__(self, options: PPOOptions, folder: Path) -> None:

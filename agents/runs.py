@@ -52,7 +52,7 @@ class Budget:
     """When a run ends: after so many minutes of work, or after so many blocks.
 
     Raises:
-        ValueError: not one of both, or not above 0.
+        ValueError: Not one of both, or not above 0.
     """
 
     minutes: float | None = None
@@ -78,15 +78,16 @@ class IndexOptions(Traffic):
     """What an index is searched for, and how.
 
     Attributes:
-        scenario, predictor_errors, loads: of `Traffic`.
-        num_requests: of a workload.
-        repeats: workloads of each scenario, error and load in a generation.
-        cells: combinations that a generation is judged on, drawn anew for each; None for all.
-        tail: weight of the log p99 latency beside that of the mean.
-        seed: of the search; seeds of different numbers share no workload.
+        scenario, predictor_errors, loads: Traffic that is searched on (`Traffic`).
+        num_requests: Requests of a workload.
+        repeats: Workloads of each scenario, error and load in a generation.
+        cells: Combinations of scenario, error and load that a generation is scored on, drawn anew
+            for each; None for all.
+        tail: Weight of the log p99 latency beside that of the mean.
+        seed: Seed of the search; different seeds share no workload.
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: A value out of range.
     """
 
     num_requests: int = 500
@@ -119,14 +120,14 @@ def train(options: Options, folder: Path, budget: Budget, at: Callable[[float, s
     """Run to the end of the budget, from where the folder's run is.
 
     Args:
-        options: of the run; they choose the algorithm.
-        folder: new, or of the same run, which a longer budget lets go on.
-        budget: counts what earlier processes did of the run.
-        at: told the share of the budget that is spent, and how it goes.
+        options: Options of the run; they choose the algorithm.
+        folder: Folder, new or of the same run, which a longer budget lets go on.
+        budget: Budget; it counts what earlier processes did of the run.
+        at: Callback told the share of the budget that is spent, and how it goes.
 
     Raises:
-        ValueError: the folder is of another run.
-        OSError: it cannot be written.
+        ValueError: The folder is of another run.
+        OSError: It cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(options, folder)
@@ -152,11 +153,11 @@ class Run:
     """A run in its folder.
 
     Args:
-        options: what is trained.
-        folder: of this run.
+        options: Options of what is trained.
+        folder: Folder of this run.
 
     Raises:
-        ValueError: the folder is of another run.
+        ValueError: The folder is of another run.
     """
 
     def __init__(self, options: Options, folder: Path) -> None:

@@ -37,9 +37,9 @@ class Training:
     """A run of a sweep.
 
     Attributes:
-        name: of the run's folder.
-        options: what is trained.
-        budget: how long.
+        name: Name of the run's folder.
+        options: Options of what is trained.
+        budget: Budget of the run.
     """
 
     name: str
@@ -58,8 +58,8 @@ class Trial:
     """A policy evaluated on one scenario at one load.
 
     Attributes:
-        name: of the policy or of the training.
-        grid: of `Grid`, policies apart.
+        name: Name of the policy or of the training.
+        grid: Options of `Grid`, policies apart.
     """
 
     name: str
@@ -92,9 +92,9 @@ class Evaluations:
     """A table [[evaluate]].
 
     Attributes:
-        grids: one scenario, load and predictor error each.
-        models: patterns of the names of the trainings that it is for.
-        policies: that stand beside them.
+        grids: One scenario, load and predictor error each.
+        models: Patterns of names of trainings; those that match are evaluated.
+        policies: Policies that stand beside the models.
     """
 
     grids: list[dict[str, Any]]
@@ -107,15 +107,15 @@ class Sweep:
     """What a file asks for.
 
     Attributes:
-        trainings: every run with every seed.
-        evaluations: what they are tried on.
+        trainings: Trainings, every run with every seed.
+        evaluations: Evaluations of the models.
     """
 
     trainings: list[Training]
     evaluations: list[Evaluations]
 
     def trials(self, training: Training) -> list[Trial]:
-        """Of one trained model."""
+        """Trials of one trained model."""
         return [
             Trial(training.name, grid)
             for asked in self.evaluations
@@ -124,7 +124,7 @@ class Sweep:
         ]
 
     def rivals(self) -> list[Trial]:
-        """Of the policies that stand beside the models."""
+        """Trials of the policies that stand beside the models."""
         return [
             Trial(policy, grid)
             for asked in self.evaluations
@@ -155,8 +155,9 @@ def read_sweep(path: Path) -> Sweep:
         episodes = 50                   # and any other option of laps_env.evaluation.grid.Grid
 
     Raises:
-        ValueError: naming the file, what was expected and what came.
-        OSError: it cannot be read.
+        ValueError: Damaged or unknown content; the message names the file, what was expected and
+            what came.
+        OSError: It cannot be read.
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -213,8 +214,8 @@ class Tasks:
     """Ray tasks under way: started, tried again, collected as they finish.
 
     Args:
-        attempts: of a task that fails or is lost.
-        cores: that each task reserves.
+        attempts: Attempts of a task that fails or is lost.
+        cores: Cores that each task reserves.
     """
 
     def __init__(self, attempts: int, cores: int) -> None:
@@ -262,7 +263,7 @@ def write_model(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def digest(files: dict[str, bytes]) -> str:
-    """Of a trained model's weights, sha256."""
+    """SHA-256 of a trained model's weights."""
     return hashlib.sha256(files[WEIGHTS]).hexdigest()
 
 
