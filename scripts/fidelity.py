@@ -19,13 +19,14 @@ from textwrap import fill
 from typing import Any
 
 import torch
-from calibrate import describe, grid_rows
+from calibrate import grid_rows
 
 from laps_env.evaluation.runner import CODE
 from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, load_pair
 from laps_env.live.measure.agreement import METRICS, Error, Order, compare_metrics, compare_order
 from laps_env.live.measure.calibration import Sample
 from laps_env.live.measure.fidelity import CELLS_PER_TURN, TURN_S, Findings, Repetition, run
+from laps_env.live.measure.machine import describe
 from laps_env.live.measure.side_by_side import Settings
 from laps_env.report.tables import markdown_table
 from laps_env.sim.costs import Work

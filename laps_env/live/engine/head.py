@@ -331,7 +331,10 @@ class HeadDrafter:
         held, keys, values, states = saved
         device = self.output.device
         self._held[slot] = held
-        self._keys[slot, :, :held], self._values[slot, :, :held] = keys.to(device), values.to(device)
+        self._keys[slot, :, :held], self._values[slot, :, :held] = (
+            keys.to(device),
+            values.to(device),
+        )
         self._states[slot] = [(first, hidden.to(device)) for first, hidden in states]
 
     def forget(self, slot: int) -> None:

@@ -61,8 +61,8 @@ AttentionMaskInterface.register("grouped", sdpa_mask)
 class SlotLayer(CacheLayerMixin):
     """One layer's keys and values, [count of slots, heads, length, width] each.
 
-    ``slots`` [batch], ``positions`` [batch, tokens] and ``visible`` say where the coming pass writes
-    and how far it reads; `SlotModel.forward` sets them.
+    ``slots`` [batch], ``positions`` [batch, tokens] and ``visible`` say where the coming pass
+    writes and how far it reads; `SlotModel.forward` sets them.
     """
 
     keys: Tensor

@@ -1,7 +1,7 @@
 """Linear layers in float32 on a CPU, with weights laid out once for oneDNN.
 
 PyTorch multiplies float32 on a CPU with MKL, which lays the weights out anew in every call: for the
-few inputs of a round that takes longer than the product, and on processors of AMD the product is slow
+few rows of a round that takes longer than the product, and on processors of AMD the product is slow
 too. oneDNN, which PyTorch brings for other types, is two to three times as fast. Both round as
 float32 does, in another order.
 """
