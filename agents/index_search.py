@@ -32,7 +32,7 @@ STEP = 0.1
 def search(
     objective: Objective,
     rule: RuleSpec,
-    score: Callable[[Floats], float],
+    score: Callable[[Sequence[float]], float],
     *,
     rows: int,
     seed: int,
@@ -43,7 +43,7 @@ def search(
 
     Args:
         objective: Workloads that the candidates are scored on.
-        rule: Rule that `laps_env.policies.networks.index.index_spec` made; its weights are replaced.
+        rule: Rule of `laps_env.policies.networks.index.index_spec`; its weights are replaced.
         score: Number to be minimised, from the log ratios of mean and p99 latency.
         rows: Rows of the weights that are searched, the others stay 0: what tells scenarios apart
             has little use where there is one.
@@ -68,7 +68,7 @@ def search(
                 tasks = objective.tasks("train", seed + generation, pool)
                 weighted = [with_weights(made, complete(c).ravel()) for c in candidates]
                 ratios = pool.map(partial(objective.log_ratios, tasks=tasks), weighted)
-                scores = [score(ratio) for ratio in ratios]
+                scores = [score(ratio.tolist()) for ratio in ratios]
             strategy.tell(candidates, scores)
             yield scores, complete(strategy.result.xfavorite)
 

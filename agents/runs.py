@@ -107,7 +107,7 @@ class IndexOptions(Traffic):
 
     def score(self, log_ratios: Sequence[float]) -> float:
         """The log ratio of mean latency, and ``tail`` times that of the p99 latency."""
-        return float(log_ratios[0] + self.tail * log_ratios[1])
+        return log_ratios[0] + self.tail * log_ratios[1]
 
 
 Options = PPOOptions | IndexOptions
@@ -244,7 +244,7 @@ class Run:
             yield entry
 
     def _look(self, rule: RuleSpec) -> Callable[[Floats], list[float]]:
-        """Log ratios of mean and p99 latency on the *validation* split, as a function of weights."""
+        """A function from weights to log ratios of mean and p99 latency on *validation*."""
         cells = len(self.options.sources()) * len(self.options.loads)
         objective = Objective(
             self.options.sources(),

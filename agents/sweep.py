@@ -143,8 +143,8 @@ def read_sweep(path: Path) -> Sweep:
         algorithm = "index"             # or "ppo"
         seeds = [0, 1, 2, 3, 4]
         blocks = 20                     # or minutes
-        scenario = ["mixed-serial-135m"]     # and any other option of the algorithm; or, for a run per
-        # each = ["mixed-serial-135m"]       # scenario, this
+        scenario = ["mixed-serial-135m"]    # and any other option of the algorithm
+        # each = ["mixed-serial-135m"]      # instead: a run for each scenario
 
         [[evaluate]]
         models = ["index-*"]            # all by default

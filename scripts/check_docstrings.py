@@ -22,7 +22,8 @@ FOLDERS = ("laps_env", "policies", "agents")
 #: Words that go on with something said before, and so are no subject.
 DEPENDENT = {"As", "By", "For", "From", "Of", "That", "To", "Whose", "With"}
 
-Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+Named = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+Documented = ast.Module | Named
 
 
 def public(node: Documented) -> Iterator[Documented]:
@@ -30,8 +31,7 @@ def public(node: Documented) -> Iterator[Documented]:
     yield node
     if isinstance(node, ast.Module | ast.ClassDef):
         for child in node.body:
-            named = isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-            if named and not child.name.startswith("_"):
+            if isinstance(child, Named) and not child.name.startswith("_"):
                 yield from public(child)
 
 

@@ -32,8 +32,9 @@ def prompts_of(pair: Pair, count: int) -> list[list[int]]:
 
 def generate(pair: Pair, prompt: list[int], limit: int) -> Any:
     """What transformers says, with its logits."""
-    return pair.target.generate(
-        torch.tensor([prompt], device=pair.target.device),
+    target: Any = pair.target
+    return target.generate(
+        torch.tensor([prompt], device=target.device),
         max_new_tokens=limit,
         do_sample=False,
         output_logits=True,

@@ -13,7 +13,7 @@ from laps_env.policies.networks.model_file import CARD, WEIGHTS
 
 SCENARIO = "mixed-batch8-135m"
 
-TINY = {
+TINY: dict[str, Any] = {
     "scenario": (SCENARIO,),
     "loads": (0.9,),
     "num_requests": 10,
@@ -106,7 +106,8 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("sb3_contrib")
     from laps_env.agents.runs import Budget, IndexOptions, train
 
-    options = {"scenario": (SCENARIO,), "loads": (0.9,), "num_requests": 20, "repeats": 1}
+    options: dict[str, Any] = {"scenario": (SCENARIO,), "loads": (0.9,), "num_requests": 20}
+    options["repeats"] = 1
     train(IndexOptions(**options), tmp_path, Budget(blocks=1), lambda share, text: None)
     before = files_of(tmp_path)
     with pytest.raises(ValueError, match="journal: expected a journal of"):
@@ -144,7 +145,7 @@ def test_softened_choices_have_the_entropy_and_keep_their_order() -> None:
     seen = {name: torch.from_numpy(part) for name, part in observation.items()}
     before = policy.get_distribution(seen, info["action_mask"]).mode()
     policy.soften(seen, info["action_mask"], 0.3)
-    after = policy.get_distribution(seen, info["action_mask"])
+    after: Any = policy.get_distribution(seen, info["action_mask"])
     assert after.entropy().mean().item() == pytest.approx(0.3, abs=1e-3)
     assert after.mode().equal(before)
 
@@ -154,7 +155,7 @@ def test_what_a_block_draws_depends_on_the_runs_seed(tmp_path: Path) -> None:
     pytest.importorskip("sb3_contrib")
     from laps_env.agents.ppo import PPOOptions, PPOTrainer
 
-    drawn = []
+    drawn: list[tuple[float, bytes]] = []
     for seed in (0, 1, 1):
         trainer = PPOTrainer(PPOOptions(**{**TINY, "seed": seed}), tmp_path / str(len(drawn)))
         trainer._begin()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -96,7 +96,7 @@ class Error:
 
 
 def compare_metrics(
-    live: dict[str, Sequence[Metrics]], replay: dict[str, Sequence[Metrics]]
+    live: Mapping[str, Sequence[Metrics]], replay: Mapping[str, Sequence[Metrics]]
 ) -> list[Error]:
     """A row per policy and metric.
 
@@ -144,7 +144,7 @@ class Order:
 
 
 def compare_order(
-    live: dict[str, Sequence[Metrics]], replay: dict[str, Sequence[Metrics]]
+    live: Mapping[str, Sequence[Metrics]], replay: Mapping[str, Sequence[Metrics]]
 ) -> list[Order]:
     """Every pair of policies; arguments as `compare_metrics`."""
     name = METRICS[0]
