@@ -18,16 +18,19 @@ venv: $(VENV)/.evaluate  ## make .venv: the package and pictures
 evaluate: $(VENV)/.evaluate  ## compare the policies: table, results.json, picture, report/index.html
 	$(VENV)/bin/laps-env evaluate $(ARGS)
 
-test: $(VENV)/.dev  ## run the tests
-	$(RUN) -m pytest $(ARGS)
+test: $(VENV)/.dev  ## run the tests, without those for a GPU (ARGS="-m gpu": those alone)
+	$(RUN) -m pytest -m "not gpu" $(ARGS)
 
 bench: $(VENV)/.evaluate  ## measure the speed: table and bench.json
 	$(RUN) scripts/bench.py $(ARGS)
 
-lint: $(VENV)/.dev  ## check style and types
+lint: $(VENV)/.dev  ## check style, docstrings, types (strict in laps_env) and layers
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
+	$(RUN) scripts/check_docstrings.py
+	$(VENV)/bin/lint-imports
 	$(RUN) -m mypy
+	$(RUN) -m mypy --config-file= --ignore-missing-imports --follow-imports=silent scripts tests
 
 docs: $(VENV)/.docs  ## build the documentation site into site/
 	$(VENV)/bin/zensical build --strict
@@ -48,7 +51,7 @@ wheel: $(VENV)/.dev  ## build the source archive and the wheel into dist/
 	$(RUN) -m build --no-isolation
 
 clean:  ## remove .venv, caches and builds; results and models stay
-	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \

@@ -24,11 +24,12 @@ class ActionRepeat(SpecDecodeReplayVectorEnv):
     round all the same, when it is deployed.
 
     Args:
-        rounds: that the picks of one stand at most; they end when a request comes or goes.
-        num_envs, **options: as `SpecDecodeReplayVectorEnv`.
+        rounds: Rounds that the picks of one stand for, at most; they end when a request comes or
+            goes.
+        num_envs, **options: Options of `SpecDecodeReplayVectorEnv`.
 
     Raises:
-        ValueError: a number out of range, or an interface other than picks.
+        ValueError: A number out of range, or an interface other than picks.
     """
 
     def __init__(self, num_envs: int, *, rounds: int, **options: Any) -> None:
@@ -54,14 +55,14 @@ class ActionRepeat(SpecDecodeReplayVectorEnv):
         super()._move(actions, skip)
         ran = state.ran_round & ~skip
         scale = self.options.reward_scale
-        _hold(
+        _repeat(
             simulation.constants, state, before, self._picks, self._picked, ran, self._rounds, scale
         )
         self._picked[ran] = 0
 
 
 @jit
-def _hold(
+def _repeat(
     c: Any,
     state: BatchedState,
     before: npt.NDArray[Any],

@@ -18,7 +18,7 @@ class TimeDiscountedBuffer(MaskableDictRolloutBuffer):
     lambda, which therefore counts rounds: it is 1 for a step that takes no time.
 
     Args:
-        horizon_s: float64 [E] seconds, or one number, at which the future counts 1 / e.
+        horizon_s: Seconds, float64 [E] or one number, at which the future counts 1 / e.
     """
 
     def __init__(self, *args: Any, horizon_s: npt.ArrayLike, **kwargs: Any) -> None:

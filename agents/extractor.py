@@ -1,4 +1,4 @@
-"""From raw observations to the features of `laps_env.policies.networks.features`, as tensors."""
+"""Raw observations as the features of `laps_env.policies.networks.features`, as tensors."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Tables(NamedTuple):
     """E request tables, their M requests packed.
 
     Attributes:
-        requests: float [M, P], features of the requests present.
-        servers: float [E, S], features of the servers.
-        row, slot: int64 [M], whose table and which slot of it.
-        slots: N.
+        requests: Features of the requests present, float [M, P].
+        servers: Features of the servers, float [E, S].
+        row, slot: Table and slot of each request, int64 [M].
+        slots: Number of slots N.
     """
 
     requests: torch.Tensor
@@ -41,9 +41,10 @@ class TableExtractor(BaseFeaturesExtractor):
     """Scaled features of the requests present, by the deployed rules' own compiled code.
 
     Args:
-        observation_space: of the environments.
-        laws: float [K, C], constants per category (`laps_env.policies.gittins.index_tables`).
-        without: what an ablation takes away, `laps_env.policies.networks.features.Feature.about`; those are 0.
+        observation_space: Observation space of the environments.
+        laws: Constants per category, float [K, C] (`laps_env.policies.gittins.index_tables`).
+        without: Features that an ablation takes away, by
+            `laps_env.policies.networks.features.Feature.about`; those are 0.
     """
 
     def __init__(

@@ -23,8 +23,8 @@ class Teacher:
     """A policy asked about every row.
 
     Args:
-        venv: the servers; a clairvoyant policy is told of their workloads.
-        name: of the policy.
+        venv: The servers; a clairvoyant policy is told of their workloads.
+        name: Name of the policy.
     """
 
     def __init__(self, venv: ReplayVecEnv, name: str) -> None:
@@ -75,14 +75,14 @@ def imitate(
     """Fit the scorer to the teacher's choices, one gradient step per step of all rows.
 
     Args:
-        policy: its scorer learns.
-        venv: seeded; is reset.
-        teacher: of these servers.
-        steps: of all rows; the share of the student's own choices among those that are taken
-            grows from none to all over the first half.
-        learning_rate: of Adam.
-        rng: draws whose choice is taken.
-        report: told of each step: loss, share of choices that agree.
+        policy: Policy whose scorer learns.
+        venv: Environments, seeded; they are reset.
+        teacher: Teacher of these servers.
+        steps: Number of steps of all rows; the share of the student's own choices among those that
+            are taken grows from none to all over the first half.
+        learning_rate: Learning rate of Adam.
+        rng: Generator that draws whose choice is taken.
+        report: Callback told of each step: loss, share of choices that agree.
     """
     optimizer = torch.optim.Adam(policy.scorer.parameters(), lr=learning_rate)
     observation = venv.reset()

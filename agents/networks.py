@@ -60,8 +60,8 @@ class Scorer(nn.Module):
     """Gives every request of `Tables` a score, [M]; linear in the layers of ``last``.
 
     Attributes:
-        shapes: of the arrays that are deployed.
-        reads: those of them that are multiplied with request features.
+        shapes: Shapes of the arrays that are deployed.
+        reads: Names of those that are multiplied with request features.
     """
 
     last: list[nn.Module]
@@ -165,7 +165,7 @@ class FlatNetwork(Scorer):
     """The scorer of `laps_env.policies.networks.flat`, without sharing.
 
     Args:
-        slots: N, which its weights are tied to.
+        slots: Number of slots N, which its weights are tied to.
     """
 
     reads = ("A",)

@@ -56,9 +56,9 @@ class Traffic:
         """Number of combinations of scenario, predictor error and load."""
         return len(self.scenario) * len(self.predictor_errors) * len(self.loads)
 
-    def objective(self, tune: Sequence[float]) -> float:
+    def score(self, log_ratios: Sequence[float]) -> float:
         """Quantity that a run minimises, from log ratios of mean and p99 latency to LAPS-SD's."""
-        return tune[0]
+        return log_ratios[0]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class PPOOptions(Traffic):
         num_requests: Requests of an episode.
         slots: Rows of the request table.
         envs: Environments in all.
-        hold: Rounds that the picks of one stand in training
+        action_repeat: Rounds that the picks of one stand for in training, at most
             (`laps_env.agents.action_repeat.ActionRepeat`).
         network: Kind of scorer.
         without: Parts that an ablation takes away.
@@ -97,7 +97,7 @@ class PPOOptions(Traffic):
     num_requests: int = 300
     slots: int = 32
     envs: int = 128
-    hold: int = 50
+    action_repeat: int = 50
     network: Network = "pointer"
     without: tuple[Ablation, ...] = ()
     teacher: str = "oracle_srpt"
@@ -117,7 +117,7 @@ class PPOOptions(Traffic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        counts = "num_requests slots envs hold rollout rollouts epochs minibatch"
+        counts = "num_requests slots envs action_repeat rollout rollouts epochs minibatch"
         for name in counts.split():
             check_count(name, getattr(self, name))
         for name in ("curriculum", "imitation_steps", "value_blocks", "seed"):
@@ -176,9 +176,9 @@ class IndexOptions(Traffic):
         if not (is_finite(self.tail) and self.tail >= 0):
             raise ValueError(f"tail: expected a finite number >= 0, got {self.tail!r}")
 
-    def objective(self, tune: Sequence[float]) -> float:
-        """Objective of `Traffic`, and ``tail`` times the log ratio of the p99 latency."""
-        return tune[0] + self.tail * tune[1]
+    def score(self, log_ratios: Sequence[float]) -> float:
+        """Log ratio of mean latency, and ``tail`` times that of the p99 latency."""
+        return log_ratios[0] + self.tail * log_ratios[1]
 
 
 Options = PPOOptions | IndexOptions

@@ -40,7 +40,7 @@ def groups_of(options: PPOOptions) -> list[ActionRepeat]:
     return [
         ActionRepeat(
             options.envs // len(cells),
-            rounds=options.hold,
+            rounds=options.action_repeat,
             scenario=scenario,
             load=load,
             num_requests=options.num_requests,
@@ -67,8 +67,8 @@ class PPOTrainer:
     """Trains a queue policy, block by block.
 
     Args:
-        options: what and how.
-        folder: of checkpoints and logs.
+        options: Options of the training.
+        folder: Folder of checkpoints and logs.
     """
 
     def __init__(self, options: PPOOptions, folder: Path) -> None:

@@ -26,10 +26,11 @@ class QueuePolicy(MaskableActorCriticPolicy):
     then): what is learned is the order, as with the rules.
 
     Args:
-        observation_space, action_space, lr_schedule: as every policy of stable-baselines3.
-        network: of `laps_env.agents.networks.NETWORKS`.
-        laws, without: of `laps_env.agents.extractor.TableExtractor`.
-        **kwargs: of the base class.
+        observation_space, action_space, lr_schedule: Arguments of every policy of
+            stable-baselines3.
+        network: Name in `laps_env.agents.networks.NETWORKS`.
+        laws, without: Arguments of `laps_env.agents.extractor.TableExtractor`.
+        **kwargs: Arguments of the base class.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class QueuePolicy(MaskableActorCriticPolicy):
         return arrays
 
     def logits(self, tables: Tables) -> torch.Tensor:
-        """Of all actions, [E, N + 1]."""
+        """Logits of all actions, [E, N + 1]."""
         logits = tables.servers.new_full((len(tables.servers), tables.slots + 1), NEVER)
         return logits.index_put((tables.row, tables.slot), self.scorer(tables))
 
@@ -133,7 +134,7 @@ class QueuePolicy(MaskableActorCriticPolicy):
     def get_distribution(
         self, obs: PyTorchObs, action_masks: np.ndarray | None = None
     ) -> MaskableDistribution:
-        """Of actions."""
+        """Distribution over actions."""
         return self._distribution(self.describe(obs), action_masks)
 
     def predict_values(self, obs: PyTorchObs) -> torch.Tensor:

@@ -32,8 +32,8 @@ class RelativeReward(VecEnvWrapper):
     """Rewards relative to a reference policy.
 
     Args:
-        venv: the servers.
-        make_reference: the policy that a scenario's workloads are also served by.
+        venv: The servers.
+        make_reference: Maker of the policy that a scenario's workloads are also served by.
     """
 
     def __init__(self, venv: ReplayVecEnv, make_reference: Callable[[Scenario], Policy]) -> None:

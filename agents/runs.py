@@ -23,10 +23,10 @@ import torch
 
 from laps_env.agents.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from laps_env.agents.index_search import START, search
-from laps_env.agents.objective import Objective
 from laps_env.agents.options import Budget, IndexOptions, Options, PPOOptions
 from laps_env.agents.ppo import PPOTrainer
 from laps_env.agents.traffic import sources_of
+from laps_env.evaluation.objective import SLOTS, Objective, with_weights
 from laps_env.policies import RuleSpec
 from laps_env.policies.base.registry import network_rule
 from laps_env.policies.base.traffic_model import Floats
@@ -55,14 +55,14 @@ def train(options: Options, folder: Path, budget: Budget, at: Callable[[float, s
     """Run to the end of the budget, from where the folder's run is.
 
     Args:
-        options: of the run; they choose the algorithm.
-        folder: new, or of the same run, which a longer budget lets go on.
-        budget: counts what earlier processes did of the run.
-        at: told the share of the budget that is spent, and how it goes.
+        options: Options of the run; they choose the algorithm.
+        folder: Folder, new or of the same run, which a longer budget lets go on.
+        budget: Budget; it counts what earlier processes did of the run.
+        at: Callback told the share of the budget that is spent, and how it goes.
 
     Raises:
-        ValueError: the folder is of another run.
-        OSError: it cannot be written.
+        ValueError: The folder is of another run.
+        OSError: It cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with Journal(folder / "journal", about_run(options), Block) as journal:
@@ -92,9 +92,9 @@ class Run:
     """A run in its folder.
 
     Args:
-        options: what is trained.
-        folder: of this run.
-        journal: of this run, open.
+        options: Options of what is trained.
+        folder: Folder of this run.
+        journal: Journal of this run, open.
     """
 
     def __init__(self, options: Options, folder: Path, journal: Journal) -> None:
@@ -107,27 +107,31 @@ class Run:
         minutes = sum(entry["seconds"] for entry in entries) / 60
         text = f"block {len(entries)}, {minutes:.1f} min"
         mean, p99 = np.exp(entries[-1]["validation"])
-        return (
-            f"{text}: mean latency x{mean:.3f}, p99 x{p99:.3f} of LAPS-SD's on the validation split"
-        )
+        return f"{text}: mean latency x{mean:.3f}, p99 x{p99:.3f} of LAPS-SD's on validation"
 
     def index_blocks(self) -> Generator[Entry]:
         """Blocks of the search for an index, from where the journal ends."""
         options = self.options
         assert isinstance(options, IndexOptions)
         rule = network_rule("index", "candidate", {"weights": START})
-        judge = self._judge(
-            rule,
-            num_requests=options.num_requests,
+        objective = Objective(
+            sources_of(options),
+            options.loads,
+            options.num_requests,
             repeats=options.repeats,
             cells=options.cells,
-            tail=options.tail,
         )
         look = self._look(rule)
         known = [scores for entry in self.journal.entries for scores in entry["scores"]]
-        rows = len(START) if len(options.scenario) > 1 else 1
-        threads = torch.get_num_threads()
-        generations = search(judge, rows, options.seed * 2**20, threads, known)
+        generations = search(
+            objective,
+            rule,
+            options.score,
+            rows=len(START) if len(options.scenario) > 1 else 1,
+            seed=options.seed * 2**20,
+            threads=torch.get_num_threads(),
+            known=known,
+        )
         for _ in islice(generations, len(known)):
             pass
         if not self.journal.entries:
@@ -175,28 +179,31 @@ class Run:
             save_checkpoint(self.folder, trainer.policy, trainer.block, state)
             yield entry
 
-    def _judge(self, rule: RuleSpec, **sizes: Any) -> Objective:
-        """Of this run's scenarios and loads."""
-        return Objective(rule, sources_of(self.options), self.options.loads, **sizes)
-
     def _look(self, rule: RuleSpec) -> Callable[[Floats], list[float]]:
-        """Judges weights on the *validation* split: log ratios of mean and p99 latency."""
+        """A function from weights to log ratios of mean and p99 latency on *validation*."""
         cells = len(sources_of(self.options)) * len(self.options.loads)
-        repeats = max(1, VALIDATION_WORKLOADS // cells)
-        judge = self._judge(rule, num_requests=VALIDATION_REQUESTS, repeats=repeats)
+        objective = Objective(
+            sources_of(self.options),
+            self.options.loads,
+            VALIDATION_REQUESTS,
+            repeats=max(1, VALIDATION_WORKLOADS // cells),
+            slots=rule.slots or SLOTS,
+        )
         pool = ThreadPoolExecutor(torch.get_num_threads())
-        tasks = judge.tasks("validation", VALIDATION_SEED, pool)
+        tasks = objective.tasks("validation", VALIDATION_SEED, pool)
+        made = objective.make(rule)
 
         def look(weights: Floats) -> list[float]:
-            ratios = pool.map(lambda task: judge.log_ratios(weights, [task]), tasks)
+            weighted = with_weights(made, weights)
+            ratios = pool.map(lambda task: objective.log_ratios(weighted, [task]), tasks)
             return np.mean(list(ratios), axis=0).tolist()
 
         return look
 
     def _keep_if_best(self, kind: str, arrays: dict[str, Floats], validation: list[float]) -> None:
-        objective = self.options.objective
-        earlier = [objective(entry["validation"]) for entry in self.journal.entries]
-        if objective(validation) < min(earlier, default=np.inf):
+        score = self.options.score
+        earlier = [score(entry["validation"]) for entry in self.journal.entries]
+        if score(validation) < min(earlier, default=np.inf):
             self._save(kind, arrays, validation)
 
     def _save(self, kind: str, arrays: dict[str, Any], validation: list[float]) -> None:

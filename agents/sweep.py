@@ -42,9 +42,9 @@ class Training:
     """A run of a sweep.
 
     Attributes:
-        name: of the run's folder.
-        options: what is trained.
-        budget: how long.
+        name: Name of the run's folder.
+        options: Options of what is trained.
+        budget: Budget of the run.
     """
 
     name: str
@@ -63,8 +63,8 @@ class Trial:
     """A policy evaluated on one scenario at one load.
 
     Attributes:
-        name: of the policy or of the training.
-        grid: of `Grid`, policies apart.
+        name: Name of the policy or of the training.
+        grid: Options of `Grid`, policies apart.
     """
 
     name: str
@@ -96,9 +96,9 @@ class Evaluations:
     """A table [[evaluate]].
 
     Attributes:
-        grids: one scenario, load and predictor error each.
-        models: patterns of the names of the trainings that it is for.
-        policies: that stand beside them.
+        grids: One scenario, load and predictor error each.
+        models: Patterns of names of trainings; those that match are evaluated.
+        policies: Policies that stand beside the models.
     """
 
     grids: list[dict[str, Any]]
@@ -111,15 +111,15 @@ class Sweep:
     """What a file asks for.
 
     Attributes:
-        trainings: every run with every seed.
-        evaluations: what they are tried on.
+        trainings: Trainings, every run with every seed.
+        evaluations: Evaluations of the models.
     """
 
     trainings: list[Training]
     evaluations: list[Evaluations]
 
     def trials(self, training: Training) -> list[Trial]:
-        """Of one trained model."""
+        """Trials of one trained model."""
         return [
             Trial(training.name, grid)
             for asked in self.evaluations
@@ -128,7 +128,7 @@ class Sweep:
         ]
 
     def rivals(self) -> list[Trial]:
-        """Of the policies that stand beside the models."""
+        """Trials of the policies that stand beside the models."""
         return [
             Trial(policy, grid)
             for asked in self.evaluations
@@ -159,8 +159,9 @@ def read_sweep(path: Path) -> Sweep:
         episodes = 50                   # and any other option of laps_env.evaluation.grid.Grid
 
     Raises:
-        ValueError: naming the file, what was expected and what came.
-        OSError: it cannot be read.
+        ValueError: Damaged or unknown content; the message names the file, what was expected and
+            what came.
+        OSError: It cannot be read.
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -38,16 +38,16 @@ class ReplayVecEnv(VecEnv):
     (`laps_env.sim.metrics.summarize`).
 
     Args:
-        groups: with ``autoreset_mode="SameStep"`` and one number of slots; this adapter alone
-            resets them. Several mix scenarios or loads in one training run.
-        first_category: added to the category of each group's requests, 0 by default; tells the
-            categories of different scenarios apart.
+        groups: Vector environments with ``autoreset_mode="SameStep"`` and one number of slots; this
+            adapter alone resets them. Several mix scenarios or loads in one training run.
+        first_category: Number added to the category of each group's requests, 0 by default; tells
+            the categories of different scenarios apart.
 
     Attributes:
-        dt: float64 [E], seconds that the last step took.
+        dt: Seconds that the last step took, float64 [E].
 
     Raises:
-        ValueError: another autoreset mode, or groups of different shapes.
+        ValueError: Another autoreset mode, or groups of different shapes.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class ReplayVecEnv(VecEnv):
         """Refused: rows share one object.
 
         Raises:
-            AttributeError: always.
+            AttributeError: Raised always.
         """
         raise AttributeError(f"{attr_name}: expected nothing to be set on rows of one environment")
 
@@ -180,7 +180,7 @@ class ReplayVecEnv(VecEnv):
         """``action_masks`` of rows, or a method that takes the row first (``summary``, ...).
 
         Raises:
-            AttributeError: the vector environment has no such method.
+            AttributeError: The vector environment has no such method.
         """
         wanted = self._get_indices(indices)
         if method_name == "action_masks":

@@ -24,9 +24,9 @@ def pass_bytes(model: PreTrainedModel | DraftHead | None, target: PreTrainedMode
     """Bytes of weights that a pass reads, tied ones once; rows of an embedding count as nothing.
 
     Args:
-        model: the target, or what drafts for it (a head also reads its part of the target's output
+        model: Target, or what drafts for it (a head also reads its part of the target's output
             weights).
-        target: the target.
+        target: Target.
     """
     if model is None:
         return 0
@@ -34,9 +34,10 @@ def pass_bytes(model: PreTrainedModel | DraftHead | None, target: PreTrainedMode
         borrowed = model.config.frequent_tokens * model.config.width
         own = sum(parameter.numel() for parameter in model.parameters())
         return (own + borrowed) * target.dtype.itemsize
-    embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
-    apart = embedding.weight is not output.weight
-    return sum(p.nbytes for p in model.parameters()) - apart * embedding.weight.nbytes
+    embedding: Any = model.get_input_embeddings()
+    output: Any = model.get_output_embeddings()
+    looked_up = 0 if embedding.weight is output.weight else embedding.weight.nbytes
+    return sum(p.nbytes for p in model.parameters()) - int(looked_up)
 
 
 def bandwidth(device: torch.device, repeats: int = 20) -> dict[str, float]:
@@ -81,10 +82,10 @@ def round_times(engine: Engine, prompts: Texts, limit: int, draft_length: int) -
 def floors(
     pair: Pair, engine: Engine, prompts: Texts, limit: int, lengths: Sequence[int]
 ) -> dict[str, Any]:
-    """A round at batch 1 beside the time that reading its weights once a pass takes."""
+    """Bandwidth and weights, and rounds at batch 1 beside the time that reading these takes."""
     speed = bandwidth(pair.target.device)
     target, draft = (pass_bytes(m, pair.target) for m in (pair.target, pair.draft))
-    rows = []
+    found = []
     for n in lengths:
         round_times(engine, prompts, limit, n)  # warms up
         seconds = round_times(engine, prompts, limit, n)
@@ -92,7 +93,7 @@ def floors(
             continue
         floor = (target + n * draft) / max(speed.values())
         median = statistics.median(seconds)
-        rows.append(
+        found.append(
             {
                 "draft_length": n,
                 "rounds": len(seconds),
@@ -103,9 +104,5 @@ def floors(
                 "ratio": median / floor,
             }
         )
-    return {
-        "bytes_per_s": speed,
-        "target_bytes": target,
-        "draft_step_bytes": draft,
-        "rounds": rows,
-    }
+    weights = {"target_bytes": target, "draft_step_bytes": draft}
+    return {"floor": {"bytes_per_s": speed, **weights}, "rounds": found}

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -27,9 +29,9 @@ class Contender:
     """One way to generate the texts.
 
     Attributes:
-        name: of its row.
-        generate: output tokens of some prompts, with a setting's values.
-        settings: to choose the fastest from.
+        name: Name in the tables.
+        generate: Function from prompts and a setting's values to output tokens.
+        settings: Settings to choose the fastest from.
     """
 
     name: str
@@ -37,35 +39,20 @@ class Contender:
     settings: tuple[Setting, ...] = ({},)
 
 
-class Ours:
-    """The engine at batch 8: who has finished makes room for the next prompt.
-
-    Args:
-        engine: with as many slots.
-        limit: output tokens.
-    """
-
-    def __init__(self, engine: Engine, limit: int) -> None:
-        self.engine = engine
-        self.limit = limit
-
-    def __call__(self, prompts: Texts, draft_length: int = 0) -> Texts:
-        all_of_them = [self.engine.start(prompt, self.limit) for prompt in prompts]
-        waiting, running = all_of_them[::-1], []
-        while waiting or running:
-            while waiting and len(running) < BATCH:
-                running.append(waiting.pop())
-            self.engine.run_round(running, draft_length)
-            running = [g for g in running if not g.finished]
-        return [g.output for g in all_of_them]
+def with_engine(engine: Engine, limit: int, prompts: Texts, draft_length: int = 0) -> Texts:
+    """Texts by the engine at batch 8: who has finished makes room for the next prompt."""
+    generations = [engine.start(prompt, limit) for prompt in prompts]
+    while running := [g for g in generations if not g.finished][:BATCH]:
+        engine.run_round(running, draft_length)
+    return [g.output for g in generations]
 
 
-class Theirs:
+class Transformers:
     """`generate` of transformers, greedy, with the attention that it would choose by itself.
 
     Args:
-        pair: whose target generates.
-        limit: output tokens.
+        pair: Pair whose target generates.
+        limit: Output tokens, at most.
     """
 
     def __init__(self, pair: Pair, limit: int) -> None:
@@ -76,10 +63,10 @@ class Theirs:
 
     def batched(self, prompts: Texts) -> Texts:
         """Plain generation: so many left-padded prompts at once, until the last has ended."""
-        return self._in_parts(prompts, BATCH, {})
+        return self._in_parts(prompts, BATCH)
 
     def with_model(self, prompts: Texts, draft_length: int, confidence: float) -> Texts:
-        """Assisted by the draft model, one prompt after the other."""
+        """Generation assisted by the draft model, one prompt after the other."""
         assert isinstance(self.draft, PreTrainedModel)  # contenders() asked
         self.draft.generation_config = GenerationConfig(
             num_assistant_tokens=draft_length,
@@ -87,36 +74,36 @@ class Theirs:
             assistant_confidence_threshold=confidence,
         )
         with _attention_of_transformers(self.draft):
-            return self._in_parts(prompts, 1, {"assistant_model": self.draft})
+            return self._in_parts(prompts, 1, assistant_model=self.draft)
 
     def with_lookup(self, prompts: Texts, draft_length: int) -> Texts:
-        """Assisted by prompt lookup, one prompt after the other."""
-        options = {
-            "prompt_lookup_num_tokens": draft_length,
-            "max_matching_ngram_size": PromptLookup().longest_match,
-        }
-        return self._in_parts(prompts, 1, options)
+        """Generation assisted by prompt lookup, one prompt after the other."""
+        match = PromptLookup().longest_match
+        return self._in_parts(
+            prompts, 1, prompt_lookup_num_tokens=draft_length, max_matching_ngram_size=match
+        )
 
-    def _in_parts(self, prompts: Texts, size: int, options: dict[str, Any]) -> Texts:
+    def _in_parts(self, prompts: Texts, size: int, **options: Any) -> Texts:
         parts = [prompts[i : i + size] for i in range(0, len(prompts), size)]
         with _attention_of_transformers(self.target):
             return [text for part in parts for text in self._generate(part, options)]
 
     def _generate(self, prompts: Texts, options: dict[str, Any]) -> Texts:
-        device, longest = self.target.device, max(map(len, prompts))
+        target: Any = self.target  # its own `generate` is typed as a tensor
+        longest = max(map(len, prompts))
         padding = [longest - len(prompt) for prompt in prompts]
         padded = [[0] * n + prompt for n, prompt in zip(padding, prompts, strict=True)]
         mask = [[0] * n + [1] * (longest - n) for n in padding]
-        out = self.target.generate(
-            torch.tensor(padded, device=device),
-            attention_mask=torch.tensor(mask, device=device),
+        out = target.generate(
+            torch.tensor(padded, device=target.device),
+            attention_mask=torch.tensor(mask, device=target.device),
             do_sample=False,
             max_new_tokens=self.limit,
             eos_token_id=self.stops or None,
             pad_token_id=self.stops[0] if self.stops else 0,
             **options,
         )
-        return [self._until_stop(row) for row in out[:, longest:].tolist()]
+        return [self._until_stop(text) for text in out[:, longest:].tolist()]
 
     def _until_stop(self, output: list[int]) -> list[int]:
         ends = [i for i, token in enumerate(output) if token in self.stops]
@@ -138,26 +125,27 @@ def contenders(
     pair: Pair, limit: int, longest: int, lengths: Sequence[int]
 ) -> tuple[list[Contender], Engine]:
     """All of them, plain batched generation first, and the engine with the pair's own drafter."""
-    theirs = Theirs(pair, limit)
-    room = {"slots": BATCH, "length": longest + limit + max(lengths)}
-    engine = pair.engine(**room)
-    ours = [{"draft_length": n} for n in lengths]
-    assisted = [{"draft_length": n} for n in lengths if n]
+    theirs = Transformers(pair, limit)
+
+    def make_engine(own: Pair) -> Engine:
+        return own.engine(slots=BATCH, length=longest + limit + max(lengths))
+
+    engine = make_engine(pair)
+    ours = tuple({"draft_length": n} for n in lengths)
+    assisted = tuple({"draft_length": n} for n in lengths if n)
     found = [
         Contender("transformers, plain, batch 8", theirs.batched),
-        Contender("engine, no draft", Ours(engine, limit)),
-        Contender(f"engine, {pair.drafter_kind}", Ours(engine, limit), tuple(ours)),
+        Contender("engine, no draft", partial(with_engine, engine, limit)),
+        Contender(f"engine, {pair.drafter_kind}", partial(with_engine, engine, limit), ours),
     ]
     if pair.drafter_kind == "draft-model":
         # 0.4 is transformers' default: a draft ends early where the model is not sure
-        both = [{**setting, "confidence": c} for c in (0.0, 0.4) for setting in assisted]
-        found.append(
-            Contender("transformers, draft-model, batch 1", theirs.with_model, tuple(both))
-        )
+        both = tuple({**setting, "confidence": c} for c in (0.0, 0.4) for setting in assisted)
+        found.append(Contender("transformers, draft-model, batch 1", theirs.with_model, both))
     if pair.drafter_kind != "ngram":
-        lookup = replace(pair, draft=None, draft_name=PROMPT_LOOKUP).engine(**room)
-        found.append(Contender("engine, ngram", Ours(lookup, limit), tuple(ours)))
-    found.append(Contender("transformers, ngram, batch 1", theirs.with_lookup, tuple(assisted)))
+        lookup = make_engine(replace(pair, draft=None, draft_name=PROMPT_LOOKUP))
+        found.append(Contender("engine, ngram", partial(with_engine, lookup, limit), ours))
+    found.append(Contender("transformers, ngram, batch 1", theirs.with_lookup, assisted))
     return found, engine
 
 
@@ -172,36 +160,38 @@ def throughput(
     """Output tokens per second of every contender; the first is what texts are compared with.
 
     Args:
-        found: the contenders.
-        prompts: token ids.
-        repeats: counted repetitions.
-        report: told of each measurement.
-        warm_all: warm up on all prompts, where first passes are dear, else on the first batch.
+        found: Contenders.
+        prompts: Token ids.
+        repeats: Counted repetitions.
+        report: Callback told of each measurement.
+        warm_all: Whether to warm up on all prompts, where first passes are dear, or on the first
+            batch.
     """
-    rows: list[dict[str, Any]] = []
+    warm = prompts if warm_all else prompts[:BATCH]
+    measured: list[dict[str, Any]] = []
     for contender in found:
         tried = []
         for setting in contender.settings:
-            contender.generate(prompts if warm_all else prompts[:BATCH], **setting)
-            rate, texts = _rate(contender, prompts, setting)
-            tried.append({**setting, "tokens_per_s": rate})
+            contender.generate(warm, **setting)
+            rate, _ = _rate(contender, prompts, setting)
+            tried.append((rate, setting))
             report(f"tuning: {contender.name}, {describe_setting(setting)}: {rate:.1f} tokens/s")
-        best = max(tried, key=lambda t: t["tokens_per_s"])
-        setting = {name: value for name, value in best.items() if name != "tokens_per_s"}
-        rows.append({"name": contender.name, "setting": setting, "tried": tried, "rates": []})
+        _, best = max(tried, key=lambda t: t[0])
+        shown = [{**setting, "tokens_per_s": rate} for rate, setting in tried]
+        measured.append({"name": contender.name, "setting": best, "tried": shown, "rates": []})
+    texts: list[Texts] = []
     for repetition in range(repeats):
-        for contender, row in zip(found, rows, strict=True):
-            rate, texts = _rate(contender, prompts, row["setting"])
-            row["rates"].append(rate)
-            row["texts"] = texts
+        timed = [_rate(c, prompts, m["setting"]) for c, m in zip(found, measured, strict=True)]
+        texts = [written for _, written in timed]
+        for own, (rate, _) in zip(measured, timed, strict=True):
+            own["rates"].append(rate)
         report(f"repetition {repetition + 1} of {repeats}")
-    reference = rows[0]["texts"]
-    for row in rows:
-        texts = row.pop("texts")
-        row["tokens_per_s"] = statistics.median(row["rates"])
-        row["tokens"] = sum(map(len, texts))
-        row["equal_texts"] = equal(texts, reference)
-    return rows
+    for own, written in zip(measured, texts, strict=True):
+        own["tokens_per_s"] = statistics.median(own["rates"])
+        own["least"], own["most"] = min(own["rates"]), max(own["rates"])
+        own["tokens"] = sum(map(len, written))
+        own["equal_texts"] = equal(written, texts[0])
+    return measured
 
 
 def _rate(contender: Contender, prompts: Texts, setting: Setting) -> tuple[float, Texts]:
@@ -211,32 +201,23 @@ def _rate(contender: Contender, prompts: Texts, setting: Setting) -> tuple[float
 
 
 def equal(texts: Texts, reference: Texts) -> int:
-    """How many are the same."""
+    """Number of texts that are the same."""
     return sum(own == other for own, other in zip(texts, reference, strict=True))
 
 
-def ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def ratios(measured: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The engine over transformers: medians, and the least and the most within a repetition."""
-    engine = [row for row in rows if row["name"].startswith("engine")]
-    peers = [row for row in rows if row["name"].startswith("transformers")]
     found = []
-    for own in engine:
-        for peer in peers:
+    for own, peer in product(measured, measured):
+        if own["name"].startswith("engine") and peer["name"].startswith("transformers"):
             within = [a / b for a, b in zip(own["rates"], peer["rates"], strict=True)]
             ratio = own["tokens_per_s"] / peer["tokens_per_s"]
-            found.append(
-                {
-                    "engine": own["name"],
-                    "peer": peer["name"],
-                    "ratio": ratio,
-                    "least": min(within),
-                    "most": max(within),
-                }
-            )
+            names = {"engine": own["name"], "peer": peer["name"]}
+            found.append({**names, "ratio": ratio, "least": min(within), "most": max(within)})
     return found
 
 
 def describe_setting(setting: Setting) -> str:
-    """For a table."""
+    """A setting in a few words."""
     names = {"draft_length": "n", "confidence": "threshold"}
     return ", ".join(f"{names[key]} {value}" for key, value in setting.items()) or "as it is"

@@ -9,6 +9,19 @@ from typing import Any
 import pytest
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None:
+        torch = pytest.importorskip("torch")
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of public recordings, which is not part of the repository."""
@@ -47,10 +60,17 @@ def page(browser: Any) -> Iterator[Any]:
     """A page of it, which in the end must have logged no error and asked for nothing but files."""
     opened = browser.new_page(viewport={"width": 1200, "height": 1400})
     complaints: list[str] = []
-    opened.on("console", lambda said: said.type == "error" and complaints.append(said.text))
+
+    def console(said: Any) -> None:
+        if said.type == "error":
+            complaints.append(said.text)
+
+    def request(asked: Any) -> None:
+        if not asked.url.startswith("file:"):
+            complaints.append(asked.url)
+
+    opened.on("console", console)
     opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.on(
-        "request", lambda asked: asked.url.startswith("file:") or complaints.append(asked.url)
-    )
+    opened.on("request", request)
     yield opened
     assert not complaints

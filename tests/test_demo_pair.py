@@ -18,8 +18,6 @@ from laps_env.live.prompts import DEMO_PROMPTS, encode, read_questions  # noqa: 
 #: only leave the reference where they do, by logits of the reference.
 BFLOAT16_GAP = 0.5
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-
 
 def load(device: str, dtype: str) -> Pair:
     if not DEMO_TARGET.is_dir():
@@ -34,8 +32,9 @@ def prompts_of(pair: Pair, count: int) -> list[list[int]]:
 
 def generate(pair: Pair, prompt: list[int], limit: int) -> Any:
     """What transformers says, with its logits."""
-    return pair.target.generate(
-        torch.tensor([prompt], device=pair.target.device),
+    target: Any = pair.target
+    return target.generate(
+        torch.tensor([prompt], device=target.device),
         max_new_tokens=limit,
         do_sample=False,
         output_logits=True,
@@ -70,13 +69,11 @@ def test_float32_is_lossless_on_the_cpu() -> None:
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_float32_is_lossless_on_a_gpu() -> None:
     check_lossless(load("cuda", "float32"), count=8, limit=128)
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_bfloat16_leaves_the_reference_only_at_near_ties(
     record_property: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,7 +95,6 @@ def test_bfloat16_leaves_the_reference_only_at_near_ties(
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_rounds_on_a_gpu_are_captured_graphs() -> None:
     pair = load("cuda", "float32")
     engine = pair.engine(slots=4, length=512)

@@ -56,6 +56,7 @@ def examples(page: Path) -> Iterator[Example]:
         yield Example(*match.groups())
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_examples_print_what_the_page_shows(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -229,7 +229,8 @@ def test_an_interrupted_comparison_goes_on_and_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     journal = Path("runs/fidelity.journal")
-    play, played = Servers.play_live, []
+    play = Servers.play_live
+    played: list[str] = []
 
     def interrupted(self: Servers, policy: str) -> Generator[float, None, Metrics]:
         if len(played) == 3:

@@ -29,7 +29,7 @@ def random_arrays(seed: int = 0) -> dict[str, Any]:
 
 
 def workload(**changes: Any) -> Any:
-    options = {"load": 1.2, "num_requests": 60, "split": "validation", "seed": 1}
+    options: dict[str, Any] = {"load": 1.2, "num_requests": 60, "split": "validation", "seed": 1}
     return get_scenario(SCENARIO).workload(**(options | changes))
 
 
@@ -53,7 +53,9 @@ def test_an_index_weighs_by_the_batch() -> None:
     weights[2] = 0
     both = weights[0] + weights[1] * np.log(8) / 4
     scenario = get_scenario(SCENARIO)
-    rules = [index_spec("i", {"weights": w}) for w in (weights, [both, 0 * both, 0 * both])]
+    rules = [
+        index_spec("i", {"weights": w}) for w in (weights, np.array([both, 0 * both, 0 * both]))
+    ]
     one, other = (
         evaluate_episode(policies.make(rule, scenario), workload(), scenario) for rule in rules
     )
@@ -148,7 +150,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_saved_model_is_a_policy(folder: Path) -> None:
     scenario = get_scenario(SCENARIO)
-    arrays = {name: np.float32(array) for name, array in random_arrays().items()}
+    arrays = {name: array.astype(np.float32) for name, array in random_arrays().items()}
     made = policies.make(pointer_spec("p", arrays), scenario)
     loaded = policies.make(str(folder), scenario)
     np.testing.assert_array_equal(loaded.params, made.params)
@@ -202,7 +204,7 @@ def test_a_model_may_have_arrays_for_a_scenario_alone(tmp_path: Path) -> None:
     save_model(tmp_path, "pointer", arrays, {})
     for scenario, seed in (("chat-serial-135m", 1), ("chat-batch8-135m", 2)):
         made = policies.make(str(tmp_path), scenario)
-        alone = {name: np.float32(array) for name, array in random_arrays(seed).items()}
+        alone = {name: array.astype(np.float32) for name, array in random_arrays(seed).items()}
         np.testing.assert_array_equal(
             made.params, policies.make(pointer_spec("p", alone), scenario).params
         )

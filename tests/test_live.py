@@ -40,7 +40,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def live(drafter: str = "model", **options: Any) -> Any:
-    given = {"target": tiny_pair(drafter), "max_new_tokens": LIMIT, "clock": "calibrated"}
+    given: dict[str, Any] = {
+        "target": tiny_pair(drafter),
+        "max_new_tokens": LIMIT,
+        "clock": "calibrated",
+    }
     return gym.make(laps_env.LIVE_ID, **given | CROWDED | options).unwrapped
 
 

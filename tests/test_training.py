@@ -13,7 +13,7 @@ from laps_env.policies.networks.model_file import CARD, WEIGHTS
 
 SCENARIO = "mixed-batch8-135m"
 
-TINY = {
+TINY: dict[str, Any] = {
     "scenario": (SCENARIO,),
     "loads": (0.9,),
     "num_requests": 10,
@@ -38,13 +38,13 @@ def blocks_of(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def small_tune_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_validation(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = pytest.importorskip("laps_env.agents.runs")
     monkeypatch.setattr(runs, "VALIDATION_REQUESTS", 40)
     monkeypatch.setattr(runs, "VALIDATION_WORKLOADS", 1)
 
 
-@pytest.mark.usefixtures("one_thread", "small_tune_set")
+@pytest.mark.usefixtures("one_thread", "small_validation")
 @pytest.mark.parametrize("algorithm", ["ppo", "index"])
 def test_a_killed_run_ends_where_the_unbroken_one_does(tmp_path: Path, algorithm: str) -> None:
     """And two runs of one seed are the same, bit for bit."""
@@ -64,7 +64,7 @@ def test_a_killed_run_ends_where_the_unbroken_one_does(tmp_path: Path, algorithm
     policies.make(str(tmp_path / "broken"), SCENARIO)
 
 
-@pytest.mark.usefixtures("one_thread", "small_tune_set")
+@pytest.mark.usefixtures("one_thread", "small_validation")
 def test_a_run_killed_between_checkpoint_and_journal_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("sb3_contrib")
     from laps_env.agents.options import Budget, PPOOptions
@@ -80,7 +80,7 @@ def test_a_run_killed_between_checkpoint_and_journal_goes_on(tmp_path: Path) -> 
     assert blocks_of(tmp_path / "broken") == blocks_of(tmp_path / "unbroken")
 
 
-@pytest.mark.usefixtures("one_thread", "small_tune_set")
+@pytest.mark.usefixtures("one_thread", "small_validation")
 def test_a_run_without_its_checkpoint_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("sb3_contrib")
     from laps_env.agents.checkpoint import NAME
@@ -101,13 +101,14 @@ def test_a_run_without_its_checkpoint_is_refused(tmp_path: Path) -> None:
     assert files_of(tmp_path) == before
 
 
-@pytest.mark.usefixtures("small_tune_set")
+@pytest.mark.usefixtures("small_validation")
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("sb3_contrib")
     from laps_env.agents.options import Budget, IndexOptions
     from laps_env.agents.runs import train
 
-    options = {"scenario": (SCENARIO,), "loads": (0.9,), "num_requests": 20, "repeats": 1}
+    options: dict[str, Any] = {"scenario": (SCENARIO,), "loads": (0.9,), "num_requests": 20}
+    options["repeats"] = 1
     train(IndexOptions(**options), tmp_path, Budget(blocks=1), lambda share, text: None)
     before = files_of(tmp_path)
     with pytest.raises(ValueError, match="journal: expected a journal of"):
@@ -147,7 +148,7 @@ def test_softened_choices_have_the_entropy_and_keep_their_order() -> None:
     seen = {name: torch.from_numpy(part) for name, part in observation.items()}
     before = policy.get_distribution(seen, info["action_mask"]).mode()
     policy.soften(seen, info["action_mask"], 0.3)
-    after = policy.get_distribution(seen, info["action_mask"])
+    after: Any = policy.get_distribution(seen, info["action_mask"])
     assert after.entropy().mean().item() == pytest.approx(0.3, abs=1e-3)
     assert after.mode().equal(before)
 
@@ -158,7 +159,7 @@ def test_what_a_block_draws_depends_on_the_runs_seed(tmp_path: Path) -> None:
     from laps_env.agents.options import PPOOptions
     from laps_env.agents.ppo import PPOTrainer
 
-    drawn = []
+    drawn: list[tuple[float, bytes]] = []
     for seed in (0, 1, 1):
         trainer = PPOTrainer(PPOOptions(**{**TINY, "seed": seed}), tmp_path / str(len(drawn)))
         trainer._begin()

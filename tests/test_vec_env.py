@@ -38,7 +38,7 @@ def valid_actions(envs: VecEnv, rng: np.random.Generator) -> np.ndarray:
     return np.array([rng.choice(np.flatnonzero(mask)) for mask in masks])
 
 
-def assert_equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+def assert_equal(one: Any, other: Any) -> None:
     assert one.keys() == other.keys()
     for name in one:
         np.testing.assert_array_equal(one[name], other[name])
@@ -83,8 +83,8 @@ def test_the_adapter_equals_dummy_vec_env(limits: dict[str, Any]) -> None:
 
 def test_groups_are_rows_below_rows_with_their_categories_apart() -> None:
     loads, starts = (0.5, 1.5), [0, 7]
-    joined = ReplayVecEnv(*(native(2, load=load) for load in loads), first_category=starts)
-    alone = [ReplayVecEnv(native(2, load=load)) for load in loads]
+    joined: Any = ReplayVecEnv(*(native(2, load=load) for load in loads), first_category=starts)
+    alone: list[Any] = [ReplayVecEnv(native(2, load=load)) for load in loads]
     joined.seed(3)
     for k, envs in enumerate(alone):
         envs.seed(3 + 2 * k)
@@ -105,7 +105,7 @@ def test_groups_are_rows_below_rows_with_their_categories_apart() -> None:
 
 
 def test_arrays_are_fresh() -> None:
-    envs = ReplayVecEnv(native(2))
+    envs: Any = ReplayVecEnv(native(2))
     envs.seed(0)
     first = envs.reset()
     before = {name: part.copy() for name, part in first.items()}
@@ -138,15 +138,16 @@ def test_options_count_once_and_are_the_same_for_all() -> None:
         envs.reset()
 
 
-# -- held rounds ----------------------------------------------------------------------------------
+# -- action repeat --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scenario", ["chat-serial-8b", "pressure-batch8-135m"])
-def test_held_rounds_are_decided_less_often_and_lose_nothing(scenario: str) -> None:
+def test_repeated_rounds_are_decided_less_often_and_lose_nothing(scenario: str) -> None:
     """The return is minus the summed latency, and time adds up, however few the decisions are."""
     from laps_env.agents.action_repeat import ActionRepeat
 
-    steps, options = {}, {"scenario": scenario, "num_requests": 12, "slots": 16, "load": 1.5}
+    steps: dict[int, int] = {}
+    options: dict[str, Any] = {"scenario": scenario, "num_requests": 12, "slots": 16, "load": 1.5}
     for rounds in (1, 10):
         envs = ActionRepeat(2, rounds=rounds, **options)
         _, info = envs.reset(seed=0)
@@ -169,16 +170,16 @@ def test_held_rounds_are_decided_less_often_and_lose_nothing(scenario: str) -> N
     assert steps[10] < steps[1] / 3
 
 
-def test_rounds_held_once_are_the_environment() -> None:
+def test_rounds_repeated_once_are_the_environment() -> None:
     from laps_env.agents.action_repeat import ActionRepeat
 
-    options = {"scenario": "mixed-batch8-135m", "num_requests": 20, "slots": 16}
-    held = ActionRepeat(3, rounds=1, **options)
+    options: dict[str, Any] = {**OPTIONS, "num_requests": 20}
+    repeated = ActionRepeat(3, rounds=1, **options)
     plain = SpecDecodeReplayVectorEnv(3, **options)
-    (one, info), (other, _) = held.reset(seed=1), plain.reset(seed=1)
+    (one, info), (other, _) = repeated.reset(seed=1), plain.reset(seed=1)
     for _ in range(500):
         actions = info["action_mask"].argmax(axis=1)
-        one, reward, *_, info = held.step(actions)
+        one, reward, *_, info = repeated.step(actions)
         other, expected, *_ = plain.step(actions)
         np.testing.assert_array_equal(one["queue"], other["queue"])
         np.testing.assert_array_equal(reward, expected)

@@ -1,17 +1,21 @@
-"""The wheel works away from the repository: packages, data files and the command line."""
+"""One import name: what is built holds `laps_env` alone, and works beside the user's own names."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("laps_env", "policies", "agents")
+#: Folders of the repository by the name they are installed under; two of them are linked into the
+#: first, where no file may be taken a second time.
+FOLDERS = {"laps_env": "laps_env", "policies": "laps_env/policies", "agents": "laps_env/agents"}
 
 
 def run(*command: str, cwd: Path, **environment: str) -> str:
@@ -21,57 +25,106 @@ def run(*command: str, cwd: Path, **environment: str) -> str:
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
+def files_in(folder: Path) -> list[Path]:
+    """Files below a folder, without those behind links."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        found += [(Path(parent) / name).relative_to(folder) for name in names]
+    return found
+
+
+def contents(wheel: Path) -> dict[str, int]:
+    """Checksums of a wheel's files, without those about the wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        entries = archive.infolist()
+    names = [entry.filename for entry in entries]
+    assert len(names) == len(set(names))
+    return {e.filename: e.CRC for e in entries if ".dist-info/" not in e.filename}
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("wheel")
-    run("-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), cwd=ROOT)
-    (built,) = out.glob("laps_env-*-py3-none-any.whl")
-    return built
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what is built: builds leave files where they ran, and take up those of earlier."""
+    copy = tmp_path_factory.mktemp("repository")
+    for name in FOLDERS:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    return copy
 
 
-def test_wheel_carries_every_file_of_the_packages_and_no_other_package(wheel: Path) -> None:
-    in_tree = {
-        file.relative_to(ROOT).as_posix()
-        for package in PACKAGES
-        for file in (ROOT / package).rglob("*")
-        if file.is_file() and "__pycache__" not in file.parts
+@pytest.fixture(scope="module")
+def built(repository: Path) -> Path:
+    """A source archive and the wheel that is made from it."""
+    run("-m", "build", "--no-isolation", cwd=repository)
+    return repository / "dist"
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    (found,) = built.glob("laps_env-*-py3-none-any.whl")
+    return found
+
+
+def test_wheel_holds_every_file_of_the_folders_under_one_name(wheel: Path) -> None:
+    expected = {
+        f"{installed}/{file.as_posix()}"
+        for folder, installed in FOLDERS.items()
+        for file in files_in(ROOT / folder)
     }
-    for package in PACKAGES:
-        assert f"{package}/__init__.py" in in_tree
-    for data in ("laps_env/data/", "policies/data/"):
-        assert any(name.startswith(data) for name in in_tree), f"no file under {data}"
-
-    names = zipfile.ZipFile(wheel).namelist()
-    carried = {name for name in names if ".dist-info/" not in name}
-    assert carried == in_tree
-    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    assert {"laps_env/py.typed", "laps_env/policies/data/tuned.json"} < expected
+    assert set(contents(wheel)) == expected
+    with zipfile.ZipFile(wheel) as archive:
+        top = {name.split("/")[0] for name in archive.namelist()}
+    (about,) = top - {"laps_env"}
+    assert about.endswith(".dist-info")
 
 
-def test_wheel_lists_scenarios_and_policies_in_an_empty_directory(
-    wheel: Path, tmp_path: Path
+def test_sources_hold_no_file_twice_and_make_the_wheel_of_the_repository(
+    repository: Path, built: Path, wheel: Path, tmp_path: Path
 ) -> None:
-    site, empty = tmp_path / "site", tmp_path / "empty"
-    empty.mkdir()
-    run(
-        "-m",
-        "pip",
-        "install",
-        "--no-index",
-        "--no-deps",
-        "--target",
-        str(site),
-        str(wheel),
-        cwd=empty,
-    )
-    # PYTHONPATH comes before this environment's own packages, which only lend the dependencies.
-    where = run("-c", "import laps_env; print(laps_env.__file__)", cwd=empty, PYTHONPATH=str(site))
-    assert Path(where.strip()).is_relative_to(site)
-    listed = run("-m", "laps_env", "list", cwd=empty, PYTHONPATH=str(site))
+    (sources,) = built.glob("laps_env-*.tar.gz")
+    with tarfile.open(sources) as archive:
+        names = [name.partition("/")[2] for name in archive.getnames()]
+    assert {"policies/fcfs.py", "agents/ppo.py"} < set(names)
+    assert not any(name.startswith(("laps_env/policies/", "laps_env/agents/")) for name in names)
+
+    run("-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), cwd=repository)
+    (direct,) = tmp_path.glob("*.whl")
+    assert contents(direct) == contents(wheel)
+
+
+def test_wheel_works_in_a_folder_with_the_user_s_own_names(wheel: Path, tmp_path: Path) -> None:
+    site, work = tmp_path / "site", tmp_path / "work"
+    (work / "agents").mkdir(parents=True)
+    for name in ("policies.py", "agents/__init__.py"):
+        (work / name).write_text("raise RuntimeError('the user's own file was imported')\n")
+    install = ("-m", "pip", "install", "--no-index", "--no-deps", "--target", str(site))
+    run(*install, str(wheel), cwd=work)
+
+    def command(*arguments: str) -> str:
+        # PYTHONPATH comes before this environment's packages, which only lend the dependencies.
+        return run(*arguments, cwd=work, PYTHONPATH=str(site))
+
+    where = command("-c", "import laps_env.policies as found; print(found.__file__)")
+    assert Path(where.strip()) == site / "laps_env" / "policies" / "__init__.py"
+    listed = command("-m", "laps_env", "list")
     assert "chat-serial-8b" in listed
     assert "laps_sd" in listed
+
+
+def test_folders_of_the_repository_are_no_modules_of_their_own() -> None:
+    pytest.importorskip("stable_baselines3")
+    loaded = "import sys, laps_env.agents.ppo; print({'policies', 'agents'} & set(sys.modules))"
+    assert run("-c", loaded, cwd=ROOT).strip() == "set()"
+    for name in ("policies", "agents"):
+        attempt = f"try: import {name}\nexcept ImportError as reason: print(reason)"
+        assert f"laps_env.{name}" in run("-c", attempt, cwd=ROOT)

@@ -56,23 +56,23 @@ class SpecDecodeLive(SpecDecodeReplay):
     ```
 
     Args:
-        target: folder or hub name of the target model (default: the demo pair, `make demo-models`),
+        target: Folder or hub name of the target model (default: the demo pair, `make demo-models`),
             or a `laps_env.live.engine.loading.Pair` that is loaded already.
-        draft: folder or hub name of a draft model, folder of a draft head, or ``"prompt-lookup"``.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
-        dtype: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-        prompts: prompt files (`laps_env.live.prompts.read_questions`).
-        max_new_tokens: most output tokens of a request.
-        temperature, top_p: 0 is greedy; only greedy texts do not depend on the schedule's draft
-            lengths.
-        clock: see Description.
-        **options: as `SpecDecodeReplay`; ``predictor_error`` has no meaning where nobody knows
-            the true length, a length model predicts it from the prompt.
+        draft: Folder or hub name of a draft model, folder of a draft head, or ``"prompt-lookup"``.
+        device: Device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+        dtype: Type of the weights: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        prompts: Prompt files (`laps_env.live.prompts.read_questions`).
+        max_new_tokens: Most output tokens of a request.
+        temperature, top_p: Choice of tokens; temperature 0 is greedy, and only greedy texts do not
+            depend on the schedule's draft lengths.
+        clock: Clock of the rounds, ``"measured"`` or ``"calibrated"``, see Description.
+        **options: Options of `SpecDecodeReplay`; ``predictor_error`` has no meaning where nobody
+            knows the true length, a length model predicts it from the prompt.
 
     Raises:
-        ValueError: an argument out of range, models that do not go together, a prompt longer than
+        ValueError: An argument out of range, models that do not go together, a prompt longer than
             the context.
-        FloatingPointError: a model's logits are not finite.
+        FloatingPointError: A model's logits are not finite.
 
     ## Information
     At the end, ``summary`` has in addition ``scheduling_s``, the seconds from the reset to the end

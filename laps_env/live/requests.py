@@ -20,8 +20,8 @@ class Prompt:
     """A question as the target reads it.
 
     Attributes:
-        question: where it comes from.
-        tokens: the first turn in the model's chat form, ids.
+        question: Question it comes from.
+        tokens: Token ids of the first turn in the model's chat form.
     """
 
     question: Question
@@ -35,14 +35,14 @@ class PromptRequests:
     lengths are the limit until the server has run a request.
 
     Args:
-        questions: of all parts (`laps_env.live.prompts.partition`).
-        tokenizer: the target's, with a chat template or without.
-        limit: most output tokens.
-        context: tokens that the target can read.
-        length_model: predicts output lengths from the prompts.
+        questions: Questions of all parts (`laps_env.live.prompts.partition`).
+        tokenizer: Tokenizer of the target, with a chat template or without.
+        limit: Most output tokens.
+        context: Number of tokens that the target can read.
+        length_model: Model that predicts output lengths from the prompts.
 
     Raises:
-        ValueError: no question of a recorded part, or a prompt that leaves no room for an output.
+        ValueError: No question of a recorded part, or a prompt that leaves no room for an output.
     """
 
     has_predictions = True

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from laps_env.live.engine.kv_slots import SlotModel
 from laps_env.live.engine.verification import Decoding, Draft, draw
 
-Rows = Sequence[int]
+Slots = Sequence[int]
 
 
 class Drafter(Protocol):
@@ -20,43 +20,43 @@ class Drafter(Protocol):
 
     def propose(
         self,
-        rows: Rows,
+        slots: Slots,
         texts: Sequence[list[int]],
         count: int,
         decoding: Decoding,
         rngs: Sequence[torch.Generator],
     ) -> list[Draft]:
-        """Up to ``count`` tokens to follow ``texts[i]``, the sequence in slot ``rows[i]``.
+        """Up to ``count`` tokens to follow ``texts[i]``, the sequence in slot ``slots[i]``.
 
         Under sampling a drafter draws with the sequence's own generator ``rngs[i]``.
         """
 
-    def watch(self, row: int, start: int, hidden: Tensor) -> None:
+    def watch(self, slot: int, start: int, hidden: Tensor) -> None:
         """The target has fed tokens from position ``start`` on; its states [tokens, width]."""
 
-    def save(self, row: int) -> Any:
+    def save(self, slot: int) -> Any:
         """What the drafter holds of a sequence, on the host, for `restore`."""
 
-    def restore(self, row: int, saved: Any) -> None:
+    def restore(self, slot: int, saved: Any) -> None:
         """Take up a saved sequence in any slot."""
 
-    def forget(self, row: int) -> None:
+    def forget(self, slot: int) -> None:
         """The sequence in this slot has left."""
 
 
 class Stateless:
     """A drafter that keeps nothing from round to round."""
 
-    def watch(self, row: int, start: int, hidden: Tensor) -> None:
+    def watch(self, slot: int, start: int, hidden: Tensor) -> None:
         """Nothing is kept."""
 
-    def save(self, row: int) -> Any:
+    def save(self, slot: int) -> Any:
         """Nothing to save."""
 
-    def restore(self, row: int, saved: Any) -> None:
+    def restore(self, slot: int, saved: Any) -> None:
         """Nothing to restore."""
 
-    def forget(self, row: int) -> None:
+    def forget(self, slot: int) -> None:
         """Nothing is kept."""
 
 
@@ -66,7 +66,7 @@ class PromptLookup(Stateless):
     Source: Saxena, "Prompt Lookup Decoding" (2023), as transformers' ``prompt_lookup_num_tokens``.
 
     Args:
-        longest_match: tokens that are looked up first; then fewer, down to one.
+        longest_match: Most tokens that are looked up; then fewer, down to one.
     """
 
     def __init__(self, longest_match: int = 3) -> None:
@@ -74,13 +74,13 @@ class PromptLookup(Stateless):
 
     def propose(
         self,
-        rows: Rows,
+        slots: Slots,
         texts: Sequence[list[int]],
         count: int,
         decoding: Decoding,
         rngs: Sequence[torch.Generator],
     ) -> list[Draft]:
-        """As `Drafter.propose`; nothing where the text does not repeat itself."""
+        """Draft what followed the latest match; nothing where the text does not repeat itself."""
         return [Draft(self.continuation(text)[:count]) for text in texts]
 
     def continuation(self, text: list[int]) -> list[int]:
@@ -101,8 +101,8 @@ class DraftModel:
     """A small model with the target's vocabulary, drafting token by token.
 
     Args:
-        model: decoder-only.
-        slots, length: as the target's `SlotModel`.
+        model: Decoder-only draft model.
+        slots, length: Sizes of the target's `SlotModel`.
     """
 
     def __init__(self, model: PreTrainedModel, slots: int, length: int) -> None:
@@ -111,56 +111,56 @@ class DraftModel:
 
     def propose(
         self,
-        rows: Rows,
+        slots: Slots,
         texts: Sequence[list[int]],
         count: int,
         decoding: Decoding,
         rngs: Sequence[torch.Generator],
     ) -> list[Draft]:
-        """As `Drafter.propose`: one pass of the small model per token and batch."""
+        """Draft with one pass of the small model per token and batch."""
         chosen = Choices(decoding, rngs)
-        for row, text in zip(rows, texts, strict=True):
-            self._catch_up(row, text)
+        for slot, text in zip(slots, texts, strict=True):
+            self._catch_up(slot, text)
         tokens = [text[-1] for text in texts]
         starts = [len(text) - 1 for text in texts]
         for step in range(count):
-            out = self.model.forward(rows, [[t] for t in tokens], [s + step for s in starts])
+            out = self.model.forward(slots, [[t] for t in tokens], [s + step for s in starts])
             tokens = chosen.add(out.logits[:, -1])
         drafts = chosen.drafts()
-        for row, text, draft in zip(rows, texts, drafts, strict=True):
-            self._fed[row] = [*text, *draft.tokens[:-1]]
+        for slot, text, draft in zip(slots, texts, drafts, strict=True):
+            self._fed[slot] = [*text, *draft.tokens[:-1]]
         return drafts
 
-    def _catch_up(self, row: int, text: list[int]) -> None:
+    def _catch_up(self, slot: int, text: list[int]) -> None:
         """Feed all but the last token, as far as the slot does not hold them.
 
         That is a new sequence's prompt, or one token after a fully accepted round.
         """
         held = 0
-        for known, token in zip(self._fed.get(row, []), text[:-1], strict=False):
+        for known, token in zip(self._fed.get(slot, []), text[:-1], strict=False):
             if known != token:
                 break
             held += 1
         if held < len(text) - 1:
-            self.model.forward([row], [text[held:-1]], [held], last_logits=True)
+            self.model.forward([slot], [text[held:-1]], [held], last_logits=True)
 
-    def watch(self, row: int, start: int, hidden: Tensor) -> None:
+    def watch(self, slot: int, start: int, hidden: Tensor) -> None:
         """The target's states are not read."""
 
-    def save(self, row: int) -> Any:
+    def save(self, slot: int) -> Any:
         """The tokens that the slot holds, and its cache."""
-        fed = self._fed.get(row, [])
-        return fed, self.model.read(row, len(fed)) if fed else []
+        fed = self._fed.get(slot, [])
+        return fed, self.model.read(slot, len(fed)) if fed else []
 
-    def restore(self, row: int, saved: Any) -> None:
+    def restore(self, slot: int, saved: Any) -> None:
         """Put back what `save` returned."""
-        self._fed[row], cache = saved
+        self._fed[slot], cache = saved
         if cache:
-            self.model.write(row, cache)
+            self.model.write(slot, cache)
 
-    def forget(self, row: int) -> None:
+    def forget(self, slot: int) -> None:
         """The slot's content is not the next sequence's."""
-        self._fed.pop(row, None)
+        self._fed.pop(slot, None)
 
 
 class Choices:

@@ -28,12 +28,12 @@ class Stopping:
     """What ends an output before its limit.
 
     Attributes:
-        tokens: token ids.
-        strings: texts; an output ends with the token that completes one.
-        decode: text of token ids, needed for ``strings``.
+        tokens: Ids of stop tokens.
+        strings: Stop strings; an output ends with the token that completes one.
+        decode: Text of token ids, needed for ``strings``.
 
     Raises:
-        ValueError: strings without ``decode``, or an empty string.
+        ValueError: Strings without ``decode``, or an empty string.
     """
 
     tokens: Collection[int] = ()
@@ -68,14 +68,14 @@ class Generation:
     """One sequence on its way.
 
     Attributes:
-        prompt: token ids, at least one.
-        limit: most output tokens.
-        rng: the generator of its draws.
-        output: token ids committed so far, with the stop token at the end where one came.
-        slot: of its cache, None where it has none on the device.
-        cached: leading tokens of prompt and output that are in the target's cache.
-        stored: its caches on the host while it is offloaded, the target's and the drafter's.
-        finished: no more rounds.
+        prompt: Token ids, at least one.
+        limit: Most output tokens.
+        rng: Generator of its draws.
+        output: Token ids committed so far, with the stop token at the end where one came.
+        slot: Slot of its cache, None where it has none on the device.
+        cached: Number of leading tokens of prompt and output that are in the target's cache.
+        stored: Caches on the host while it is offloaded, the target's and the drafter's.
+        finished: Whether it takes no more rounds.
     """
 
     prompt: list[int]
@@ -98,8 +98,8 @@ class RoundResult:
     """What a round did for one sequence.
 
     Attributes:
-        drafted, accepted: draft tokens; accepted may point past the end of the output.
-        committed: tokens that its output grew by, at least one.
+        drafted, accepted: Draft tokens; accepted may point past the end of the output.
+        committed: Tokens that its output grew by, at least one.
     """
 
     drafted: int
@@ -112,9 +112,9 @@ class RoundTimes:
     """Measured device time of one round, in nanoseconds.
 
     Attributes:
-        caches: restoring and computing caches.
-        draft: all draft steps.
-        verify: the target's pass, verification and commitment.
+        caches: Time to restore and compute caches.
+        draft: Time of all draft steps.
+        verify: Time of the target's pass, verification and commitment.
     """
 
     caches: int
@@ -131,15 +131,15 @@ class Engine:
     """Speculative decoding of many sequences, round by round.
 
     Args:
-        target: the model whose text is generated.
-        drafter: proposes tokens; its vocabulary is the target's.
-        slots: sequences with a cache on the device at once, >= 1.
-        length: most tokens of a sequence, prompt and output.
-        decoding: greedy by default.
-        stopping: what ends an output before its limit.
+        target: Model whose text is generated.
+        drafter: Drafter; its vocabulary is the target's.
+        slots: Number of sequences with a cache on the device at once, >= 1.
+        length: Most tokens of a sequence, prompt and output.
+        decoding: Choice of tokens, greedy by default.
+        stopping: Ends of outputs before their limit.
 
     Attributes:
-        times: of the last round.
+        times: Times of the last round.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class Engine:
         """A new sequence; nothing runs yet.
 
         Raises:
-            ValueError: an empty prompt, no room for output, or more than a slot holds.
+            ValueError: An empty prompt, no room for output, or more than a slot holds.
         """
         if not prompt:
             raise ValueError("prompt: expected at least one token, got none")
@@ -178,12 +178,12 @@ class Engine:
         """One round: restore or prefill what needs it, draft, verify in one pass, commit.
 
         Args:
-            chosen: unfinished sequences, all different, at most as many as slots.
-            draft_length: tokens to draft for each, 0 (no speculation) or more.
+            chosen: Unfinished sequences, all different, at most as many as slots.
+            draft_length: Number of tokens to draft for each, 0 (no speculation) or more.
 
         Raises:
-            RuntimeError: no slot is free for one of them (nothing has run then).
-            FloatingPointError: the target's logits are not finite (nothing is committed then).
+            RuntimeError: No slot is free for one of them (nothing has run then).
+            FloatingPointError: The target's logits are not finite (nothing is committed then).
         """
         begin = self._now()
         self._give_slots(chosen)

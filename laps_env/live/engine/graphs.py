@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-#: Tokens [batch, tokens], their positions, and the slots' rows [batch].
+#: Tokens [batch, tokens], their positions, and the slots [batch].
 Inputs = tuple[Tensor, Tensor, Tensor]
 
 
@@ -52,7 +52,7 @@ class GraphedPasses:
     What a pass returned is overwritten by the next of the same shape, so it is copied out.
 
     Args:
-        run: the pass, ``run(*inputs, visible=..., last_logits=...)``.
+        run: Function that runs the pass, ``run(*inputs, visible=..., last_logits=...)``.
     """
 
     def __init__(self, run: Callable[..., Pass]) -> None:

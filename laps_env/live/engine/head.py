@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, scaled_dot_product_attention, silu
 from transformers import PreTrainedModel
 
-from laps_env.live.engine.drafters import Choices, Rows
+from laps_env.live.engine.drafters import Choices, Slots
 from laps_env.live.engine.onednn_linear import PackedLinears, pack
 from laps_env.live.engine.verification import Decoding, Draft
 from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
@@ -35,10 +35,10 @@ class HeadConfig:
     """Sizes of a draft head.
 
     Attributes:
-        width: of the target's hidden state.
-        heads, inner: attention heads, width inside the feed-forward block.
-        rope_theta: base of the rotary position embedding.
-        frequent_tokens: of the target's vocabulary that can be drafted.
+        width: Width of the target's hidden state.
+        heads, inner: Number of attention heads, width inside the feed-forward block.
+        rope_theta: Base of the rotary position embedding.
+        frequent_tokens: Number of tokens of the target's vocabulary that can be drafted.
     """
 
     width: int
@@ -52,7 +52,7 @@ class DraftHead(nn.Module):
     """The layer itself, with weights in float32.
 
     Args:
-        config: its sizes.
+        config: Sizes of the head.
     """
 
     frequent: Tensor  # [frequent tokens] their ids in the target's vocabulary
@@ -79,12 +79,12 @@ class DraftHead(nn.Module):
         """Foretell the target's next states.
 
         Args:
-            tokens: embeddings [batch, tokens, width] of x[j + 1].
-            states: [batch, tokens, width], h[j] or the head's own.
-            positions: [batch, tokens], j.
-            mask: bool, True where a query sees a key, to [batch, heads, tokens, keys].
-            cache: takes the keys and values of these tokens, [batch, heads, tokens, head width]
-                each, and returns all that the mask covers.
+            tokens: Embeddings [batch, tokens, width] of x[j + 1].
+            states: States [batch, tokens, width], h[j] or the head's own.
+            positions: Positions [batch, tokens], j.
+            mask: Mask, bool, True where a query sees a key, to [batch, heads, tokens, keys].
+            cache: Function that takes the keys and values of these tokens, [batch, heads, tokens,
+                head width] each, and returns all that the mask covers.
 
         Returns:
             [batch, tokens, width].
@@ -143,12 +143,12 @@ class HeadDrafter:
     """Drafts with a `DraftHead`.
 
     Args:
-        head: of the target's width.
-        target: lends its embedding and its output weights.
-        slots, length: as the target's `SlotModel`.
+        head: Draft head of the target's width.
+        target: Target; it lends its embedding and its output weights.
+        slots, length: Sizes of the target's `SlotModel`.
 
     Raises:
-        ValueError: a head of another width or vocabulary.
+        ValueError: A head of another width or vocabulary.
     """
 
     def __init__(self, head: DraftHead, target: PreTrainedModel, slots: int, length: int) -> None:
@@ -169,26 +169,26 @@ class HeadDrafter:
         self._held: dict[int, int] = {}
         self._states: dict[int, list[tuple[int, Tensor]]] = {}
 
-    def watch(self, row: int, start: int, hidden: Tensor) -> None:
+    def watch(self, slot: int, start: int, hidden: Tensor) -> None:
         """Keep the target's states until the next draft reads those that were committed."""
-        self._states.setdefault(row, []).append((start, hidden))
+        self._states.setdefault(slot, []).append((start, hidden))
 
     @torch.inference_mode()
     def propose(
         self,
-        rows: Rows,
+        slots: Slots,
         texts: Sequence[list[int]],
         count: int,
         decoding: Decoding,
         rngs: Sequence[torch.Generator],
     ) -> list[Draft]:
-        """As `Drafter.propose`; a text of a single token, which has no state yet, gets no draft."""
+        """Draft for each; a text of a single token, which has no state yet, gets no draft."""
         # in order of their slots: neighbours' caches are read where they are
-        known = sorted((i for i, text in enumerate(texts) if len(text) > 1), key=rows.__getitem__)
+        known = sorted((i for i, text in enumerate(texts) if len(text) > 1), key=slots.__getitem__)
         drafts = [Draft([]) for _ in texts]
         if known:
             chain = self._chain(
-                [rows[i] for i in known],
+                [slots[i] for i in known],
                 [texts[i] for i in known],
                 count,
                 Choices(decoding, [rngs[i] for i in known]),
@@ -198,40 +198,40 @@ class HeadDrafter:
         return drafts
 
     def _chain(
-        self, rows: Rows, texts: Sequence[list[int]], count: int, chosen: Choices
+        self, slots: Slots, texts: Sequence[list[int]], count: int, chosen: Choices
     ) -> list[Draft]:
-        starts = [self._held.get(row, 0) for row in rows]
+        starts = [self._held.get(slot, 0) for slot in slots]
         fresh = [
-            self._committed(row, start, len(text) - 1)
-            for row, start, text in zip(rows, starts, texts, strict=True)
+            self._committed(slot, start, len(text) - 1)
+            for slot, start, text in zip(slots, starts, texts, strict=True)
         ]
         tokens = [text[start + 1 :] for text, start in zip(texts, starts, strict=True)]
         states = nn.utils.rnn.pad_sequence(fresh, batch_first=True)
         longest = states.shape[1]
         padded = [[*own, *[0] * (longest - len(own))] for own in tokens]
-        ahead = self._feed(rows, padded, states, starts)
+        ahead = self._feed(slots, padded, states, starts)
         last = torch.tensor([len(own) - 1 for own in tokens], device=ahead.device)
-        state = ahead[torch.arange(len(rows), device=ahead.device), last][:, None]
+        state = ahead[torch.arange(len(slots), device=ahead.device), last][:, None]
         drafted = chosen.add(self._logits(state[:, 0]))
         starts = [len(text) - 1 for text in texts]
-        for row, start in zip(rows, starts, strict=True):
-            self._held[row] = start
+        for slot, start in zip(slots, starts, strict=True):
+            self._held[slot] = start
         for step in range(count - 1):
-            state = self._feed(rows, [[t] for t in drafted], state, [s + step for s in starts])
+            state = self._feed(slots, [[t] for t in drafted], state, [s + step for s in starts])
             drafted = chosen.add(self._logits(state[:, 0]))
         return chosen.drafts()
 
-    def _committed(self, row: int, start: int, end: int) -> Tensor:
+    def _committed(self, slot: int, start: int, end: int) -> Tensor:
         """The target's states of positions ``start`` .. ``end``; what lies past it was rejected."""
         parts = [
             hidden[max(start - first, 0) : end - first]
-            for first, hidden in self._states.pop(row, [])
+            for first, hidden in self._states.pop(slot, [])
             if first < end
         ]
         return torch.cat(parts)
 
     def _feed(
-        self, rows: Rows, tokens: list[list[int]], states: Tensor, starts: Sequence[int]
+        self, slots: Slots, tokens: list[list[int]], states: Tensor, starts: Sequence[int]
     ) -> Tensor:
         """One pass of the head over some slots; its states [batch, tokens, width]."""
         device = self.output.device
@@ -240,9 +240,9 @@ class HeadDrafter:
             max=self.length - 1
         )
         visible = min(max(starts) + states.shape[1], self.length)
-        index = torch.tensor(list(rows), device=device)
-        neighbours = rows[-1] - rows[0] + 1 == len(rows)
-        read = slice(rows[0], rows[-1] + 1) if neighbours else index
+        index = torch.tensor(list(slots), device=device)
+        neighbours = slots[-1] - slots[0] + 1 == len(slots)
+        read = slice(slots[0], slots[-1] + 1) if neighbours else index
 
         def cache(keys: Tensor, values: Tensor) -> Cache:
             heads = torch.arange(keys.shape[1], device=device)[:, None]
@@ -256,16 +256,18 @@ class HeadDrafter:
             return self.head(embedded, states, positions, mask, cache)
 
     @torch.inference_mode()
-    def runs(self, text: list[int], hidden: Tensor, first: int, count: int) -> list[int]:
-        """How many drafted tokens in a row a round would accept, from every position of a text.
+    def accepted_lengths(
+        self, text: list[int], hidden: Tensor, first: int, count: int
+    ) -> list[int]:
+        """Draft tokens that a round would accept, from every position of a text.
 
         Slot 0 is used and left empty.
 
         Args:
-            text: prompt, output and what the target says after it, enough for the longest draft.
-            hidden: the target's states [tokens - 1, width] or more.
-            first: position of the first output token.
-            count: output tokens.
+            text: Prompt, output and what the target says after it, enough for the longest draft.
+            hidden: States of the target [tokens - 1, width] or more.
+            first: Position of the first output token.
+            count: Number of output tokens.
 
         Returns:
             [count]; 0 where there is no state to draft from.
@@ -273,18 +275,18 @@ class HeadDrafter:
         ahead = self._feed([0], [text[1:]], hidden[None, : len(text) - 1], [0])[0]
         keys, values = self._keys[:1, :, : len(text) - 1], self._values[:1, :, : len(text) - 1]
         truth = torch.tensor(text, device=self.output.device)
-        runs = torch.zeros(count, dtype=torch.long)
+        accepted = torch.zeros(count, dtype=torch.long)
         starts = torch.arange(max(first, 2), first + count)
         for part in starts.split(max(1, _CHAIN_KEYS // len(text))):
-            runs[part - first] = self._chain_runs(part, ahead, keys, values, truth)
-        return runs.tolist()
+            accepted[part - first] = self._accepted_from(part, ahead, keys, values, truth)
+        return accepted.tolist()
 
-    def _chain_runs(
+    def _accepted_from(
         self, starts: Tensor, ahead: Tensor, keys: Tensor, values: Tensor, truth: Tensor
     ) -> Tensor:
         """Accepted tokens of one draft from each of some positions; [positions], on the host."""
         device = truth.device
-        runs = torch.zeros(len(starts), dtype=torch.long)
+        accepted = torch.zeros(len(starts), dtype=torch.long)
         alive = torch.arange(len(starts))
         places = (starts - 2).to(device)  # the last pair that the text itself gives
         state = ahead[places]
@@ -297,7 +299,7 @@ class HeadDrafter:
             own = own[0][hit], own[1][hit]
             if not len(alive):
                 break
-            runs[alive] += 1
+            accepted[alive] += 1
             before = torch.arange(keys.shape[2], device=device) <= places[:, None, None, None]
             mask = torch.cat([before, before.new_ones(len(alive), 1, 1, step + 1)], -1)
             chain = _Chain((keys, values), own)
@@ -306,7 +308,7 @@ class HeadDrafter:
             with self._linears:
                 state = self.head(embedded, state[:, None], positions, mask, chain)[:, 0]
             own = chain.own
-        return runs
+        return accepted
 
     def _logits(self, states: Tensor) -> Tensor:
         """[batch, vocabulary]; tokens that cannot be drafted have no chance."""
@@ -316,23 +318,26 @@ class HeadDrafter:
         return logits
 
     @torch.inference_mode()
-    def save(self, row: int) -> Any:
+    def save(self, slot: int) -> Any:
         """The head's cache and the states that it has not read yet."""
-        held = self._held.get(row, 0)
-        states = [(first, hidden.cpu()) for first, hidden in self._states.get(row, [])]
-        keys, values = (part[row, :, :held].cpu().clone() for part in (self._keys, self._values))
+        held = self._held.get(slot, 0)
+        states = [(first, hidden.cpu()) for first, hidden in self._states.get(slot, [])]
+        keys, values = (part[slot, :, :held].cpu().clone() for part in (self._keys, self._values))
         return held, keys, values, states
 
     @torch.inference_mode()
-    def restore(self, row: int, saved: Any) -> None:
+    def restore(self, slot: int, saved: Any) -> None:
         """Put back what `save` returned."""
         held, keys, values, states = saved
         device = self.output.device
-        self._held[row] = held
-        self._keys[row, :, :held], self._values[row, :, :held] = keys.to(device), values.to(device)
-        self._states[row] = [(first, hidden.to(device)) for first, hidden in states]
+        self._held[slot] = held
+        self._keys[slot, :, :held], self._values[slot, :, :held] = (
+            keys.to(device),
+            values.to(device),
+        )
+        self._states[slot] = [(first, hidden.to(device)) for first, hidden in states]
 
-    def forget(self, row: int) -> None:
+    def forget(self, slot: int) -> None:
         """The slot's content is not the next sequence's."""
-        self._held.pop(row, None)
-        self._states.pop(row, None)
+        self._held.pop(slot, None)
+        self._states.pop(slot, None)

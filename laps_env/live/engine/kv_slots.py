@@ -59,20 +59,20 @@ AttentionMaskInterface.register("grouped", sdpa_mask)
 
 
 class SlotLayer(CacheLayerMixin):
-    """One layer's keys and values, [slots, heads, length, width] each.
+    """One layer's keys and values, [count of slots, heads, length, width] each.
 
-    ``rows`` [batch], ``positions`` [batch, tokens] and ``visible`` say where the coming pass writes
-    and how far it reads; `SlotModel.forward` sets them.
+    ``slots`` [batch], ``positions`` [batch, tokens] and ``visible`` say where the coming pass
+    writes and how far it reads; `SlotModel.forward` sets them.
     """
 
     keys: Tensor
     values: Tensor
 
-    def __init__(self, slots: int, length: int) -> None:
+    def __init__(self, count: int, length: int) -> None:
         super().__init__()
-        self.slots = slots
+        self.count = count
         self.length = length
-        self.rows = torch.zeros(0, dtype=torch.long)
+        self.slots = torch.zeros(0, dtype=torch.long)
         self.read: Tensor | slice = slice(0)
         self.positions = torch.zeros(0, 0, dtype=torch.long)
         self.visible = 0
@@ -80,8 +80,8 @@ class SlotLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate at the first pass, when heads, width, type and device are known."""
         _, heads, _, width = key_states.shape
-        self.keys = key_states.new_zeros(self.slots, heads, self.length, width)
-        self.values = value_states.new_zeros(self.slots, heads, self.length, value_states.shape[3])
+        self.keys = key_states.new_zeros(self.count, heads, self.length, width)
+        self.values = value_states.new_zeros(self.count, heads, self.length, value_states.shape[3])
         self.is_initialized = True
 
     def update(
@@ -91,7 +91,7 @@ class SlotLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         heads = torch.arange(key_states.shape[1], device=key_states.device)[:, None]
-        where = (self.rows[:, None, None], heads, self.positions[:, None])
+        where = (self.slots[:, None, None], heads, self.positions[:, None])
         self.keys[where] = key_states
         self.values[where] = value_states
         return (
@@ -125,14 +125,14 @@ class SlotModel:
     """A causal model whose sequences live in slots.
 
     Args:
-        model: a decoder-only model of transformers with full attention in every layer.
-        slots: sequences that can be resident at once, >= 1.
-        length: tokens that a slot holds, 1 to the model's context.
-        graphs: run passes in the fixed shapes of `laps_env.live.engine.graphs`; by default on a
-            GPU.
+        model: Decoder-only model of transformers with full attention in every layer.
+        slots: Number of sequences that can be resident at once, >= 1.
+        length: Number of tokens that a slot holds, 1 to the model's context.
+        graphs: Whether passes run in the fixed shapes of `laps_env.live.engine.graphs`; by default
+            on a GPU.
 
     Raises:
-        ValueError: a slot longer than the model's context, or a layer with another attention.
+        ValueError: A slot longer than the model's context, or a layer with another attention.
     """
 
     def __init__(
@@ -156,15 +156,15 @@ class SlotModel:
         self._graphs = GraphedPasses(self._run) if graphed else None
         # One column more than a sequence may use: padding is written there at the longest. Rows
         # that only fill up a graph's batch have slots of their own.
-        rows = slots + (bucket(slots) if graphed else 0)
-        self._layers = [SlotLayer(rows, length + 1) for _ in range(config.num_hidden_layers)]
+        room = slots + (bucket(slots) if graphed else 0)
+        self._layers = [SlotLayer(room, length + 1) for _ in range(config.num_hidden_layers)]
         self._cache = Cache(layers=list(self._layers))
         self._linears = PackedLinears.of(model)
 
     @torch.inference_mode()
     def forward(
         self,
-        rows: Sequence[int],
+        slots: Sequence[int],
         tokens: Sequence[Sequence[int]],
         starts: Sequence[int],
         *,
@@ -173,25 +173,26 @@ class SlotModel:
         """One ragged pass over some slots.
 
         Args:
-            rows: the slot of each sequence, all different.
-            tokens: what each sequence feeds, at least one token.
-            starts: the position of its first token; all earlier ones must be in the slot.
-            last_logits: logits of the last column only (of use where all feed as many tokens).
+            slots: Slot of each sequence, all different.
+            tokens: Tokens that each sequence feeds, at least one.
+            starts: Position of its first token; all earlier ones must be in the slot.
+            last_logits: Whether to compute the logits of the last column only (of use where all
+                feed as many tokens).
 
         Raises:
-            torch.OutOfMemoryError: the device has no room even for one token of one sequence; with
+            torch.OutOfMemoryError: The device has no room even for one token of one sequence; with
                 less room than for all, the pass is done in parts.
         """
         try:
-            return self._forward(rows, tokens, starts, last_logits)
+            return self._forward(slots, tokens, starts, last_logits)
         except torch.OutOfMemoryError:
-            if len(rows) == len(tokens[0]) == 1:
+            if len(slots) == len(tokens[0]) == 1:
                 raise
         torch.cuda.empty_cache()
-        if len(rows) == 1:
+        if len(slots) == 1:
             half = len(tokens[0]) // 2
             parts = [
-                self.forward(rows, [fed], [start], last_logits=last_logits)
+                self.forward(slots, [fed], [start], last_logits=last_logits)
                 for fed, start in (
                     (tokens[0][:half], starts[0]),
                     (tokens[0][half:], starts[0] + half),
@@ -199,28 +200,28 @@ class SlotModel:
             ]
             logits = [part.logits for part in parts[last_logits:]]
             return Pass(torch.cat(logits, 1), torch.cat([part.hidden for part in parts], 1))
-        half = len(rows) // 2
+        half = len(slots) // 2
         parts = [
-            self.forward(rows[own], tokens[own], starts[own], last_logits=last_logits)
+            self.forward(slots[own], tokens[own], starts[own], last_logits=last_logits)
             for own in (slice(half), slice(half, None))
         ]
         return Pass(_stack([p.logits for p in parts]), _stack([p.hidden for p in parts]))
 
     def _forward(
         self,
-        rows: Sequence[int],
+        slots: Sequence[int],
         tokens: Sequence[Sequence[int]],
         starts: Sequence[int],
         last_logits: bool,
     ) -> Pass:
-        batch, longest = len(rows), max(len(fed) for fed in tokens)
+        batch, longest = len(slots), max(len(fed) for fed in tokens)
         visible = min(max(starts) + longest, self.length + 1)
         if self._graphs is None:
-            return self._run_in_place(rows, tokens, starts, longest, visible, last_logits)
+            return self._run_in_place(slots, tokens, starts, longest, visible, last_logits)
         shape = Shape(bucket(batch), bucket(longest), self._round_up(visible), last_logits)
         spare = range(self.slots, self.slots + shape.batch - batch)
         inputs = self._inputs(
-            [*rows, *spare],
+            [*slots, *spare],
             [*tokens, *[[0]] * len(spare)],
             [*starts, *[0] * len(spare)],
             shape.tokens,
@@ -230,7 +231,7 @@ class SlotModel:
 
     def _run_in_place(
         self,
-        rows: Sequence[int],
+        slots: Sequence[int],
         tokens: Sequence[Sequence[int]],
         starts: Sequence[int],
         longest: int,
@@ -242,17 +243,17 @@ class SlotModel:
         Slots that are neighbours are then read where they are; copying their caches in every layer
         would take as long as half of the pass on a CPU.
         """
-        order = sorted(range(len(rows)), key=rows.__getitem__)
-        first, last = rows[order[0]], rows[order[-1]]
+        order = sorted(range(len(slots)), key=slots.__getitem__)
+        first, last = slots[order[0]], slots[order[-1]]
         inputs = self._inputs(
-            [rows[i] for i in order],
+            [slots[i] for i in order],
             [tokens[i] for i in order],
             [starts[i] for i in order],
             longest,
         )
-        read = slice(first, last + 1) if last - first + 1 == len(rows) else None
+        read = slice(first, last + 1) if last - first + 1 == len(slots) else None
         out = self._run(*inputs, visible=visible, read=read, last_logits=last_logits)
-        if order == list(range(len(rows))):
+        if order == list(range(len(slots))):
             return out
         back = torch.tensor(order, device=out.logits.device).argsort()
         return Pass(out.logits[back], out.hidden[back])
@@ -262,24 +263,24 @@ class SlotModel:
 
     def _inputs(
         self,
-        rows: Sequence[int],
+        slots: Sequence[int],
         tokens: Sequence[Sequence[int]],
         starts: Sequence[int],
         longest: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens [batch, longest], their positions, and the rows [batch]."""
+        """Tokens [batch, longest], their positions, and the slots [batch]."""
         device = self.model.device
         # Shorter sequences repeat their last token past their end, where nobody will look.
         padded = [[*fed, *[fed[-1]] * (longest - len(fed))] for fed in tokens]
         steps = torch.arange(longest, device=device)
         positions = (torch.tensor(starts, device=device)[:, None] + steps).clamp(max=self.length)
-        return torch.tensor(padded, device=device), positions, torch.tensor(rows, device=device)
+        return torch.tensor(padded, device=device), positions, torch.tensor(slots, device=device)
 
     def _run(
         self,
         tokens: Tensor,
         positions: Tensor,
-        rows: Tensor,
+        slots: Tensor,
         *,
         visible: int,
         read: slice | None = None,
@@ -287,8 +288,8 @@ class SlotModel:
     ) -> Pass:
         """The pass itself: nothing in it depends on the values of its inputs, only on shapes."""
         for layer in self._layers:
-            layer.rows = rows
-            layer.read = rows if read is None else read
+            layer.slots = slots
+            layer.read = slots if read is None else read
             layer.positions = positions
             layer.visible = visible
         with self._linears:
@@ -305,22 +306,22 @@ class SlotModel:
         return Pass(logits, self._states.hidden)
 
     @torch.inference_mode()
-    def read(self, row: int, length: int) -> list[StoredLayer]:
+    def read(self, slot: int, length: int) -> list[StoredLayer]:
         """A copy on the host of a slot's first ``length`` entries, layer by layer."""
         return [
             (
-                layer.keys[row, :, :length].to("cpu", copy=True),
-                layer.values[row, :, :length].to("cpu", copy=True),
+                layer.keys[slot, :, :length].to("cpu", copy=True),
+                layer.values[slot, :, :length].to("cpu", copy=True),
             )
             for layer in self._layers
         ]
 
     @torch.inference_mode()
-    def write(self, row: int, stored: Sequence[StoredLayer]) -> None:
+    def write(self, slot: int, stored: Sequence[StoredLayer]) -> None:
         """Put back what `read` returned, into any slot."""
         for layer, (keys, values) in zip(self._layers, stored, strict=True):
-            layer.keys[row, :, : keys.shape[1]] = keys.to(layer.keys.device)
-            layer.values[row, :, : values.shape[1]] = values.to(layer.values.device)
+            layer.keys[slot, :, : keys.shape[1]] = keys.to(layer.keys.device)
+            layer.values[slot, :, : values.shape[1]] = values.to(layer.values.device)
 
 
 def _stack(parts: Sequence[Tensor]) -> Tensor:

@@ -42,12 +42,12 @@ class Pair:
     """A target with its tokenizer, and what drafts for it.
 
     Attributes:
-        target: on its device, in its type.
-        draft: a model with the target's vocabulary, a head that reads the target's states, or None
-            for prompt lookup.
-        tokenizer: the target's.
-        target_name, draft_name: as they were asked for.
-        stop_tokens: the target's end-of-sequence tokens.
+        target: Target model on its device, in its type.
+        draft: Model with the target's vocabulary, head that reads the target's states, or None for
+            prompt lookup.
+        tokenizer: Tokenizer of the target.
+        target_name, draft_name: Names as they were asked for.
+        stop_tokens: End-of-sequence tokens of the target.
     """
 
     target: PreTrainedModel
@@ -81,7 +81,7 @@ class Pair:
         """An engine of its own; without ``stopping``, outputs end at the `stop_tokens`.
 
         Raises:
-            ValueError: slots longer than the context of a model, or an attention that the engine
+            ValueError: Slots longer than the context of a model, or an attention that the engine
                 does not know.
         """
         return Engine(
@@ -107,19 +107,18 @@ def load_pair(
     """Load a target and its drafter.
 
     Args:
-        target: a folder as transformers saves it, or the name of a hub model, which is downloaded.
-            What exists, starts with ``.``, ``/`` or ``~``, or lies in the demo's folder is a
-            folder.
-        draft: likewise, or the folder of a draft head, or ``"prompt-lookup"``.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``; ``"auto"`` is a GPU where there is one.
-        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``"auto"`` is float32 on a CPU and
-            bfloat16 on a GPU. For float32 on a GPU the process stops using TF32: it is float32 in
-            which the text is exactly the target's.
+        target: Folder as transformers saves it, or name of a hub model, which is downloaded. What
+            exists, starts with ``.``, ``/`` or ``~``, or lies in the demo's folder is a folder.
+        draft: Folder or hub model likewise, folder of a draft head, or ``"prompt-lookup"``.
+        device: Device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``; ``"auto"`` is a GPU where there is one.
+        dtype: Type of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``"auto"`` is
+            float32 on a CPU and bfloat16 on a GPU. For float32 on a GPU the process stops using
+            TF32: it is float32 in which the text is exactly the target's.
 
     Raises:
-        ValueError: a device that is not there, a folder or a hub model that is missing, broken or
-            no causal language model, or a draft with another vocabulary; the message names what
-            was expected and what came.
+        ValueError: Device that is not there; folder or hub model that is missing, broken or no
+            causal language model; draft with another vocabulary. The message names what was
+            expected and what came.
     """
     where = _device(device)
     weights = _dtype(dtype, where)
@@ -224,8 +223,8 @@ class _Checkpoint:
     """Where a model is read from.
 
     Attributes:
-        role: "target" or "draft".
-        name: as it was asked for.
+        role: Role, "target" or "draft".
+        name: Name as it was asked for.
         folder: None for a hub model.
     """
 

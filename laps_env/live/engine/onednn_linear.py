@@ -41,7 +41,7 @@ class PackedLinears:
 
     @classmethod
     def of(cls, model: nn.Module) -> PackedLinears:
-        """That of a model, made where there is none yet."""
+        """Packed layers of a model, made where there are none yet."""
         return _PACKED.setdefault(model, cls(model))
 
     def __enter__(self) -> None:
@@ -78,5 +78,5 @@ def _lay_out(weight: Tensor) -> Tensor:
         return torch.ops.mkldnn._reorder_linear_weight(weight.detach())
 
 
-def _multiply(rows: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")
+def _multiply(inputs: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, "none", [], "")

@@ -21,11 +21,13 @@ class Decoding:
     """How tokens are chosen from logits.
 
     Attributes:
-        temperature: 0 takes the likeliest token, else logits are divided by it.
-        top_p: only the likeliest tokens that together reach this probability, in (0, 1].
+        temperature: Temperature; 0 takes the likeliest token, else logits are divided by it.
+        top_p: Probability, in (0, 1], that the likeliest tokens must reach together; only these are
+            drawn.
 
     Raises:
-        ValueError: naming the field, what was expected and what came.
+        ValueError: Value out of range; the message names the field, what was expected and what
+            came.
     """
 
     temperature: float = 0.0
@@ -58,9 +60,9 @@ class Draft:
     """Tokens proposed for one sequence.
 
     Attributes:
-        tokens: d of them.
-        probabilities: the distributions [d, vocabulary] they were drawn from; None where the
-            drafter was certain of each.
+        tokens: Drafted tokens [d].
+        probabilities: Distributions [d, vocabulary] they were drawn from; None where the drafter
+            was certain of each.
     """
 
     tokens: list[int]
@@ -78,11 +80,11 @@ def verify(
     """How many draft tokens are accepted, and the target's own token after them.
 
     Args:
-        draft: d tokens.
-        logits: the target's [d + 1, vocabulary], after the last committed token and after each
-            draft token.
-        decoding: how the target chooses.
-        rng: the sequence's own, so that no other sequence changes its text.
+        draft: Draft of d tokens.
+        logits: Logits of the target [d + 1, vocabulary], after the last committed token and after
+            each draft token.
+        decoding: Choice of the target's tokens.
+        rng: Generator of the sequence alone, so that no other sequence changes its text.
 
     Returns:
         Accepted draft tokens, 0..d, and the token that follows them.
@@ -105,8 +107,8 @@ def longest_match(drafted: Sequence[int], choices: Sequence[int]) -> tuple[int, 
     """How many drafted tokens are the target's own choices, and its choice after them.
 
     Args:
-        drafted: d tokens.
-        choices: the target's likeliest tokens, d + 1 or more.
+        drafted: Drafted tokens [d].
+        choices: Likeliest tokens of the target, d + 1 or more.
     """
     accepted = 0
     while accepted < len(drafted) and drafted[accepted] == choices[accepted]:

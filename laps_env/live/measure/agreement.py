@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -26,12 +26,13 @@ class Exactness:
     """Live against replay under the calibrated clock, for one policy.
 
     Attributes:
-        steps: of the live episode; each shows an observation, a reward, a duration and a mask.
-        steps_apart: steps in which any of these is not equal bit for bit, or that only one ran.
-        rounds: rounds that the live server ran, counted once for each request in them.
-        rounds_apart: those that accepted other than was recorded, and texts of another length.
-        tokens: that the live server committed.
-        metrics_apart: of `METRICS`.
+        steps: Steps of the live episode; each shows an observation, a reward, a duration and a
+            mask.
+        steps_apart: Steps in which any of these is not equal bit for bit, or that only one ran.
+        rounds: Rounds that the live server ran, counted once for each request in them.
+        rounds_apart: Rounds that accepted other than was recorded, and texts of another length.
+        tokens: Tokens that the live server committed.
+        metrics_apart: Number of `METRICS` that differ.
     """
 
     policy: str
@@ -52,8 +53,8 @@ def compare_rounds(live: Workload, known: Workload) -> tuple[int, int]:
     """Rounds that a live server ran, and how many went otherwise than was recorded.
 
     Args:
-        live: what has come true there (`LiveRow.workload`).
-        known: the same requests as recorded.
+        live: Workload that has come true there (`LiveRow.workload`).
+        known: Same requests as recorded.
     """
     rounds = apart = 0
     for i, (end, recorded_end) in enumerate(
@@ -78,11 +79,11 @@ class Error:
     """One metric of one policy under the measured clock.
 
     Attributes:
-        live: mean over repetitions, seconds.
-        noise: standard deviation over repetitions / live.
-        noise_of_mean: the standard error of live / live.
-        replay: mean over repetitions, seconds.
-        error: replay / live - 1.
+        live: Mean over repetitions, seconds.
+        noise: Standard deviation over repetitions / live.
+        noise_of_mean: Standard error of live / live.
+        replay: Mean over repetitions, seconds.
+        error: Relative error of the replay, replay / live - 1.
     """
 
     policy: str
@@ -95,13 +96,13 @@ class Error:
 
 
 def compare_metrics(
-    live: dict[str, Sequence[Metrics]], replay: dict[str, Sequence[Metrics]]
+    live: Mapping[str, Sequence[Metrics]], replay: Mapping[str, Sequence[Metrics]]
 ) -> list[Error]:
     """A row per policy and metric.
 
     Args:
-        live: by policy, one for each of two or more repetitions.
-        replay: the same.
+        live: Metrics by policy, one for each of two or more repetitions.
+        replay: Metrics of the replay, likewise.
     """
     rows = []
     for policy, plays in live.items():
@@ -120,9 +121,9 @@ class Order:
     """Two policies by their mean latency under the measured clock.
 
     Attributes:
-        live: mean over repetitions of the first's latency minus the second's, seconds.
-        standard_error: of live, paired over repetitions, seconds.
-        replay: the mean difference there, seconds.
+        live: Mean over repetitions of the first's latency minus the second's, seconds.
+        standard_error: Standard error of live, paired over repetitions, seconds.
+        replay: Mean difference there, seconds.
     """
 
     first: str
@@ -143,7 +144,7 @@ class Order:
 
 
 def compare_order(
-    live: dict[str, Sequence[Metrics]], replay: dict[str, Sequence[Metrics]]
+    live: Mapping[str, Sequence[Metrics]], replay: Mapping[str, Sequence[Metrics]]
 ) -> list[Order]:
     """Every pair of policies; arguments as `compare_metrics`."""
     name = METRICS[0]

@@ -7,17 +7,12 @@ model. What is timed and how the constants are told apart: `laps_env.live.measur
 from __future__ import annotations
 
 import io
-import os
-import platform
 from dataclasses import asdict
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from laps_env.live.engine.engine import Engine, Stopping
 from laps_env.live.engine.loading import Pair
@@ -31,42 +26,11 @@ from laps_env.live.measure.calibration import (
     fit,
     measure,
 )
+from laps_env.live.measure.machine import describe
 from laps_env.sim.calibration_file import write_calibration
 from laps_env.utils.files import write_beside
 
 SEED = 0
-
-
-def describe(pair: Pair) -> dict[str, Any]:
-    """Models, device and software that are measured."""
-    device = pair.target.device
-    gpu = device.type == "cuda"
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": {
-            "type": device.type,
-            "name": torch.cuda.get_device_name(device) if gpu else cpu_name(),
-            "cores": os.cpu_count() or 1,
-            "threads": torch.get_num_threads(),
-        },
-        "software": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": version("transformers"),
-            "laps_env": version("laps-env"),
-        },
-        # of a folder its name: where it lay on this machine is nobody else's business
-        "models": {"target": Path(pair.target_name).name, "draft": Path(pair.draft_name).name},
-        "dtype": str(pair.target.dtype).removeprefix("torch."),
-    }
-
-
-def cpu_name() -> str:
-    """The processor's name as Linux tells it, or its architecture."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def grid_rows(samples: list[Sample]) -> list[dict[str, Any]]:

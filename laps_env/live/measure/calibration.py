@@ -51,15 +51,15 @@ class Grid:
     """What is timed: all combinations.
 
     Attributes:
-        batches: requests in a round, at least two different numbers.
-        draft_lengths: tokens drafted for each, 0 may be among them.
-        contexts: mean prompt tokens, at least two, from 4 on. Half of the requests are shorter and
+        batches: Numbers of requests in a round, at least two.
+        draft_lengths: Numbers of tokens drafted for each, 0 may be among them.
+        contexts: Mean prompt tokens, at least two, from 4 on. Half of the requests are shorter and
             half are longer, from 0.5 to 1.5 of it, as a scheduler's batch is not of one length.
-        repeats: timed repetitions of the whole grid; their means count, because what is to be
+        repeats: Timed repetitions of the whole grid; their means count, because what is to be
             predicted is a sum of rounds, without the fastest and the slowest fifth.
 
     Raises:
-        ValueError: too little to tell the constants apart, naming the field.
+        ValueError: Values that cannot tell the constants apart, naming the field.
     """
 
     batches: tuple[int, ...]
@@ -107,11 +107,11 @@ class Sample:
     """One thing that was timed, in nanoseconds.
 
     Attributes:
-        batch, draft_length, context: of the grid.
-        work: what was done, as the replay counts it.
-        caches_ns, draft_ns, verify_ns: the parts of a round; an offload has the first only.
-        round_ns: the whole call.
-        held_out: kept from the fit.
+        batch, draft_length, context: Cell of the grid.
+        work: Work that was done, as the replay counts it.
+        caches_ns, draft_ns, verify_ns: Parts of a round; an offload has the first only.
+        round_ns: Duration of the whole call.
+        held_out: Whether it is kept from the fit.
     """
 
     kind: Kind
@@ -138,10 +138,10 @@ def measure(
     slows them all.
 
     Args:
-        make_engine: an engine by slots and their length, one that only the limit stops.
-        grid: what to time.
-        rng: draws the prompts, the orders and the cells that are held out.
-        report: told of each repetition.
+        make_engine: Maker of an engine by slots and their length, one that only the limit stops.
+        grid: Grid to time.
+        rng: Generator that draws the prompts, the orders and the cells that are held out.
+        report: Callback told of each repetition.
     """
     engine = make_engine(max(grid.batches), grid.slot_length)
     cells = time_cells(engine, grid, rng)
@@ -162,9 +162,9 @@ def time_cells(engine: Engine, grid: Grid, rng: np.random.Generator) -> Iterator
     """Time cell after cell, without end; each time through the grid in another order.
 
     Args:
-        engine: of `Grid.slot_length`; nothing of a cell is left in it.
-        grid: what to time.
-        rng: draws the prompts and the orders.
+        engine: Engine with slots of `Grid.slot_length`; nothing of a cell is left in it.
+        grid: Grid to time.
+        rng: Generator that draws the prompts and the orders.
     """
     vocabulary = engine.target.model.config.get_text_config().vocab_size
     prompts = rng.integers(vocabulary, size=(max(grid.batches), grid.slot_length))
@@ -180,8 +180,8 @@ def average(samples: Sequence[Sample], trimmed: float = 0.0) -> list[Sample]:
     """One sample for all of a kind, batch, draft length and context: their mean.
 
     Args:
-        samples: in any order.
-        trimmed: share that is dropped at either end.
+        samples: Samples in any order.
+        trimmed: Share that is dropped at either end.
     """
     alike = defaultdict(list)
     for s in samples:
@@ -322,8 +322,8 @@ def fit(samples: Sequence[Sample], *, one_token_rate: bool = True) -> Rates:
     """Rates >= 0 with the least sum of squared relative errors over the parts of rounds.
 
     Args:
-        samples: those held out are not looked at.
-        one_token_rate: verified and prefilled tokens cost the same, as in the cost model.
+        samples: Samples; those held out are not looked at.
+        one_token_rate: Whether verified and prefilled tokens cost the same, as in the cost model.
     """
     seen = [s for s in samples if not s.held_out]
     parts = [_counts(seen, term) for name, term in TERMS.items() if name != "round"]

@@ -49,9 +49,9 @@ class Repetition:
     """A live episode of every policy under the measured clock, and the calibration among them.
 
     Attributes:
-        arrivals: the cost model whose saturation the load is a fraction of, equal in all.
-        samples: the calibration, averaged; nothing is held out.
-        plays: metrics by policy.
+        arrivals: Cost model whose saturation the load is a fraction of, equal in all.
+        samples: Samples of the calibration, averaged; none is held out.
+        plays: Metrics by policy.
     """
 
     arrivals: CostModel
@@ -69,12 +69,12 @@ class Findings:
     """What was measured.
 
     Attributes:
-        corrected: positions of the recording that were near-ties of the models.
-        grid: of the calibrations.
-        saturation_rps: requests per second, of the replay under `Repetition.arrivals`.
-        exact: the calibrated clock, policy by policy.
-        repetitions: the measured clock, live.
-        replay: by policy, metrics under each repetition's cost model.
+        corrected: Positions of the recording that were near-ties of the models.
+        grid: Grid of the calibrations.
+        saturation_rps: Saturation of the replay under `Repetition.arrivals`, requests per second.
+        exact: Agreement under the calibrated clock, policy by policy.
+        repetitions: Live episodes under the measured clock.
+        replay: Metrics by policy under each repetition's cost model.
     """
 
     corrected: int
@@ -99,15 +99,15 @@ def run(
     The episodes under the calibrated clock come first: they also warm the live engines up.
 
     Args:
-        pair: float32.
-        settings: what is served.
-        repetitions: >= 2, so that the noise is known.
-        done: repetitions of an earlier run with the same settings.
-        keep: is given each further one when it is finished.
-        report: told of each step.
+        pair: Pair of models, float32.
+        settings: Settings of what is served.
+        repetitions: Number of repetitions, >= 2, so that the noise is known.
+        done: Repetitions of an earlier run with the same settings.
+        keep: Callback given each further repetition when it is finished.
+        report: Callback told of each step.
 
     Raises:
-        ValueError: too few repetitions, or an error of `LiveRow`.
+        ValueError: Too few repetitions, or an error of `LiveRow`.
     """
     check_count("repetitions", repetitions, least=2)
     questions = read_questions(settings.prompts)
@@ -159,9 +159,9 @@ def take_turns(
     """Advance all episodes to their ends, and the calibration among them.
 
     Args:
-        live: by policy, an episode that yields its steps' seconds and returns its metrics.
-        cells: what a cell's timing gives, without end.
-        fewest: cells that are timed at least.
+        live: Episodes by policy; each yields its steps' seconds and returns its metrics.
+        cells: Samples of cell after cell, without end.
+        fewest: Number of cells that are timed at least.
 
     Returns:
         The samples, and the metrics by policy.

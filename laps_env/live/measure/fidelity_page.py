@@ -13,9 +13,10 @@ from typing import Any, TypedDict
 
 from laps_env.live.engine.loading import Pair
 from laps_env.live.measure.agreement import METRICS, Error, Order, compare_metrics, compare_order
-from laps_env.live.measure.calibrate import describe, grid_rows
+from laps_env.live.measure.calibrate import grid_rows
 from laps_env.live.measure.calibration import Sample
 from laps_env.live.measure.fidelity import CELLS_PER_TURN, TURN_S, Findings, Repetition, run
+from laps_env.live.measure.machine import describe
 from laps_env.live.measure.side_by_side import Settings
 from laps_env.report.tables import markdown_table
 from laps_env.sim import SIMULATOR_VERSION

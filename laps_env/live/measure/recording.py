@@ -31,8 +31,8 @@ class Job:
     """One question to record, turn by turn.
 
     Attributes:
-        group: its number.
-        question: what the user says in every turn.
+        group: Number of the question.
+        question: Question with what the user says in every turn.
     """
 
     group: int
@@ -44,12 +44,14 @@ class Recorded:
     """One recorded request, plain numbers.
 
     Attributes:
-        group, category: of its question.
-        prompt_tokens, output_tokens: lengths.
-        runs: [output_tokens] accepted in a row by the drafter that served.
-        lookup_runs, lookup_proposable: the same for prompt lookup, and how many it proposes.
-        schedule, committed, round_ns: of each round it was served in.
-        corrected: positions at which a round accepted other than the pass over the text says
+        group, category: Number and category of its question.
+        prompt_tokens, output_tokens: Lengths in tokens.
+        accepted_length: Accepted lengths [output_tokens] of the drafter that served.
+        lookup_accepted_length, lookup_max_draft: Accepted lengths of prompt lookup, and how many
+            tokens it proposes.
+        schedule, committed, round_ns: Tokens drafted, tokens committed and duration of each round
+            it was served in.
+        corrected: Positions at which a round accepted other than the pass over the text says
             (near-ties of the target or the draft); the round is believed.
     """
 
@@ -57,9 +59,9 @@ class Recorded:
     category: str
     prompt_tokens: int
     output_tokens: int
-    runs: list[int]
-    lookup_runs: list[int]
-    lookup_proposable: list[int]
+    accepted_length: list[int]
+    lookup_accepted_length: list[int]
+    lookup_max_draft: list[int]
     schedule: list[int]
     committed: list[int]
     round_ns: list[int]
@@ -87,30 +89,30 @@ class _States:
         self.save = drafter.save
         self.restore = drafter.restore
 
-    def of(self, row: int) -> Tensor:
+    def of(self, slot: int) -> Tensor:
         """[tokens, width] of the sequence in this slot, all but its last token."""
-        return torch.cat(self._parts[row])
+        return torch.cat(self._parts[slot])
 
-    def watch(self, row: int, start: int, hidden: Tensor) -> None:
+    def watch(self, slot: int, start: int, hidden: Tensor) -> None:
         """Keep them, and pass them on."""
-        self._parts.setdefault(row, []).append(hidden)
-        self._drafter.watch(row, start, hidden)
+        self._parts.setdefault(slot, []).append(hidden)
+        self._drafter.watch(slot, start, hidden)
 
-    def forget(self, row: int) -> None:
+    def forget(self, slot: int) -> None:
         """The sequence has left."""
-        self._parts.pop(row, None)
-        self._drafter.forget(row)
+        self._parts.pop(slot, None)
+        self._drafter.forget(slot)
 
 
 class Recorder:
     """Records requests with one pair of models.
 
     Args:
-        pair: greedy in float32, so that the texts are the target's own.
-        limit: most output tokens.
-        longest: most prompt tokens; a conversation ends before a turn that is longer.
-        batch: requests served together.
-        draft_length: of the rounds, 1..16.
+        pair: Pair of models, greedy in float32, so that the texts are the target's own.
+        limit: Most output tokens.
+        longest: Most prompt tokens; a conversation ends before a turn that is longer.
+        batch: Number of requests served together.
+        draft_length: Draft length of the rounds, 1..16.
     """
 
     def __init__(
@@ -186,12 +188,12 @@ class Recorder:
         prompt, output = c.generation.prompt, c.generation.output
         end = self._end(output)
         text = [*prompt, *output[: end + MAX_DRAFT_LENGTH]]
-        runs = self._runs(c.generation, text, len(prompt), end)
+        accepted = self._accepted(c.generation, text, len(prompt), end)
         rounds = [(start, result, ns) for start, result, ns in c.rounds if start < end]
         corrected = 0
         for start, result, _ in rounds:
-            if min(runs[start], result.drafted) != result.accepted:
-                runs[start] = result.accepted
+            if min(accepted[start], result.drafted) != result.accepted:
+                accepted[start] = result.accepted
                 corrected += 1
         lookups = [self._lookup(text, len(prompt) + position) for position in range(end)]
         return Recorded(
@@ -199,23 +201,23 @@ class Recorder:
             category=c.job.question.category,
             prompt_tokens=len(prompt),
             output_tokens=end,
-            runs=runs,
-            lookup_runs=[accepted for accepted, _ in lookups],
-            lookup_proposable=[proposed for _, proposed in lookups],
+            accepted_length=accepted,
+            lookup_accepted_length=[accepted for accepted, _ in lookups],
+            lookup_max_draft=[proposed for _, proposed in lookups],
             schedule=[result.drafted for _, result, _ in rounds],
             committed=[min(len(result.committed), end - start) for start, result, _ in rounds],
             round_ns=[ns for _, _, ns in rounds],
             corrected=corrected,
         )
 
-    def _runs(self, g: Generation, text: list[int], first: int, count: int) -> list[int]:
-        """Drafted tokens accepted in a row, from each output position."""
+    def _accepted(self, g: Generation, text: list[int], first: int, count: int) -> list[int]:
+        """Draft tokens that a round would accept, from each output position."""
         drafter = self._reading
         if isinstance(drafter, HeadDrafter):
             assert g.slot is not None  # it has not finished, see _start
-            return drafter.runs(text, self._states.of(g.slot), first, count)
+            return drafter.accepted_lengths(text, self._states.of(g.slot), first, count)
         if isinstance(drafter, DraftModel):
-            return plain_runs(drafter, text, first, count)
+            return accepted_by_model(drafter, text, first, count)
         return [self._lookup(text, first + position)[0] for position in range(count)]
 
     @staticmethod
@@ -225,15 +227,15 @@ class Recorder:
         return longest_match(proposed, text[place:])[0], len(proposed)
 
 
-def plain_runs(drafter: DraftModel, text: list[int], first: int, count: int) -> list[int]:
-    """Accepted in a row by a plain draft model: one bit per position says whether it is right."""
+def accepted_by_model(drafter: DraftModel, text: list[int], first: int, count: int) -> list[int]:
+    """Accepted lengths of a plain draft model: one bit per position says whether it is right."""
     logits = drafter.model.forward([0], [text[:-1]], [0]).logits[0]
     right = logits.argmax(-1).tolist()
-    runs, run = [], 0
+    accepted, run = [], 0
     for place in range(len(text) - 1, first - 1, -1):
         run = run + 1 if place > 0 and right[place - 1] == text[place] else 0
-        runs.append(run)
-    return runs[::-1][:count]
+        accepted.append(run)
+    return accepted[::-1][:count]
 
 
 def assemble(
@@ -247,7 +249,7 @@ def assemble(
     def starts(lists: Sequence[Sequence[int]]) -> Any:
         return np.concatenate([[0], np.cumsum([len(own) for own in lists])]).astype(np.int64)
 
-    runs = [r.lookup_runs if lookup else r.runs for r in recorded]
+    accepted = [r.lookup_accepted_length if lookup else r.accepted_length for r in recorded]
     rounds: dict[str, Any] = {}
     if not lookup:
         rounds = {
@@ -257,14 +259,14 @@ def assemble(
             "round_ns": flat([r.round_ns for r in recorded], np.int64),
         }
     return AcceptanceTrace(
-        accepted_length=flat(runs, np.uint8),
-        offset=starts(runs),
+        accepted_length=flat(accepted, np.uint8),
+        offset=starts(accepted),
         output_tokens=np.array([r.output_tokens for r in recorded], np.int64),
         prompt_tokens=np.array([r.prompt_tokens for r in recorded], np.int64),
         category=np.array([list(categories).index(r.category) for r in recorded], np.int64),
         categories=tuple(categories),
         info=info,
-        max_draft=flat([r.lookup_proposable for r in recorded], np.uint8) if lookup else None,
+        max_draft=flat([r.lookup_max_draft for r in recorded], np.uint8) if lookup else None,
         group=np.array([r.group for r in recorded], np.int64),
         **rounds,
     )

@@ -33,17 +33,18 @@ class Settings:
     """What is served.
 
     Attributes:
-        scenario: name; arrivals, batch and pool are taken from it, costs and saturation measured.
-        prompts: prompt files; the *test* questions are asked.
-        num_requests: of the one workload.
-        max_new_tokens: most output tokens of a request.
-        load: arrival rate over the replay's saturation under the first calibration.
-        policies: names for `laps_env.policies.make`.
-        draft_length: tokens drafted a round; the scenario's by default.
+        scenario: Scenario by name; arrivals, batch and pool are taken from it, costs and saturation
+            measured.
+        prompts: Prompt files; the *test* questions are asked.
+        num_requests: Requests of the one workload.
+        max_new_tokens: Most output tokens of a request.
+        load: Arrival rate over the replay's saturation under the first calibration.
+        policies: Names for `laps_env.policies.make`.
+        draft_length: Tokens drafted a round; the scenario's by default.
 
     Raises:
-        ValueError: an unknown scenario or policy, a draft length out of range, or a policy that
-            needs the truth or chooses the draft length.
+        ValueError: Unknown scenario or policy, draft length out of range, or policy that needs the
+            oracle or chooses the draft length.
     """
 
     scenario: str = "demo"
@@ -80,10 +81,10 @@ def record_questions(
     """The acceptance of each question's first turn at every position, one request per question.
 
     Args:
-        pair: greedy, float32.
-        questions: in the trace's order.
-        categories: names, those of the questions among them.
-        limit: most output tokens.
+        pair: Pair of models, greedy, float32.
+        questions: Questions in the trace's order.
+        categories: Names of categories, those of the questions among them.
+        limit: Most output tokens.
 
     Returns:
         The trace; ``corrected_positions`` in its provenance counts near-ties of the models.
@@ -105,8 +106,8 @@ def replay_workload(live: Workload, trace: AcceptanceTrace) -> Workload:
     """A live workload with the lengths and the acceptance that were recorded.
 
     Args:
-        live: its ``source_index`` says which recorded request each one is.
-        trace: of the same prompts, in their order.
+        live: Live workload; its ``source_index`` says which recorded request each one is.
+        trace: Trace of the same prompts, in their order.
     """
     assert live.source_index is not None  # a live server's own
     chosen = trace.select(live.source_index)
@@ -122,15 +123,16 @@ class Servers:
     """A live server and its replay, for one workload.
 
     Args:
-        pair: of both.
-        settings: what is served.
-        trace: the prompts' acceptance (`record_questions`).
-        cost: of the calibrated clock, and of the saturation that the load is a fraction of.
+        pair: Pair of models that both serve.
+        settings: Settings of what is served.
+        trace: Acceptance of the prompts (`record_questions`).
+        cost: Cost model of the calibrated clock, and of the saturation that the load is a fraction
+            of.
 
     Attributes:
-        saturation_rps: of the replay.
-        workload: the live server's.
-        known: the replay's.
+        saturation_rps: Saturation of the replay, requests per second.
+        workload: Workload of the live server.
+        known: Workload of the replay.
     """
 
     def __init__(

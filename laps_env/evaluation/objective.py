@@ -1,0 +1,117 @@
+"""`Objective`: scores policies by their latency relative to a reference on the same workloads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+
+import numpy as np
+
+from laps_env import policies
+from laps_env.evaluation.episodes import serve
+from laps_env.evaluation.grid import REFERENCE
+from laps_env.policies import Policy, RuleSpec
+from laps_env.policies.base.traffic_model import Floats
+from laps_env.workloads import Workload
+from laps_env.workloads.predictors import PredictorError
+from laps_env.workloads.scenarios import Scenario
+
+#: Slots of the request table, for a rule that is not made for another number.
+SLOTS = 64
+
+
+@dataclass(frozen=True)
+class Task:
+    """One workload that policies are scored on.
+
+    Attributes:
+        place: Index of its scenario in the objective's traffic.
+        workload: The workload itself.
+        reference: Mean and p99 latency of the reference policy, seconds, float64 [2].
+    """
+
+    place: int
+    workload: Workload
+    reference: Floats
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Log of latency over the reference's on the same workloads, lower is better.
+
+    Attributes:
+        traffic: Scenarios, each with the error of its predictions.
+        loads: Loads; each with each scenario gives ``repeats`` workloads.
+        num_requests: Requests of a workload.
+        repeats: Workloads of each scenario and load under one seed.
+        cells: Pairs of scenario and load that a seed draws and is scored on; None for all.
+        slots: Slots of the request table.
+        reference: Name of the reference policy.
+    """
+
+    traffic: Sequence[tuple[Scenario, PredictorError]]
+    loads: Sequence[float]
+    num_requests: int
+    repeats: int = 1
+    cells: int | None = None
+    slots: int = SLOTS
+    reference: str = REFERENCE
+
+    def make(self, rule: str | RuleSpec) -> list[Policy]:
+        """The policy of a rule for each of the traffic."""
+        return [policies.make(rule, s, predictor_error=error) for s, error in self.traffic]
+
+    @cached_property
+    def _references(self) -> list[Policy]:
+        return self.make(self.reference)
+
+    def tasks(self, split: str, seed: int, pool: ThreadPoolExecutor) -> list[Task]:
+        """The workloads of a seed, served by the reference.
+
+        Args:
+            split: Split of the workloads: *train* for a search, *validation* to choose.
+            seed: Seed of the workloads; different seeds give disjoint ones.
+            pool: Threads that serve them.
+        """
+        cells = list(product(range(len(self.traffic)), self.loads))
+        if self.cells is not None and self.cells < len(cells):
+            chosen = np.random.default_rng(seed).choice(len(cells), self.cells, replace=False)
+            cells = [cells[k] for k in sorted(chosen)]
+        asked = [(*cell, repeat) for cell, repeat in product(cells, range(self.repeats))]
+        return list(pool.map(lambda cell: self._task(split, seed, *cell), asked))
+
+    def _task(self, split: str, seed: int, place: int, load: float, repeat: int) -> Task:
+        scenario, error = self.traffic[place]
+        workload = scenario.workload(
+            load=load,
+            num_requests=self.num_requests,
+            split=split,
+            seed=seed * self.repeats + repeat,
+            predictor_error=error,
+        )
+        return Task(place, workload, self._latencies(self._references, place, workload))
+
+    def _latencies(self, made: Sequence[Policy], place: int, workload: Workload) -> Floats:
+        """Mean and p99 latency, seconds."""
+        scenario, _ = self.traffic[place]
+        requests = serve(made[place], workload, scenario, slots=self.slots).requests()
+        latency = (requests["completion_ns"] - requests["arrival_ns"]) * 1e-9
+        return np.array([latency.mean(), np.percentile(latency, 99)])
+
+    def log_ratios(self, made: Sequence[Policy], tasks: Iterable[Task]) -> Floats:
+        """Log ratios of mean and p99 latency, averaged over the tasks, float64 [2].
+
+        Args:
+            made: A policy for each of the traffic (`make`).
+            tasks: Workloads of this objective.
+        """
+        ratios = [self._latencies(made, t.place, t.workload) / t.reference for t in tasks]
+        return np.log(ratios).mean(axis=0)
+
+
+def with_weights(made: Sequence[Policy], weights: Floats) -> list[Policy]:
+    """Policies of a learned rule with other weights, flat [W]; their fitted constants stay."""
+    return [replace(p, params=np.concatenate([weights, p.params[weights.size :]])) for p in made]

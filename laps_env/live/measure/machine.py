@@ -1,0 +1,46 @@
+"""What a measurement was made with: device, software, models."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from laps_env.live.engine.loading import Pair
+
+
+def describe(pair: Pair) -> dict[str, Any]:
+    """Time, device, software, models and type, as results files have them."""
+    device = pair.target.device
+    gpu = device.type == "cuda"
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": {
+            "type": device.type,
+            "name": torch.cuda.get_device_name(device) if gpu else cpu_name(),
+            "cores": os.cpu_count() or 1,
+            "threads": torch.get_num_threads(),
+        },
+        "software": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": version("transformers"),
+            "laps_env": version("laps-env"),
+        },
+        # of a folder its name: where it lay on this machine is nobody else's business
+        "models": {"target": Path(pair.target_name).name, "draft": Path(pair.draft_name).name},
+        "dtype": str(pair.target.dtype).removeprefix("torch."),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name as Linux tells it, or its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
