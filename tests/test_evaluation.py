@@ -15,11 +15,10 @@ from laps_env.evaluation import runner, statistics
 from laps_env.evaluation.grid import Grid
 from laps_env.evaluation.recordings import Recordings
 from laps_env.evaluation.runner import Evaluation, open_journal, rerun
-from laps_env.traces.importers import chain_fill
 from laps_env.utils.journal import Journal
 from laps_env.workloads import Workload
 from laps_env.workloads.acceptance import ChainProfile
-from laps_env.workloads.chain_fill import state_alphas
+from laps_env.workloads.chain_fill import chain_fill, state_alphas
 from laps_env.workloads.scenarios import get_scenario
 
 GRID = Grid(

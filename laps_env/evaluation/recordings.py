@@ -12,10 +12,11 @@ import numpy as np
 
 from laps_env.evaluation.episodes import measure_saturation
 from laps_env.traces import AcceptanceTrace, TraceInfo
-from laps_env.traces.importers import chain_fill, import_spec_bench
-from laps_env.traces.importers.arrivals import ArrivalTrace, read_arrivals
+from laps_env.traces.arrival_trace import ArrivalTrace
+from laps_env.traces.importers import import_spec_bench, read_arrivals
 from laps_env.workloads.acceptance import ChainProfile, bounded_tokens
 from laps_env.workloads.arrivals import RecordedArrivals
+from laps_env.workloads.chain_fill import chain_fill
 from laps_env.workloads.requests import GeneratedRequests, RecordedRequests
 from laps_env.workloads.scenarios import Scenario
 
