@@ -91,19 +91,28 @@ def read_document(path: Path, kind: type[Typed], format_: str, version: int) -> 
         raise ValueError(f"{path}: {reason}") from None
 
 
-def write_document(path: Path, format_: str, version: int, members: dict[str, Any]) -> None:
-    """Write a document in one move, its format and version first.
+def encode_document(path: Path, format_: str, version: int, members: dict[str, Any]) -> bytes:
+    """Content of a document's file, its format and version first; the path is for the message.
 
     Raises:
         ValueError: Members that JSON cannot hold, NaN and infinities among them.
-        OSError: The file cannot be written.
     """
     whole = {"format": format_, "version": version, **members}
     try:
         text = json.dumps(whole, indent=1, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: expected what JSON can hold, got {error}") from None
-    write_beside(path, [(text + "\n").encode()])
+    return (text + "\n").encode()
+
+
+def write_document(path: Path, format_: str, version: int, members: dict[str, Any]) -> None:
+    """Write a document in one move.
+
+    Raises:
+        ValueError: Members that JSON cannot hold, NaN and infinities among them.
+        OSError: The file cannot be written.
+    """
+    write_beside(path, [encode_document(path, format_, version, members)])
 
 
 def shown(value: object) -> str:
