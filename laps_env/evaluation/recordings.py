@@ -35,7 +35,7 @@ class Recordings:
     Attributes:
         acceptance_trace: an ``.safetensors`` file, or the reduced Spec-Bench form (``.jsonl``,
             ``.jsonl.gz``), which is read as the run of a plain draft model.
-        arrival_trace: a file that `laps_env.traces.importers.arrivals.read_arrivals` reads.
+        arrival_trace: a file that `laps_env.traces.importers.read_arrivals` reads.
         lengths: prompt and output lengths come from the ``acceptance`` (recorded or generated) or
             from the ``arrivals``' own columns, which a generated acceptance then follows.
         prompts: Spec-Bench's question file, from which prompt lengths are estimated where the
