@@ -377,7 +377,10 @@ BROKEN_HEADS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no config": (change_head("config", None), "config: expected an object, got None"),
     "another member": (change_head("config.depth", 2), r"config\.depth: expected no such"),
     "a size of nought": (change_head("config.inner", 0), r"config\.inner: expected .* >= 1, got 0"),
-    "a huge size": (change_head("config.inner", 2**70), r"config\.inner: expected .* <= 16777216, got 1"),
+    "a huge size": (
+        change_head("config.inner", 2**70),
+        r"config\.inner: expected .* <= 16777216, got 1",
+    ),
     "a text for a size": (change_head("config.width", "32"), r"config\.width: expected .* '32'"),
     "odd heads": (change_head("config.heads", 5), r"config\.width: .* twice the 5 heads, got 32"),
     "no turning": (change_head("config.rope_theta", -1), r"config\.rope_theta: .* got -1"),
