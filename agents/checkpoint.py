@@ -6,36 +6,49 @@ still has the checkpoint before.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from laps_env.agents.queue_policy import QueuePolicy
-from laps_env.utils.files import read_json, write_beside
+from laps_env.utils.documents import read_document, write_document
+from laps_env.utils.files import write_beside
 
+FORMAT = "laps-env checkpoint"
+VERSION = 1
 NAME = "checkpoint.json"
+
+
+class _File(msgspec.Struct):
+    """Members of the JSON file: name of the tensor file, and what else a run needs."""
+
+    tensors: str
+    state: dict[str, Any]
 
 
 def save_checkpoint(folder: Path, policy: QueuePolicy, block: int, state: dict[str, Any]) -> None:
     """Write what a run needs to go on after a block.
 
     Args:
-        folder: of the run.
-        policy: weights and optimizer.
-        block: its number names the tensor file.
-        state: what else is needed, as JSON has it.
+        folder: Folder of the run.
+        policy: Policy, whose weights and optimizer are kept.
+        block: Number of the block; it names the tensor file.
+        state: Plain JSON values that the run needs too.
+
+    Raises:
+        ValueError: A state that JSON cannot hold.
+        OSError: The folder cannot be written.
     """
     tensors = {f"policy.{name}": tensor for name, tensor in policy.state_dict().items()}
     for place, own in policy.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{place}.{name}": tensor for name, tensor in own.items()}
     path = folder / f"checkpoint-{block}.safetensors"
     write_beside(path, [save({name: t.contiguous() for name, t in tensors.items()})])
-    document = {"tensors": path.name, **state}
-    write_beside(folder / NAME, [(json.dumps(document, indent=1) + "\n").encode()])
+    write_document(folder / NAME, FORMAT, VERSION, {"tensors": path.name, "state": state})
     for old in folder.glob("checkpoint-*.safetensors"):
         if old != path:
             old.unlink()
@@ -47,13 +60,14 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def load_checkpoint(folder: Path, policy: QueuePolicy) -> dict[str, Any]:
-    """Fill in weights and optimizer; returns what else was kept.
+    """Fill in weights and optimizer, and return the state that was kept beside them.
 
     Raises:
-        ValueError, OSError: there is none, or it is damaged or of another network.
+        ValueError: A checkpoint that is damaged, or of another network.
+        OSError: A file cannot be read.
     """
-    state = read_json(folder / NAME, dict)
-    path = folder / str(state.get("tensors"))
+    file = read_document(folder / NAME, _File, FORMAT, VERSION)
+    path = folder / file.tensors
     try:
         tensors = load_file(path)
     except SafetensorError as error:
@@ -73,4 +87,4 @@ def load_checkpoint(folder: Path, policy: QueuePolicy) -> dict[str, Any]:
         policy.optimizer.load_state_dict({"state": moments, "param_groups": groups})
     except RuntimeError as error:
         raise ValueError(f"{path}: expected a checkpoint of this network, got {error}") from None
-    return state
+    return file.state

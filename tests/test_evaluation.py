@@ -20,11 +20,10 @@ from laps_env.evaluation.replay import rerun
 from laps_env.evaluation.results import Results, Row, read_results, write_results
 from laps_env.evaluation.runner import Evaluation, open_journal
 from laps_env.policies import Policy
-from laps_env.traces.importers import chain_fill
 from laps_env.utils.journal import Journal
 from laps_env.workloads import Workload
 from laps_env.workloads.acceptance import ChainProfile
-from laps_env.workloads.chain_fill import state_alphas
+from laps_env.workloads.chain_fill import chain_fill, state_alphas
 from laps_env.workloads.scenarios import get_scenario
 
 GRID = Grid(

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from laps_env.traces.importers.arrivals import ArrivalTrace
+from laps_env.traces.arrival_trace import ArrivalTrace
 from laps_env.utils.splits import Split
 from laps_env.workloads import Workload
 from laps_env.workloads.arrivals import (

@@ -9,7 +9,7 @@ import pytest
 
 from laps_env.cli import main
 from laps_env.traces import AcceptanceTrace
-from laps_env.traces.importers.arrivals import read_arrivals
+from laps_env.traces.importers import read_arrivals
 
 BURST = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
 RESPONSE = {
@@ -79,7 +79,7 @@ def test_acceptance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(source, f"{json.dumps(RESPONSE)}\n{broken}\n")
     with pytest.raises(SystemExit):
         main(["import", "vllm", str(source), str(out)])
-    assert "line 2, usage, completion_tokens: expected a value" in capsys.readouterr().err
+    assert "line 2, usage.completion_tokens: expected a value" in capsys.readouterr().err
     assert not out.exists()
     main(
         [

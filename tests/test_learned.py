@@ -190,6 +190,10 @@ def test_damaged_files_are_refused(folder: Path) -> None:
     save_model(folder, "pointer", random_arrays() | {"w": np.full(SHAPES["w"], np.nan)}, {})
     with pytest.raises(ValueError, match="w: expected finite weights"):
         policies.make(str(folder), SCENARIO)
+    header = b'{"w":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
+    (folder / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header + bytes(2))
+    with pytest.raises(ValueError, match=r"model\.safetensors: w: expected .* NumPy's, got BF16"):
+        policies.make(str(folder), SCENARIO)
     (folder / WEIGHTS).unlink()
     with pytest.raises(FileNotFoundError):
         policies.make(str(folder), SCENARIO)

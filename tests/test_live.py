@@ -263,10 +263,10 @@ def test_every_question_is_in_one_part(shared_data: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"turns": []}', "line 1, turns: expected a list of texts"),
-        ('{"prompt": ""}', "line 1, prompt: expected a non-empty string, got ''"),
-        ("[1]", "line 1: expected a JSON object, got list"),
-        ("", "expected at least one record, got an empty file"),
+        ('{"turns": []}', "line 1, turns: expected a list of length >= 1"),
+        ('{"prompt": ""}', "line 1, prompt: expected a text of length >= 1, got ''"),
+        ("[1]", r"line 1: expected a JSON object, got \[1\]"),
+        ("", "expected at least one request, got none"),
     ],
 )
 def test_bad_prompt_files(tmp_path: Path, line: str, message: str) -> None:

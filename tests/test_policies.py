@@ -45,7 +45,7 @@ from laps_env.sim.observation import (
 )
 from laps_env.sim.server_model import ServerModel
 from laps_env.sim.simulation import Simulation
-from laps_env.traces.importers.arrivals import ArrivalTrace
+from laps_env.traces.arrival_trace import ArrivalTrace
 from laps_env.workloads import Workload
 from laps_env.workloads.arrivals import RecordedArrivals
 from laps_env.workloads.scenarios import Scenario, get_scenario, list_scenarios

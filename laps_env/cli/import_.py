@@ -14,7 +14,8 @@ from laps_env.utils.files import outputs, write_beside
 
 if TYPE_CHECKING:
     from laps_env.traces import AcceptanceTrace, TraceInfo
-    from laps_env.traces.importers.records import Sieve
+    from laps_env.traces.importers import LeftOut
+    from laps_env.traces.importers.records import OnError
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,11 @@ class Arrivals(Recording):
 
     ending = ".jsonl"
 
-    def write(self, sieve: Sieve) -> str:
+    def write(self, on_error: OnError, left_out: LeftOut) -> str:
         """Write them; what they are."""
-        from laps_env.traces.importers.arrivals import read_arrivals
+        from laps_env.traces.importers import read_arrivals
 
-        trace = read_arrivals(self.source, sieve)
+        trace = read_arrivals(self.source, on_error=on_error, on_failed="skip", left_out=left_out)
         rows = zip(trace.arrival_ns, trace.prompt_tokens, trace.output_tokens, strict=True)
         names = ("timestamp", "input_length", "output_length")
         lines = [
@@ -65,12 +66,12 @@ class Acceptance(Recording):
 
     ending = ".safetensors"
 
-    def write(self, sieve: Sieve) -> str:
+    def write(self, on_error: OnError, left_out: LeftOut) -> str:
         """Write the trace; what it holds."""
         from laps_env.traces import TraceInfo
 
         info = TraceInfo(drafter=self.drafter, target_model=self.target, draft_model=self.draft)
-        trace = self.read(info, sieve)
+        trace = self.read(info, on_error, left_out)
         trace.save(self.output)
         return (
             f"{trace.num_requests} requests of {len(trace.categories)} categories, "
@@ -82,7 +83,7 @@ class Acceptance(Recording):
         """Whether a draft model of its own proposed the tokens."""
         return self.drafter == "draft-model"
 
-    def read(self, info: TraceInfo, sieve: Sieve) -> AcceptanceTrace:
+    def read(self, info: TraceInfo, on_error: OnError, left_out: LeftOut) -> AcceptanceTrace:
         """The trace of the source."""
         raise NotImplementedError
 
@@ -95,11 +96,13 @@ class Vllm(Acceptance):
     $ laps-env evaluate --acceptance-trace runs.safetensors --scenario chat-batch8-8b
     """
 
-    def read(self, info: TraceInfo, sieve: Sieve) -> AcceptanceTrace:
+    def read(self, info: TraceInfo, on_error: OnError, left_out: LeftOut) -> AcceptanceTrace:
         """The trace of the responses."""
         from laps_env.traces.importers import import_vllm
 
-        return import_vllm(self.source, info, plain_draft=self.plain, sieve=sieve)
+        return import_vllm(
+            self.source, info, plain_draft=self.plain, on_error=on_error, left_out=left_out
+        )
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class SpecBench(Acceptance):
     questions: File = None
     """Question file, to estimate prompt lengths."""
 
-    def read(self, info: TraceInfo, sieve: Sieve) -> AcceptanceTrace:
+    def read(self, info: TraceInfo, on_error: OnError, left_out: LeftOut) -> AcceptanceTrace:
         """The trace of the answers."""
         from laps_env.traces.importers import import_spec_bench
 
@@ -124,7 +127,8 @@ class SpecBench(Acceptance):
             plain_draft=self.plain,
             draft_length=self.draft_length,
             questions=self.questions,
-            sieve=sieve,
+            on_error=on_error,
+            left_out=left_out,
         )
 
 
@@ -140,12 +144,17 @@ class SpecDecodeBench(Acceptance):
     category: str = "chat"
     """Category of all requests of the file, which holds one data set."""
 
-    def read(self, info: TraceInfo, sieve: Sieve) -> AcceptanceTrace:
+    def read(self, info: TraceInfo, on_error: OnError, left_out: LeftOut) -> AcceptanceTrace:
         """The trace of the file."""
         from laps_env.traces.importers import import_specdecode_bench
 
         return import_specdecode_bench(
-            self.source, info, drafter=self.member, category=self.category
+            self.source,
+            info,
+            drafter=self.member,
+            category=self.category,
+            on_error=on_error,
+            left_out=left_out,
         )
 
 
@@ -173,16 +182,16 @@ class Import(Command):
 
     def run(self) -> int:
         """Convert; say what was left out and what was written."""
-        from laps_env.traces.importers.records import Sieve
+        from laps_env.traces.importers import LeftOut
 
         output, ending = self.recording.output, self.recording.ending
         if output.suffix != ending:
             raise ValueError(f"output: expected a file ending in {ending}, got {output}")
         inputs = [self.recording.source, getattr(self.recording, "questions", None)]
-        sieve = Sieve(skip_bad=self.skip_bad, skip_failed=True)
+        left_out = LeftOut()
         with outputs(output, inputs=inputs, overwrite=self.overwrite):
-            written = self.recording.write(sieve)
-        for kind, count in sieve.dropped.items():
-            print(f"left out: {count} {kind}, the first: {one_line(sieve.first[kind])}")
+            written = self.recording.write("skip" if self.skip_bad else "raise", left_out)
+        for kind, count in left_out.lines.items():
+            print(f"left out: {count} {kind}, the first: {one_line(left_out.first[kind])}")
         print(f"{output}: {written}")
         return 0

@@ -12,10 +12,11 @@ import numpy as np
 
 from laps_env.evaluation.episodes import measure_saturation
 from laps_env.traces import AcceptanceTrace, TraceInfo
-from laps_env.traces.importers import chain_fill, import_spec_bench
-from laps_env.traces.importers.arrivals import ArrivalTrace, read_arrivals
+from laps_env.traces.arrival_trace import ArrivalTrace
+from laps_env.traces.importers import import_spec_bench, read_arrivals
 from laps_env.workloads.acceptance import ChainProfile, bounded_tokens
 from laps_env.workloads.arrivals import RecordedArrivals
+from laps_env.workloads.chain_fill import chain_fill
 from laps_env.workloads.requests import GeneratedRequests, RecordedRequests
 from laps_env.workloads.scenarios import Scenario
 
@@ -49,7 +50,7 @@ class Recordings:
     Attributes:
         acceptance_trace: Path of an ``.safetensors`` file, or of the reduced Spec-Bench form
             (``.jsonl``, ``.jsonl.gz``), which is read as the run of a plain draft model.
-        arrival_trace: Path of a file that `laps_env.traces.importers.arrivals.read_arrivals` reads.
+        arrival_trace: Path of a file that `laps_env.traces.importers.read_arrivals` reads.
         lengths: Origin of prompt and output lengths: the ``acceptance`` (recorded or generated) or
             the ``arrivals``' own columns, which a generated acceptance then follows.
         prompts: Path of Spec-Bench's question file, from which prompt lengths are estimated where

@@ -2,8 +2,8 @@
 
 A draft accepts far more on text that it was distilled on than elsewhere, and a length predictor
 knows the lengths that it was fitted to. So each question, with all its turns, belongs to exactly
-one part: *distill* (the draft learns from it), *train* (recorded; schedulers and the length
-predictor learn from it) or *test* (recorded; results come from it).
+one part: *distill* (the draft learns from it), or of the splits of traffic *train* (recorded;
+schedulers and the length predictor learn from it) or *test* (recorded; results come from it).
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from laps_env.traces.importers.records import Record, read_records
+import msgspec
+from msgspec import Meta
+
+from laps_env.traces.importers.records import Text, parse_records
+from laps_env.utils.documents import convert
 
 Part = Literal["distill", "train", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -44,9 +48,9 @@ class Question:
     """One question of a user.
 
     Attributes:
-        name: file and place, unique.
-        category: its task.
-        turns: what the user says, turn by turn, at least one.
+        name: File and place, unique.
+        category: Task that it belongs to.
+        turns: Texts of the user, turn by turn, at least one.
     """
 
     name: str
@@ -62,40 +66,58 @@ def read_questions(paths: Sequence[str | Path]) -> list[Question]:
     everything else ``prompt`` with an optional ``category``.
 
     Raises:
-        laps_env.traces.TraceError: a file that is no such list; the message names the line.
-        OSError: a file that cannot be read.
+        laps_env.traces.TraceError: A file that is no such list; the message names the line.
+        OSError: A file cannot be read.
     """
     questions: dict[tuple[str, ...], Question] = {}
     for path in map(Path, paths):
-        for line, record in enumerate(read_records(path), 1):
-            category, turns = _read(record, path)
-            name = f"{path.name.split('.')[0]}/{line}"
-            questions.setdefault(turns[:1], Question(name, category, turns))
+        stem = path.name.split(".")[0]
+        for number, (category, turns) in enumerate(parse_records(path, _read), 1):
+            question = Question(f"{stem}/{number}", category or stem, turns)
+            questions.setdefault(turns[:1], question)
     return list(questions.values())
 
 
-def _read(record: Record, path: Path) -> tuple[str, tuple[str, ...]]:
-    """Category and turns of one line."""
-    values = record.values
-    if "turns" in values:
-        turns = values["turns"]
-        if not isinstance(turns, list) or not turns or not all(isinstance(t, str) for t in turns):
-            record.fail("turns", "a list of texts", turns)
-        return _TASKS.get(record.text("category"), "chat"), tuple(t.strip() for t in turns)
-    if "question" in values:
-        return "math", (record.text("question").strip(),)
-    if "test_list" in values:
-        tests = "\n".join(map(str, values["test_list"]))
-        text = f"{record.text('text').strip()} Your code should pass these tests:\n\n{tests}"
+class _Conversation(msgspec.Struct):
+    turns: Annotated[list[str], Meta(min_length=1)]
+    category: Text
+
+
+class _Gsm8k(msgspec.Struct):
+    question: Text
+
+
+class _Mbpp(msgspec.Struct):
+    text: Text
+    test_list: list[Any]
+
+
+class _Prompt(msgspec.Struct):
+    prompt: Text
+    category: Text = ""
+
+
+def _read(record: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """Category (empty where none is told) and turns of one line."""
+    if "turns" in record:
+        told = convert(record, _Conversation)
+        return _TASKS.get(told.category, "chat"), tuple(turn.strip() for turn in told.turns)
+    if "question" in record:
+        return "math", (convert(record, _Gsm8k).question.strip(),)
+    if "test_list" in record:
+        task = convert(record, _Mbpp)
+        tests = "\n".join(map(str, task.test_list))
+        text = f"{task.text.strip()} Your code should pass these tests:\n\n{tests}"
         return "code", (text,)
-    if "task_id" in values:
-        return "code", (f"Complete this Python function.\n\n{record.text('prompt').strip()}",)
-    category = record.text("category") if "category" in values else path.name.split(".")[0]
-    return category, (record.text("prompt").strip(),)
+    if "task_id" in record:
+        prompt = convert({"prompt": record.get("prompt")}, _Prompt).prompt.strip()
+        return "code", (f"Complete this Python function.\n\n{prompt}",)
+    given = convert(record, _Prompt)
+    return given.category, (given.prompt.strip(),)
 
 
 def partition(questions: Sequence[Question]) -> dict[Part, list[Question]]:
-    """Every question in its part, by category and a hash of its first turn.
+    """Questions of every part, chosen by category and a hash of the first turn.
 
     Of each category the first `RECORDED_QUESTIONS` in order of the hash, at most
     `RECORDED_SHARE`, are recorded, taking turns between train and test.

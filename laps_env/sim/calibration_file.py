@@ -1,4 +1,4 @@
-"""The file that `laps-env calibrate` writes: a cost model measured on a device.
+"""Files of `laps-env calibrate`: a cost model measured on a device.
 
 JSON with a format name and a version, the cost model's ten constants, what was measured where,
 and the errors of the fit on cells of the grid that it had not seen. Reading it needs no torch.
@@ -6,14 +6,15 @@ and the errors of the fit on cells of the grid that it had not seen. Reading it 
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
 
 from laps_env.sim.costs import CostModel, Work
-from laps_env.utils.checks import is_finite
-from laps_env.utils.files import read_json, write_beside
+from laps_env.utils.documents import read_document, write_document
 
 FORMAT = "laps-env calibration"
 VERSION = 1
@@ -21,118 +22,99 @@ VERSION = 1
 #: The constants of the cost model, in nanoseconds.
 CONSTANTS = tuple(field.name for field in fields(CostModel) if field.name != "source")
 
-#: Texts that say what was measured.
-_TEXTS = (
-    "created",
-    "device.type",
-    "device.name",
-    "software.python",
-    "software.torch",
-    "software.transformers",
-    "software.laps_env",
-    "models.target",
-    "models.draft",
-    "dtype",
-)
+_Text = Annotated[str, Meta(min_length=1)]
+_Number = Annotated[float, Meta(ge=0)]
 
-#: Numbers of every measured row of the grid.
-_ROW = (
-    "batch",
-    "draft_length",
-    "context",
-    "caches_ns",
-    "draft_ns",
-    "verify_ns",
-    "round_ns",
-    *(f"work.{name}" for name in Work._fields),
-)
+_Constants = msgspec.defstruct("_Constants", [(name, _Number) for name in CONSTANTS])
+_Counts = msgspec.defstruct("_Counts", [(name, _Number) for name in Work._fields])
+
+
+class _Device(msgspec.Struct):
+    type: _Text
+    name: _Text
+    cores: _Number
+    threads: _Number
+
+
+class _Software(msgspec.Struct):
+    python: _Text
+    torch: _Text
+    transformers: _Text
+    laps_env: _Text
+
+
+class _Models(msgspec.Struct):
+    target: _Text
+    draft: _Text
+
+
+class _Error(msgspec.Struct):
+    """Relative error of one term of the cost model on cells that were held out."""
+
+    mean: _Number
+    p90: _Number
+    samples: _Number
+
+
+class _Cell(msgspec.Struct):
+    """One measurement of the grid."""
+
+    kind: _Text
+    batch: _Number
+    draft_length: _Number
+    context: _Number
+    work: _Counts  # type: ignore[valid-type]
+    caches_ns: _Number
+    draft_ns: _Number
+    verify_ns: _Number
+    round_ns: _Number
+    held_out: bool
+
+
+class _Calibration(msgspec.Struct):
+    created: _Text
+    device: _Device
+    software: _Software
+    models: _Models
+    dtype: _Text
+    cost: _Constants  # type: ignore[valid-type]
+    errors: dict[str, _Error]
+    grid: Annotated[list[_Cell], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        if "round" not in self.errors:
+            terms = ", ".join(self.errors) or "none"
+            raise ValueError(
+                f"errors: expected one entry per term, 'round' among them, got {terms}"
+            )
 
 
 def write_calibration(path: Path, document: dict[str, Any]) -> None:
     """Write a calibration in one move, with its format and version put first.
 
     Args:
-        path: in a folder that exists.
-        document: all other fields; ``cost`` is a `CostModel`.
+        path: File in a folder that exists.
+        document: All other members; ``cost`` is a `CostModel`.
+
+    Raises:
+        ValueError: Members that JSON cannot hold.
+        OSError: The file cannot be written.
     """
-    cost = asdict(document["cost"])
-    del cost["source"]  # the file says it in its own fields
-    whole = {"format": FORMAT, "version": VERSION, **document, "cost": cost}
-    write_beside(path, [(json.dumps(whole, indent=1, allow_nan=False) + "\n").encode()])
+    cost = {name: getattr(document["cost"], name) for name in CONSTANTS}
+    write_document(path, FORMAT, VERSION, {**document, "cost": cost})
 
 
 def read_calibration(path: Path) -> CostModel:
-    """The measured cost model, with its source in words.
+    """Read the measured cost model, with its source in words.
 
     Raises:
-        ValueError: naming the file, the field, what was expected and what came.
-        OSError: the file cannot be read.
+        ValueError: A file that is no calibration; the message names the file, the member, what was
+            expected and what came.
+        OSError: The file cannot be read.
     """
-    return read_json(path, _cost_model)
-
-
-def _cost_model(document: Any) -> CostModel:
-    for name, value in (("format", FORMAT), ("version", VERSION)):
-        found = _field(document, name)
-        if type(found) is not type(value) or found != value:
-            raise ValueError(f"{name}: expected {value!r}, got {found!r}")
-    text = {name: _text(document, name) for name in _TEXTS}
-    for count in ("device.cores", "device.threads"):
-        _number(document, count)
-    _check_errors(document)
-    _check_grid(document)
+    told = read_document(path, _Calibration, FORMAT, VERSION)
     return CostModel(
-        **{name: _number(document, f"cost.{name}") for name in CONSTANTS},
-        source=f"measured on {text['device.name']}, {text['created']}: {text['models.target']} "
-        f"with {text['models.draft']}, {text['dtype']}",
+        **msgspec.structs.asdict(told.cost),
+        source=f"measured on {told.device.name}, {told.created}: {told.models.target} "
+        f"with {told.models.draft}, {told.dtype}",
     )
-
-
-def _check_errors(document: Any) -> None:
-    errors = _field(document, "errors")
-    if not isinstance(errors, dict) or "round" not in errors:
-        raise ValueError(f"errors: expected one entry per term, 'round' among them, got {errors!r}")
-    for term in errors:
-        for name in ("mean", "p90", "samples"):
-            _number(document, f"errors.{term}.{name}")
-
-
-def _check_grid(document: Any) -> None:
-    grid = _field(document, "grid")
-    if not isinstance(grid, list) or not grid:
-        raise ValueError(f"grid: expected a list of measured rows, got {grid!r}")
-    for k, row in enumerate(grid):
-        try:
-            _text(row, "kind")
-            if not isinstance(_field(row, "held_out"), bool):
-                raise ValueError(f"held_out: expected true or false, got {row['held_out']!r}")
-            for name in _ROW:
-                _number(row, name)
-        except ValueError as reason:
-            raise ValueError(f"grid[{k}].{reason}") from None
-
-
-def _field(document: Any, name: str) -> Any:
-    """The value under a name, whose dots lead into objects."""
-    value = document
-    for part in name.split("."):
-        if not isinstance(value, dict):
-            raise ValueError(f"{name}: expected an object that has it, got {value!r}")
-        if part not in value:
-            raise ValueError(f"{name}: expected a value, got none")
-        value = value[part]
-    return value
-
-
-def _text(document: Any, name: str) -> str:
-    value = _field(document, name)
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{name}: expected a text, got {value!r}")
-    return value
-
-
-def _number(document: Any, name: str) -> float:
-    value = _field(document, name)
-    if not (is_finite(value) and value >= 0):
-        raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
-    return float(value)

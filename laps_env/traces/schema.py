@@ -1,49 +1,38 @@
 """What an acceptance trace consists of, and the checks that it is one."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from laps_env.traces.file import TraceError
+from laps_env.sim.commit import ANY_DRAFT, replay_schedule
+from laps_env.utils.documents import convert, shown
 
-if TYPE_CHECKING:
-    from laps_env.traces import AcceptanceTrace
-
+#: Longest accepted length that a trace can hold; it stands for any longer one too.
 MAX_RUN = 255
 
-# name -> (type, what it has one entry of, required)
-ARRAYS: dict[str, tuple[str, str, bool]] = {
-    "output_tokens": ("int64", "request", True),
-    "offset": ("int64", "request + 1", True),
-    "accepted_length": ("uint8", "position", True),
-    "prompt_tokens": ("int64", "request", True),
-    "category": ("int64", "request", True),
-    "max_draft": ("uint8", "position", False),
-    "observed": ("uint8", "position", False),
-    "group": ("int64", "request", False),
-    "predicted_tokens": ("float64", "request", False),
-    "schedule_offset": ("int64", "request + 1", False),
-    "schedule": ("uint8", "round", False),
-    "committed": ("uint8", "round", False),
-    "round_ns": ("int64", "round", False),
-}
+
+class TraceError(ValueError):
+    """A trace is not what it should be; the message names the file, the place and the field."""
 
 
-@dataclass(frozen=True)
-class TraceInfo:
-    """Where a trace comes from; all of it plain JSON values."""
+class TraceInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Origin of a trace, in plain JSON values."""
 
     drafter: str
     """Kind of drafter: "draft-model", "eagle", "ngram", "medusa", ..."""
     target_model: str
+    """Name of the target model."""
     draft_model: str = ""
-    decoding: Mapping[str, Any] = field(default_factory=dict)
+    """Name of the draft model; empty where there is none."""
+    decoding: Mapping[str, Any] = {}
     """Decoding settings, for example {"temperature": 0.0, "max_new_tokens": 1024}."""
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = {}
+    """Record of how the trace was made."""
     created: str = ""
     """ISO 8601 time of the recording; empty where it is not known."""
     consistent: bool = False
@@ -51,137 +40,194 @@ class TraceInfo:
     implies accepted_length[t + 1] = k - 1. Not so for n-gram and EAGLE-style drafters."""
 
 
+class Field(NamedTuple):
+    """One array of a trace: its type, what it has one entry of, and whether it must be there."""
+
+    dtype: str
+    axis: str
+    required: bool = False
+
+
+ARRAYS = {
+    "output_tokens": Field("int64", "request", required=True),
+    "offset": Field("int64", "request + 1", required=True),
+    "accepted_length": Field("uint8", "position", required=True),
+    "prompt_tokens": Field("int64", "request", required=True),
+    "category": Field("int64", "request", required=True),
+    "max_draft": Field("uint8", "position"),
+    "observed": Field("uint8", "position"),
+    "group": Field("int64", "request"),
+    "predicted_tokens": Field("float64", "request"),
+    "schedule_offset": Field("int64", "request + 1"),
+    "schedule": Field("uint8", "round"),
+    "committed": Field("uint8", "round"),
+    "round_ns": Field("int64", "round"),
+}
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
 def fail(source: str, request: int | None, name: str, expected: object, actual: object) -> NoReturn:
-    """Raise the one kind of error traces have."""
+    """Raise the one kind of error that traces have."""
     place = "" if request is None else f"request {request}, "
     raise TraceError(f"{source}: {place}{name}: expected {expected}, got {actual}")
 
 
-def read_info(path: Path, raw: Any) -> TraceInfo:
-    """The header's `info` object, every member present and of its type."""
-    if not isinstance(raw, dict):
-        fail(str(path), None, "info", "an object", repr(raw))
-    names = {item.name for item in fields(TraceInfo)}
-    if set(raw) != names:
-        fail(str(path), None, "info", f"the members {sorted(names)}", sorted(raw))
-    return TraceInfo(**raw)
-
-
-def check_trace(trace: "AcceptanceTrace") -> None:
-    """Raise TraceError naming the file, the request and the field that is wrong."""
-    _check_info(trace)
-    _check_lengths(trace)
-    _check_positions(trace)
-    if trace.schedule is not None:
-        _check_rounds(trace)
-    elif any(a is not None for a in (trace.schedule_offset, trace.committed, trace.round_ns)):
-        fail(trace.source, None, "schedule", "the draft length of every recorded round", "none")
-
-
-def _check_info(trace: "AcceptanceTrace") -> None:
-    for item in fields(TraceInfo):
-        value = getattr(trace.info, item.name)
-        kind = {"decoding": Mapping, "provenance": Mapping, "consistent": bool}.get(item.name, str)
-        if not isinstance(value, kind):
-            fail(trace.source, None, f"info.{item.name}", kind.__name__, repr(value))
-    names = trace.categories
+def check_trace(source: str, arrays: Arrays, categories: Sequence[str], info: TraceInfo) -> None:
+    """Raise TraceError naming the source, the request and the field that is wrong."""
+    try:
+        convert(msgspec.structs.asdict(info), TraceInfo, "info")
+    except ValueError as reason:
+        raise TraceError(f"{source}: {reason}") from None
+    names = list(categories)
     if not names or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
-        fail(trace.source, None, "categories", "distinct names, at least one", names)
+        fail(source, None, "categories", "distinct names, at least one", shown(names))
+    _check_types(source, arrays)
+    _check_requests(source, arrays, len(names))
+    _check_positions(source, arrays, info.consistent)
+    if "schedule" in arrays:
+        _check_rounds(source, arrays)
+    elif arrays.keys() & {"schedule_offset", "committed", "round_ns"}:
+        fail(source, None, "schedule", "the draft length of every recorded round", "none")
 
 
-def _check_lengths(trace: "AcceptanceTrace") -> None:
-    """Types and sizes of all arrays; the first wrong request of each."""
-    source = trace.source
-    for name, (dtype, axis, required) in ARRAYS.items():
-        array = getattr(trace, name)
-        if array is None and not required:
-            continue
-        if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != 1:
-            kind = f"{array.ndim}-d {array.dtype}" if isinstance(array, np.ndarray) else array
-            fail(source, None, name, f"a 1-d {dtype} array", kind)
-        if axis.startswith("request"):
-            size = len(trace.output_tokens) + (axis == "request + 1")
-            if len(array) != size:
-                fail(source, None, name, f"{size} entries", len(array))
-    if not len(trace.output_tokens):
+def replay_rounds(source: str, arrays: Arrays) -> NDArray[np.int64]:
+    """Tokens committed by every recorded round when its schedule is replayed, int64 [S].
+
+    Raises:
+        TraceError: A schedule that is too short or too long for its output.
+    """
+    committed = np.empty(len(arrays["schedule"]), np.int64)
+    rounds, reached = np.empty((2, len(arrays["output_tokens"])), np.int64)
+    replay_schedule(
+        arrays["offset"],
+        arrays["accepted_length"],
+        arrays.get("max_draft", ANY_DRAFT),
+        arrays["schedule"],
+        arrays["schedule_offset"],
+        committed,
+        rounds,
+        reached,
+    )
+    missing = arrays["output_tokens"] - reached
+    given = np.diff(arrays["schedule_offset"])
+    for i in np.flatnonzero((missing > 0) | (given > rounds))[:1]:
+        if missing[i]:
+            expected, actual = "rounds to the end of the output", f"{missing[i]} tokens missing"
+        else:
+            expected, actual = f"{rounds[i]} rounds", f"{given[i]} rounds"
+        fail(source, int(i), "schedule", expected, actual)
+    return committed
+
+
+def _check_types(source: str, arrays: Arrays) -> None:
+    """Which arrays there are, and of what type."""
+    for name in arrays:
+        if name not in ARRAYS:
+            fail(source, None, name, f"one of {', '.join(ARRAYS)}", "an unknown array")
+    for name, (dtype, _, required) in ARRAYS.items():
+        if name in arrays:
+            array = arrays[name]
+            if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != 1:
+                found = f"{array.ndim}-d {array.dtype}" if isinstance(array, np.ndarray) else array
+                fail(source, None, name, f"a 1-d {dtype} array", found)
+        elif required:
+            fail(source, None, name, f"a 1-d {dtype} array", "none")
+
+
+def _check_sizes(source: str, arrays: Arrays, axis: str, size: int) -> None:
+    for name, array in arrays.items():
+        if ARRAYS[name].axis == axis and len(array) != size:
+            fail(source, None, name, f"{size} entries, one per {axis}", len(array))
+
+
+def _check_requests(source: str, arrays: Arrays, categories: int) -> None:
+    tokens = arrays["output_tokens"]
+    if not len(tokens):
         fail(source, None, "output_tokens", "at least one request", "none")
-    _each(source, "output_tokens", ">= 1", trace.output_tokens, trace.output_tokens >= 1)
-    _each(source, "prompt_tokens", ">= 0", trace.prompt_tokens, trace.prompt_tokens >= 0)
-    if (predicted := trace.predicted_tokens) is not None:
-        _each(source, "predicted_tokens", "> 0 and finite", predicted, in_range(predicted))
-    good = (trace.category >= 0) & (trace.category < len(trace.categories))
-    _each(source, "category", f"0 .. {len(trace.categories) - 1}", trace.category, good)
-    if trace.offset[0] != 0:
-        fail(source, 0, "offset", "a start at 0", trace.offset[0])
-    _each(source, "offset", ">= 0", trace.offset[1:], trace.offset[1:] >= 0)
-    steps = np.diff(trace.offset)
-    _each(source, "offset", trace.output_tokens, steps, steps == trace.output_tokens)
-    for name, (_, axis, _) in ARRAYS.items():
-        array = getattr(trace, name)
-        if axis == "position" and array is not None and len(array) != trace.offset[-1]:
-            fail(source, None, name, f"{trace.offset[-1]} positions", len(array))
+    _check_sizes(source, arrays, "request", len(tokens))
+    _check_sizes(source, arrays, "request + 1", len(tokens) + 1)
+
+    def check(name: str, expected: str, good: Callable[[NDArray[Any]], NDArray[np.bool_]]) -> None:
+        if name in arrays:
+            _check_each(source, name, expected, arrays[name], good(arrays[name]))
+
+    check("output_tokens", ">= 1", lambda values: values >= 1)
+    check("prompt_tokens", ">= 0", lambda values: values >= 0)
+    check("predicted_tokens", "> 0 and finite", lambda v: np.isfinite(v) & (v > 0))
+    check("category", f"0 .. {categories - 1}", lambda v: (v >= 0) & (v < categories))
 
 
-def _check_positions(trace: "AcceptanceTrace") -> None:
-    if trace.observed is not None and (wrong := trace.observed > 1).any():
-        at = int(np.argmax(wrong))
-        _fail_at(trace, "observed", at, "0 or 1", trace.observed[at])
-    if trace.info.consistent and len(trace.accepted_length) > 1:
-        run = trace.accepted_length.astype(np.int16)
-        here, after = run[:-1], run[1:]
-        # A capped run may stand for any longer one, so it only bounds its successor from below.
-        good = (here == 0) | (after == here - 1) | ((here == MAX_RUN) & (after == MAX_RUN))
-        good[trace.offset[1:-1] - 1] = True  # the successor belongs to the next request
-        if not good.all():
-            at = int(np.argmin(good))
-            _fail_at(
-                trace, "accepted_length", at + 1, f"{here[at] - 1} after {here[at]}", after[at]
-            )
-
-
-def _check_rounds(trace: "AcceptanceTrace") -> None:
-    """The recorded rounds fill the outputs, and a replay of them commits what was recorded."""
-    source, offset = trace.source, trace.schedule_offset
-    assert trace.schedule is not None  # the caller asked
-    if offset is None:
-        fail(source, None, "schedule_offset", "an array beside schedule", "none")
+def _check_offset(source: str, name: str, offset: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Steps of the offsets, which start at 0 and grow."""
     if offset[0] != 0:
-        fail(source, 0, "schedule_offset", "a start at 0", offset[0])
-    _each(source, "schedule_offset", ">= 0", offset[1:], offset[1:] >= 0)
-    rounds = np.diff(offset)
-    _each(source, "schedule_offset", ">= 1 rounds", rounds, rounds >= 1)
-    for name in ("schedule", "committed", "round_ns"):
-        array = getattr(trace, name)
-        if array is not None and len(array) != offset[-1]:
-            fail(source, None, name, f"{offset[-1]} rounds", len(array))
-    if trace.round_ns is not None and (wrong := trace.round_ns < 0).any():
-        k = int(np.argmax(wrong))
-        i = int(np.searchsorted(offset, k, side="right")) - 1
-        fail(source, i, f"round_ns[{k - offset[i]}]", ">= 0", trace.round_ns[k])
-    replayed = trace.replay()
-    if trace.committed is not None and (wrong := replayed != trace.committed).any():
-        k = int(np.argmax(wrong))
-        i = int(np.searchsorted(offset, k, side="right")) - 1
-        what = f"{replayed[k]} in round {k - offset[i]} by accepted_length and schedule"
-        fail(source, i, "committed", what, trace.committed[k])
+        fail(source, 0, name, "a start at 0", offset[0])
+    _check_each(source, name, ">= 0", offset[1:], offset[1:] >= 0)  # so that no step wraps
+    steps = np.diff(offset)
+    _check_each(source, name, ">= 1 more than before", steps, steps >= 1)
+    return steps
 
 
-def in_range(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which of them are finite and > 0."""
-    return np.isfinite(values) & (values > 0)
+def _check_positions(source: str, arrays: Arrays, consistent: bool) -> None:
+    tokens, offset, run = (arrays[key] for key in ("output_tokens", "offset", "accepted_length"))
+    steps = _check_offset(source, "offset", offset)
+    _check_each(source, "offset", lambda i: str(tokens[i]), steps, steps == tokens)
+    _check_sizes(source, arrays, "position", offset[-1])
+    if "observed" in arrays:
+        observed = arrays["observed"]
+        _check_each(source, "observed", "0 or 1", observed, observed <= 1, offset)
+    if consistent:
+        before = np.zeros(len(run), np.int64)
+        before[1:] = run[:-1]
+        before[offset[:-1]] = 0  # the position before is another request's
+        # A capped run may stand for any longer one, so it only bounds its successor from below.
+        good = (before == 0) | (run == before - 1) | ((before == MAX_RUN) & (run == MAX_RUN))
+        _check_each(
+            source,
+            "accepted_length",
+            lambda t: f"{before[t] - 1} after {before[t]}",
+            run,
+            good,
+            offset,
+        )
 
 
-def _each(
-    source: str, name: str, expected: object, values: NDArray[Any], good: NDArray[np.bool_]
+def _check_rounds(source: str, arrays: Arrays) -> None:
+    """The recorded rounds fill the outputs, and a replay of them commits what was recorded."""
+    if "schedule_offset" not in arrays:
+        fail(source, None, "schedule_offset", "an array beside schedule", "none")
+    offset = arrays["schedule_offset"]
+    _check_offset(source, "schedule_offset", offset)
+    _check_sizes(source, arrays, "round", offset[-1])
+    if "round_ns" in arrays:
+        times = arrays["round_ns"]
+        _check_each(source, "round_ns", ">= 0", times, times >= 0, offset)
+    replayed = replay_rounds(source, arrays)
+    if "committed" in arrays:
+        _check_each(
+            source,
+            "committed",
+            lambda k: f"{replayed[k]} by accepted_length and schedule",
+            arrays["committed"],
+            arrays["committed"] == replayed,
+            offset,
+        )
+
+
+def _check_each(
+    source: str,
+    name: str,
+    expected: str | Callable[[int], str],
+    values: NDArray[Any],
+    good: NDArray[np.bool_],
+    offset: NDArray[np.int64] | None = None,
 ) -> None:
-    if not good.all():
-        i = int(np.argmin(good))
-        want = expected[i] if isinstance(expected, np.ndarray) else expected
-        fail(source, i, name, want, values[i])
-
-
-def _fail_at(
-    trace: "AcceptanceTrace", name: str, at: int, expected: object, actual: object
-) -> NoReturn:
-    i = int(np.searchsorted(trace.offset, at, side="right")) - 1
-    fail(trace.source, i, f"{name}[{at - trace.offset[i]}]", expected, actual)
+    """Raise for the first value that is not good: a request's, or with ``offset`` one of many."""
+    if good.all():
+        return
+    k = int(np.argmin(good))
+    request, place = k, name
+    if offset is not None:
+        request = int(np.searchsorted(offset, k, side="right")) - 1
+        place = f"{name}[{k - offset[request]}]"
+    fail(source, request, place, expected if isinstance(expected, str) else expected(k), values[k])

@@ -2,29 +2,24 @@
 
 With greedy decoding this is a property of the text, not of the schedule, so one small array
 replays any draft length and any order of serving exactly. docs/traces.md says what each field
-means and how the file looks byte by byte.
+means and what the file holds.
 """
+
+from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+from msgspec.structs import asdict
 from numpy.typing import NDArray
 
-from laps_env.traces.file import (
-    FORMAT,
-    VERSION,
-    TraceError,
-    read_trace_file,
-    write_trace_file,
-)
-from laps_env.traces.schema import ARRAYS, TraceInfo, check_trace, fail, read_info
+from laps_env.traces.file import FORMAT, VERSION, read_trace_file, write_trace_file
+from laps_env.traces.schema import ARRAYS, TraceInfo, check_trace, fail, replay_rounds
 from laps_env.utils.files import write_beside
-
-__all__ = ["AcceptanceTrace", "TraceError", "TraceInfo", "acceptance_counts"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -36,36 +31,39 @@ class AcceptanceTrace:
     """
 
     accepted_length: NDArray[np.uint8]
-    """[T] draft tokens accepted in a row by a round that starts here, capped at 255. Runs may
+    """[T] Draft tokens accepted in a row by a round that starts here, capped at 255. Runs may
     point past the end of the output."""
     offset: NDArray[np.int64]
-    """[R + 1] first position of each request; offset[0] = 0, offset[R] = T."""
+    """[R + 1] First position of each request; offset[0] = 0, offset[R] = T."""
     output_tokens: NDArray[np.int64]
-    """[R] output length with the end-of-sequence token, >= 1; equals the steps of `offset`."""
+    """[R] Output length with the end-of-sequence token, >= 1; equals the steps of `offset`."""
     prompt_tokens: NDArray[np.int64]
-    """[R] prompt length, >= 0; 0 = not recorded."""
+    """[R] Prompt length, >= 0; 0 = not recorded."""
     category: NDArray[np.int64]
-    """[R] index into `categories`."""
+    """[R] Index into `categories`."""
     categories: tuple[str, ...]
+    """Names of the categories, each different."""
     info: TraceInfo
+    """Origin of the trace."""
     max_draft: NDArray[np.uint8] | None = None
-    """[T] draft tokens the drafter can propose from here; None = as many as it is asked for."""
+    """[T] Draft tokens the drafter can propose from here; None = as many as it is asked for."""
     observed: NDArray[np.uint8] | None = None
-    """[T] 1 = measured, 0 = filled by a fitted model; None = all measured."""
+    """[T] Mark of a position: 1 = measured, 0 = filled by a fitted model; None = all measured."""
     group: NDArray[np.int64] | None = None
-    """[R] requests of one group (the turns of one question) stay together in `split`."""
+    """[R] Group of each request; those of one group (the turns of one question) stay together in
+    `split`."""
     predicted_tokens: NDArray[np.float64] | None = None
-    """[R] output length as a length predictor saw it at arrival, > 0."""
+    """[R] Output length as a length predictor saw it at arrival, > 0."""
     schedule: NDArray[np.uint8] | None = None
-    """[S] draft length of every recorded round."""
+    """[S] Draft length of every recorded round."""
     schedule_offset: NDArray[np.int64] | None = None
-    """[R + 1] first recorded round of each request."""
+    """[R + 1] First recorded round of each request."""
     committed: NDArray[np.uint8] | None = None
-    """[S] tokens committed by every recorded round, accepted drafts + 1."""
+    """[S] Tokens committed by every recorded round, accepted drafts + 1."""
     round_ns: NDArray[np.int64] | None = None
-    """[S] measured duration of every recorded round, nanoseconds; a batch's rounds take as long."""
+    """[S] Measured duration of every recorded round, nanoseconds; a batch's rounds take as long."""
     source: str = field(default="<memory>", compare=False)
-    """The file the trace was read from, for messages."""
+    """File that the trace was read from, for messages."""
 
     def __post_init__(self) -> None:
         for name in ARRAYS:
@@ -77,7 +75,7 @@ class AcceptanceTrace:
 
     @property
     def num_requests(self) -> int:
-        """R."""
+        """Number of requests, R."""
         return len(self.output_tokens)
 
     @property
@@ -86,12 +84,15 @@ class AcceptanceTrace:
         return 1.0 if self.observed is None else float(self.observed.mean())
 
     def recorded_alpha(self) -> NDArray[np.float64]:
-        """[R] per-request alpha of the recorded rounds: accepted / (accepted + rejections).
+        """Per-request alpha of the recorded rounds, accepted / (accepted + rejections), [R].
 
-        NaN where a request has neither. Needs `schedule` and `committed`.
+        NaN where a request has neither.
+
+        Raises:
+            TraceError: No `schedule` or no `committed`.
         """
         if self.schedule is None or self.schedule_offset is None or self.committed is None:
-            self._fail(None, "committed", "recorded rounds", "none")
+            self._fail("committed", "recorded rounds", "none")
         drafted = self.schedule
         if self.max_draft is not None:
             starts = np.cumsum(self.committed, dtype=np.int64) - self.committed
@@ -101,39 +102,19 @@ class AcceptanceTrace:
             return accepted / trials
 
     def replay(self) -> NDArray[np.int64]:
-        """[S] tokens committed in every recorded round when `schedule` is replayed.
+        """Tokens committed in every recorded round when `schedule` is replayed, int64 [S].
 
-        A round at position t with r tokens left and draft length n drafts
-        d = min(n, max_draft[t]) and commits min(min(accepted_length[t], d) + 1, r).
-        Raises TraceError where the schedule is too short or too long for an output.
+        The rule is that of `laps_env.sim.commit`.
+
+        Raises:
+            TraceError: No recorded rounds, or a schedule that is too short or too long for an
+                output.
         """
         if self.schedule is None or self.schedule_offset is None:
-            self._fail(None, "schedule", "recorded rounds", "none")
-        rounds = np.diff(self.schedule_offset)
-        position, end = self.offset[:-1].copy(), self.offset[1:]
-        committed = np.zeros(len(self.schedule), np.int64)
-        for k in range(int(rounds.max())):
-            active = np.flatnonzero(rounds > k)
-            done = active[position[active] >= end[active]]
-            if done.size:
-                self._fail(int(done[0]), "schedule", f"{k} rounds", f"{rounds[done[0]]} rounds")
-            at, index = position[active], self.schedule_offset[active] + k
-            drafted = self.schedule[index].astype(np.int64)
-            if self.max_draft is not None:
-                drafted = np.minimum(drafted, self.max_draft[at])
-            accepted = np.minimum(self.accepted_length[at], drafted)
-            committed[index] = np.minimum(accepted + 1, end[active] - at)
-            position[active] += committed[index]
-        short = np.flatnonzero(position != end)
-        if short.size:
-            i = int(short[0])
-            missing = int(end[i] - position[i])
-            self._fail(
-                i, "schedule", "rounds to the end of the output", f"{missing} tokens missing"
-            )
-        return committed
+            self._fail("schedule", "recorded rounds", "none")
+        return replay_rounds(self.source, self._arrays())
 
-    def select(self, requests: NDArray[np.int64]) -> "AcceptanceTrace":
+    def select(self, requests: NDArray[np.int64]) -> AcceptanceTrace:
         """The trace of these requests, in this order."""
 
         def flat(offset: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -152,57 +133,65 @@ class AcceptanceTrace:
             chosen[name] = offsets(array) if axis == "request + 1" else array[index[axis]]
         return replace(self, **chosen)
 
-    def of_categories(self, names: Sequence[str]) -> "AcceptanceTrace":
-        """The requests of these categories, which are then all categories there are."""
+    def of_categories(self, names: Sequence[str]) -> AcceptanceTrace:
+        """The requests of these categories, which are then all that the trace knows.
+
+        Raises:
+            TraceError: A name that is no category of the trace.
+        """
         unknown = [name for name in names if name not in self.categories]
         if unknown:
-            self._fail(None, "categories", f"some of {list(self.categories)}", unknown)
+            self._fail("categories", f"some of {list(self.categories)}", unknown)
         place = np.array([[*names, name].index(name) for name in self.categories], np.int64)
         chosen = self.select(np.flatnonzero(place[self.category] < len(names)))
         return replace(chosen, category=place[chosen.category], categories=tuple(names))
 
-    def split(self, seed: int, train_share: float) -> tuple["AcceptanceTrace", "AcceptanceTrace"]:
-        """Split by `group` (by request without groups) at random into (train, evaluation).
+    def split(self, seed: int, train_share: float) -> tuple[AcceptanceTrace, AcceptanceTrace]:
+        """Divide the requests at random into two traces, train and evaluation.
 
-        train_share in (0, 1) is the share of the groups; both parts get at least one group.
+        Args:
+            seed: Seed of the random choice.
+            train_share: Share of the groups (without groups: of the requests) that are in the
+                first trace, in (0, 1); both get at least one.
+
+        Raises:
+            TraceError: A share out of range, or fewer than two groups.
         """
         if not 0 < train_share < 1:
-            self._fail(None, "train_share", "a share between 0 and 1", train_share)
+            self._fail("train_share", "a share between 0 and 1", train_share)
         group = np.arange(self.num_requests) if self.group is None else self.group
         groups = np.unique(group)
         if len(groups) < 2:
-            self._fail(None, "group", "at least 2 groups to split", len(groups))
+            self._fail("group", "at least 2 groups to split", len(groups))
         count = min(max(round(train_share * len(groups)), 1), len(groups) - 1)
         train = np.random.default_rng(seed).permutation(groups)[:count]
         in_train = np.isin(group, train)
         return self.select(np.flatnonzero(in_train)), self.select(np.flatnonzero(~in_train))
 
     def save(self, path: str | Path) -> None:
-        """Validate, write beside `path`, rename. The ending is `.safetensors`."""
-        named = replace(self, source=str(path))
-        named.validate()
-        header = {"info": asdict(self.info), "categories": list(self.categories)}
-        write_trace_file(Path(path), header, self._arrays())
+        """Check the trace and write it in one move. The usual ending is ``.safetensors``.
+
+        Raises:
+            TraceError: A trace that is not valid.
+            OSError: The file cannot be written.
+        """
+        arrays = self._arrays()
+        check_trace(str(path), arrays, self.categories, self.info)
+        write_trace_file(Path(path), arrays, self.categories, self.info)
 
     @classmethod
-    def load(cls, path: str | Path) -> "AcceptanceTrace":
-        """Read and validate a trace."""
-        path = Path(path)
-        header, arrays = read_trace_file(path)
-        for name in arrays.keys() - ARRAYS.keys():
-            raise TraceError(
-                f"{path}: {name}: expected one of {list(ARRAYS)}, got an unknown array"
-            )
-        for name, (_, _, required) in ARRAYS.items():
-            if required and name not in arrays:
-                raise TraceError(f"{path}: {name}: expected an array, got none")
-        categories = header.get("categories")
-        if not isinstance(categories, list):
-            raise TraceError(f"{path}: categories: expected a list of names, got {categories!r}")
-        info = read_info(path, header.get("info"))
-        trace = cls(**arrays, categories=tuple(categories), info=info, source=str(path))
-        trace.validate()
-        return trace
+    def load(cls, path: str | Path) -> AcceptanceTrace:
+        """Read and check a trace.
+
+        Raises:
+            TraceError: A file that holds no valid trace; the message names the file, the request
+                and the field, what was expected and what came.
+            OSError: The file cannot be read.
+        """
+        arrays, header = read_trace_file(Path(path))
+        check_trace(str(path), arrays, header.categories, header.info)
+        categories = tuple(header.categories)
+        return cls(**arrays, categories=categories, info=header.info, source=str(path))
 
     def export_jsonl(self, path: str | Path) -> None:
         """Write a header line and then one JSON object per request, for tools of others."""
@@ -223,20 +212,20 @@ class AcceptanceTrace:
 
     def validate(self) -> None:
         """Raise TraceError naming the file, the request and the field that is wrong."""
-        check_trace(self)
+        check_trace(self.source, self._arrays(), self.categories, self.info)
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         present = {name: getattr(self, name) for name in ARRAYS}
         return {name: array for name, array in present.items() if array is not None}
 
-    def _fail(self, request: int | None, name: str, expected: object, actual: object) -> NoReturn:
-        fail(self.source, request, name, expected, actual)
+    def _fail(self, name: str, expected: object, actual: object) -> NoReturn:
+        fail(self.source, None, name, expected, actual)
 
 
 def acceptance_counts(
     committed: NDArray[Any], drafted: NDArray[Any], round_offset: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """[R] accepted draft tokens and [R] trials (accepted + rejections) of recorded rounds.
+    """Accepted draft tokens [R] and trials [R] (accepted + rejections) of recorded rounds.
 
     The last round of a request is never counted as a rejection: the end of the output may have
     cut it short.

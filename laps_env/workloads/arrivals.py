@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from laps_env.traces.importers.arrivals import ArrivalTrace
+from laps_env.traces.arrival_trace import ArrivalTrace
 from laps_env.utils.jit import jit
 from laps_env.utils.splits import Split
 from laps_env.workloads.random import ARRIVALS, Key, normals, uniforms

@@ -27,11 +27,11 @@ def chain_fill(
     the place before (one transition between two places: at least one round lies there).
 
     Args:
-        profiles: category -> profile.
-        accepted_before: >= 0; 0 where nothing is known of what came before.
+        profiles: Fitted profile of each category.
+        accepted_before: Accepted tokens before each place, >= 0; 0 where nothing is known.
 
     Raises:
-        ValueError: (from the fill) a category without a profile.
+        ValueError: A category without a profile (raised by the fill).
     """
 
     def chain(

@@ -7,20 +7,20 @@ runs of Spec-Bench (vicuna-7b); question marks, code marks and the number of wor
 
 from __future__ import annotations
 
-import json
 import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from laps_env.utils.checks import check_positive, is_finite
-from laps_env.utils.files import read_json, write_beside
+from laps_env.utils.checks import check_positive
+from laps_env.utils.documents import read_document, write_document
 
 FORMAT = "laps-env length model"
 VERSION = 1
@@ -45,9 +45,10 @@ class LengthModel:
     """log(output tokens) = intercept + features . weights.
 
     Attributes:
-        categories: those it was fitted on; a prompt of another one has the average of them.
-        intercept: log(tokens).
-        weights: float64 [categories + PLAIN_FEATURES + WORD_BUCKETS], log(tokens) per feature.
+        categories: Categories that it was fitted on; a prompt of another has their average.
+        intercept: Intercept, log(tokens).
+        weights: Weights of the features, log(tokens) each, float64
+            [categories + PLAIN_FEATURES + WORD_BUCKETS].
     """
 
     categories: tuple[str, ...]
@@ -63,7 +64,18 @@ class LengthModel:
         output_tokens: Integers,
         penalty: float,
     ) -> LengthModel:
-        """The model of R answered prompts; a larger penalty, > 0, keeps the weights smaller."""
+        """Fit a model to R answered prompts.
+
+        Args:
+            categories: Category of each prompt.
+            prompt_tokens: Lengths of the prompts [R].
+            texts: Texts of the user.
+            output_tokens: Lengths of the answers [R], >= 1.
+            penalty: Weight of the squared weights, > 0; a larger one keeps them smaller.
+
+        Raises:
+            ValueError: A penalty out of range.
+        """
         check_positive("penalty", penalty)
         known = tuple(sorted({*categories}))
         features = _features(known, categories, prompt_tokens, texts)
@@ -82,7 +94,17 @@ class LengthModel:
         texts: Sequence[str],
         limit: int,
     ) -> Floats:
-        """Predicted output lengths [R] in tokens, 1 .. ``limit``; texts are the user's own."""
+        """Predict output lengths from R prompts.
+
+        Args:
+            categories: Category of each prompt.
+            prompt_tokens: Lengths of the prompts [R].
+            texts: Texts of the user.
+            limit: Longest possible output in tokens.
+
+        Returns:
+            Output lengths in tokens, float64 [R], 1 .. ``limit``.
+        """
         features = _features(self.categories, categories, prompt_tokens, texts)
         # summed row by row: a matrix product rounds by how many prompts are predicted together
         logs = self.intercept + (features * self.weights).sum(axis=1)
@@ -90,26 +112,47 @@ class LengthModel:
             return np.clip(np.exp(logs), 1, limit)
 
     def save(self, path: Path, card: dict[str, Any]) -> None:
-        """Write the model in one move, with a card (plain JSON values) of where it comes from."""
-        document = {
-            "format": FORMAT,
-            "version": VERSION,
+        """Write the model in one move, with a card (plain JSON values) of where it comes from.
+
+        Raises:
+            ValueError: A card that JSON cannot hold, or weights that are not finite.
+            OSError: The file cannot be written.
+        """
+        members = {
             "card": card,
             "categories": self.categories,
             "intercept": self.intercept,
             "weights": self.weights.tolist(),
         }
-        write_beside(path, [(json.dumps(document, indent=1, allow_nan=False) + "\n").encode()])
+        write_document(path, FORMAT, VERSION, members)
 
     @classmethod
     def load(cls, path: Path | None = None) -> LengthModel:
         """Read a model; without a path the one that comes with the package.
 
         Raises:
-            ValueError: naming the file, the field, what was expected and what came.
-            OSError: the file cannot be read.
+            ValueError: A file that holds no model; the message names the file, the member, what
+                was expected and what came.
+            OSError: The file cannot be read.
         """
-        return read_json(path or DEFAULT, _read)
+        file = read_document(path or DEFAULT, _File, FORMAT, VERSION)
+        return cls(tuple(file.categories), file.intercept, np.array(file.weights, np.float64))
+
+
+class _File(msgspec.Struct):
+    """Members of a model's file."""
+
+    card: dict[str, Any]
+    categories: list[str]
+    intercept: float
+    weights: list[float]
+
+    def __post_init__(self) -> None:
+        if len({*self.categories}) < len(self.categories):
+            raise ValueError(f"categories: expected distinct names, got {self.categories}")
+        size = len(self.categories) + PLAIN_FEATURES + WORD_BUCKETS
+        if len(self.weights) != size:
+            raise ValueError(f"weights: expected {size} numbers, got {len(self.weights)}")
 
 
 def _features(
@@ -118,7 +161,7 @@ def _features(
     prompt_tokens: Integers,
     texts: Sequence[str],
 ) -> Floats:
-    """[R, known categories + PLAIN_FEATURES + WORD_BUCKETS]."""
+    """Features of R prompts, [R, known categories + PLAIN_FEATURES + WORD_BUCKETS]."""
     features = np.zeros((len(texts), len(known) + PLAIN_FEATURES + WORD_BUCKETS))
     prompts = zip(features, categories, prompt_tokens, texts, strict=True)
     for row, category, tokens, text in prompts:
@@ -132,42 +175,3 @@ def _features(
             hashed = zlib.crc32(word.encode())
             row[hashed % WORD_BUCKETS - WORD_BUCKETS] += (1 - 2 * (hashed >> 31)) / len(words)
     return features
-
-
-def _read(document: Any) -> LengthModel:
-    """The model in a file's document."""
-    if not isinstance(document, dict):
-        raise ValueError(f"expected an object, got {document!r:.80}")
-    for name, value in (("format", FORMAT), ("version", VERSION)):
-        found = _field(document, name)
-        if type(found) is not type(value) or found != value:
-            _fail(name, repr(value), found)
-    if not isinstance(card := _field(document, "card"), dict):
-        _fail("card", "an object", card)
-    categories = _field(document, "categories")
-    if not isinstance(categories, list) or not all(isinstance(c, str) for c in categories):
-        _fail("categories", "a list of names", categories)
-    if len({*categories}) < len(categories):
-        _fail("categories", "distinct names", categories)
-    if not is_finite(intercept := _field(document, "intercept")):
-        _fail("intercept", "a finite number", intercept)
-    size = len(categories) + PLAIN_FEATURES + WORD_BUCKETS
-    weights = _field(document, "weights")
-    if not isinstance(weights, list):
-        _fail("weights", "a list of numbers", weights)
-    if len(weights) != size:
-        _fail("weights", f"{size} numbers", len(weights))
-    for k, weight in enumerate(weights):
-        if not is_finite(weight):
-            _fail(f"weights[{k}]", "a finite number", weight)
-    return LengthModel(tuple(categories), float(intercept), np.array(weights, np.float64))
-
-
-def _field(document: dict[str, Any], name: str) -> Any:
-    if name not in document:
-        raise ValueError(f"{name}: expected a value, got none")
-    return document[name]
-
-
-def _fail(name: str, expected: str, actual: object) -> NoReturn:
-    raise ValueError(f"{name}: expected {expected}, got {actual!r:.80}")

@@ -7,77 +7,94 @@ each weight is then off by at most half its row's scale. Vectors stay as they ar
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
+from msgspec import Meta
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from laps_env.live.engine.head import DraftHead, HeadConfig
-from laps_env.utils.checks import check_count, check_positive
+from laps_env.utils.documents import encode_document, read_document
 from laps_env.utils.files import write_beside
 
 FORMAT = "laps-env draft head"
 VERSION = 1
 DESCRIPTION, WEIGHTS = "head.json", "head.safetensors"
 
-#: Of any size in a description: no head is wider, and no product of two overflows.
-_MOST = 2**24
+#: Any size in a description: no head is wider, and no product of two overflows.
+_Size = Annotated[int, Meta(ge=1, le=2**24)]
+
+
+class _Config(msgspec.Struct, forbid_unknown_fields=True):
+    """Members of a `HeadConfig`."""
+
+    width: _Size
+    heads: _Size
+    inner: _Size
+    rope_theta: Annotated[float, Meta(gt=0)]
+    frequent_tokens: _Size
+
+    def __post_init__(self) -> None:
+        if self.width % (2 * self.heads):
+            expected = f"a multiple of twice the {self.heads} heads"
+            raise ValueError(f"width: expected {expected}, got {self.width}")
+
+
+class _Description(msgspec.Struct):
+    """Members of ``head.json``; the digest of the weights ties the two files together."""
+
+    config: _Config
+    sha256: str
 
 
 def save_head(folder: str | Path, head: DraftHead, card: Mapping[str, Any]) -> None:
     """Write a head into a folder, which is made where it is missing.
 
     Args:
-        folder: of the two files.
-        head: finite weights.
-        card: free JSON for readers: what the head was trained on, how well it drafts.
+        folder: Folder of the two files.
+        head: Head with finite weights.
+        card: Free JSON for readers: what the head was trained on, how well it drafts.
 
     Raises:
-        ValueError: weights that are not finite, or a card that JSON cannot hold.
-        OSError: a folder that cannot be written.
+        ValueError: Weights that are not finite, or a card that JSON cannot hold.
+        OSError: The folder cannot be written.
     """
     state = {name: weight.cpu() for name, weight in head.state_dict().items()}
     for name, weight in state.items():
         if not bool(weight.isfinite().all()):
             raise ValueError(f"head: expected finite weights, got NaN or infinity in {name}")
     weights = save(_stored(state))
-    description = {
-        "format": FORMAT,
-        "version": VERSION,
+    members = {
         "config": asdict(head.config),
-        "sha256": hashlib.sha256(weights).hexdigest(),  # the two files belong together
+        "sha256": hashlib.sha256(weights).hexdigest(),
         "card": dict(card),
     }
-    try:
-        text = json.dumps(description, indent=1, allow_nan=False) + "\n"
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"card: expected what JSON can hold, got {error}") from error
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_beside(folder / WEIGHTS, [weights])
-    write_beside(folder / DESCRIPTION, [text.encode()])
+    path = Path(folder) / DESCRIPTION
+    description = encode_document(path, FORMAT, VERSION, members)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_beside(path.with_name(WEIGHTS), [weights])
+    write_beside(path, [description])
 
 
 def load_head(folder: str | Path) -> DraftHead:
-    """The head in a folder, in float32 on the host.
+    """Read the head in a folder, in float32 on the host.
 
     Raises:
-        ValueError: files that are missing or not as `save_head` writes them; the message names the
-            file, the field, what was expected and what came.
+        ValueError: Files that are not as `save_head` writes them; the message names the file, the
+            member, what was expected and what came.
+        OSError: A file cannot be read.
     """
-    path = Path(folder) / DESCRIPTION
-    description = _description(path)
-    config = _config(description, path)
+    description = read_document(Path(folder) / DESCRIPTION, _Description, FORMAT, VERSION)
     weights = Path(folder) / WEIGHTS
-    stored = _tensors(weights, description["sha256"])
+    stored = _tensors(weights, description.sha256)
     with torch.device("meta"):
-        head = DraftHead(config)
+        head = DraftHead(HeadConfig(**msgspec.structs.asdict(description.config)))
     expected = {name: (part.dtype, part.shape) for name, part in _stored(head.state_dict()).items()}
     _check_tensors(weights, stored, expected)
     head.load_state_dict(_restored(stored), assign=True)
@@ -115,41 +132,6 @@ def _restored(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif not name.endswith(".scale"):
             state[name] = part
     return state
-
-
-def _description(path: Path) -> dict[str, Any]:
-    """The members of ``head.json``, of the format and version that this module writes."""
-    try:
-        description = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: expected a JSON object, got {error}") from error
-    if not isinstance(description, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(description).__name__}")
-    for field, expected in (("format", FORMAT), ("version", VERSION)):
-        if description.get(field) != expected:
-            raise ValueError(
-                f"{path}: {field}: expected {expected!r}, got {description.get(field)!r}"
-            )
-    if not isinstance(description.get("sha256"), str):
-        raise ValueError(f"{path}: sha256: expected a text, got {description.get('sha256')!r}")
-    return description
-
-
-def _config(description: Mapping[str, Any], path: Path) -> HeadConfig:
-    """The sizes of the head."""
-    values, names = description.get("config"), [field.name for field in fields(HeadConfig)]
-    if not isinstance(values, dict) or sorted(values) != sorted(names):
-        raise ValueError(f"{path}: config: expected the members {names}, got {values!r}")
-    for name in ("width", "heads", "inner", "frequent_tokens"):
-        check_count(f"{path}: config.{name}", values[name], most=_MOST)
-    check_positive(f"{path}: config.rope_theta", values["rope_theta"])
-    config = HeadConfig(**values)
-    if config.width % (2 * config.heads):
-        raise ValueError(
-            f"{path}: config.width: expected a multiple of twice the {config.heads} heads, "
-            f"got {config.width}"
-        )
-    return config
 
 
 def _tensors(path: Path, digest: str) -> dict[str, Tensor]:

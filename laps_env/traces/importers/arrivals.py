@@ -11,18 +11,28 @@
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Annotated, Any, NamedTuple
 
+import msgspec
 import numpy as np
-from numpy.typing import NDArray
+from msgspec import Meta
 
-from laps_env.traces.file import TraceError
-from laps_env.traces.importers.records import Sieve, read_records
+from laps_env.traces.arrival_trace import ArrivalTrace
+from laps_env.traces.importers.records import (
+    Id,
+    LeftOut,
+    NoOutputError,
+    OnError,
+    Tokens,
+    parse_records,
+    read_header,
+)
+from laps_env.traces.schema import TraceError
+from laps_env.utils.documents import convert
 
 #: Latest time of a trace in seconds; int64 nanoseconds hold little more.
 LATEST_S = 9e9
@@ -33,31 +43,12 @@ _AZURE_TIME = re.compile(
 _SECONDS = re.compile(r"\d{1,10}(\.\d{1,9})?", re.ASCII)
 _TOKENS = re.compile(r"\d{1,18}", re.ASCII)
 
-
-@dataclass(frozen=True, eq=False)
-class ArrivalTrace:
-    """R requests in order of arrival."""
-
-    arrival_ns: NDArray[np.int64]
-    """[R] non-decreasing, from 0."""
-    prompt_tokens: NDArray[np.int64]
-    """[R] >= 1."""
-    output_tokens: NDArray[np.int64]
-    """[R] >= 1."""
-    source: str
-
-
-class _Line(NamedTuple):
-    """A line that can be read: its place in the file, time, lengths."""
-
-    place: str
-    time_ns: int
-    prompt: int
-    output: int
+#: Arrival in nanoseconds, prompt tokens, output tokens.
+_Request = tuple[int, int, int]
 
 
 class _Columns(NamedTuple):
-    """What a format calls what is read."""
+    """Names of what is read, in one format."""
 
     time: str
     prompt: str
@@ -69,127 +60,106 @@ _BURSTGPT = _Columns("Timestamp", "Request tokens", "Response tokens")
 _MOONCAKE = _Columns("timestamp", "input_length", "output_length")
 
 
-def read_arrivals(path: str | Path, sieve: Sieve | None = None) -> ArrivalTrace:
+def read_arrivals(
+    path: str | Path,
+    *,
+    on_error: OnError = "raise",
+    on_failed: OnError = "raise",
+    left_out: LeftOut | None = None,
+) -> ArrivalTrace:
     """Read any of the formats, told apart by the file's ending and its columns.
 
     Args:
-        path: ``.csv``, ``.jsonl`` or ``.jsonl.gz``.
-        sieve: by default every line must be a request.
+        path: File that ends in ``.csv``, ``.jsonl`` or ``.jsonl.gz``.
+        on_error: Treatment of a malformed line, one before the line above in time among them:
+            "raise" the error, or "skip" the line.
+        on_failed: Treatment of a request without output, likewise.
+        left_out: Report, to which skipped lines are added.
 
     Raises:
-        TraceError: naming the file, the line and the column: missing columns or values, times
-            that run backwards, token counts below 1, no request at all.
-        OSError: it cannot be read.
+        TraceError: Missing columns, a line that is not skipped, or no request at all; the message
+            names the file, the line and the column.
+        OSError: The file cannot be read.
     """
-    path, sieve = Path(path), sieve or Sieve()
-    if path.suffix == ".csv":
-        names, lines = _csv_lines(path, sieve)
-    elif path.name.endswith((".jsonl", ".jsonl.gz")):
-        names, lines = _MOONCAKE, _json_lines(path, sieve)
-    else:
-        raise TraceError(f"arrival trace: expected a .csv, .jsonl or .jsonl.gz file, got {path}")
-    kept: list[tuple[int, int, int]] = []
-    for line in lines:
-        if kept and line.time_ns < kept[-1][0]:
-            earlier = f"{kept[-1][0] - line.time_ns} ns before it"
-            sieve.bad(_error(line.place, names.time, "a time not before the line above", earlier))
-        elif line.output == 0:
-            sieve.failed(_error(line.place, names.output, "an integer >= 1", 0))
-        else:
-            kept.append((line.time_ns, line.prompt, line.output))
-    if not kept:
-        raise TraceError(f"{path}: expected at least one request, got none")
-    times, prompts, outputs = (np.array(part, np.int64) for part in zip(*kept, strict=True))
+    path = Path(path)
+    columns, request_of = _format_of(path)
+    latest = 0
+
+    def parse(record: dict[str, Any]) -> _Request:
+        nonlocal latest
+        request = time_ns, _, output = request_of(record)
+        if time_ns < latest:
+            before = f"{latest - time_ns} ns before it"
+            raise ValueError(
+                f"{columns.time}: expected a time not before the line above, got {before}"
+            )
+        if output == 0:
+            raise NoOutputError(f"{columns.output}: expected an integer >= 1, got 0")
+        latest = time_ns
+        return request
+
+    requests = parse_records(path, parse, on_error=on_error, on_failed=on_failed, left_out=left_out)
+    times, prompts, outputs = np.array(list(requests), np.int64).T.copy()
     return ArrivalTrace(times - times[0], prompts, outputs, path.name)
 
 
-def _csv_rows(path: Path, sieve: Sieve) -> Iterator[tuple[str, list[str]]]:
-    """Place and fields of each line; no format here breaks lines in a field, quoted or not."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            place = f"{path}: line {number}"
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                (row,) = list(csv.reader([text], strict=True)) or [[]]
-            except (csv.Error, UnicodeDecodeError) as error:
-                sieve.bad(_error(place, "row", "comma-separated text", error))
-            else:
-                if row:
-                    yield place, row
-
-
-def _csv_lines(path: Path, sieve: Sieve) -> tuple[_Columns, Iterator[_Line]]:
-    """The format that the header is of, and the lines below it."""
-    rows = _csv_rows(path, sieve)
-    place, header = next(rows, ("", []))
-    if not header:
-        raise TraceError(f"{path}: expected at least one request, got an empty file")
-    names = _BURSTGPT if _BURSTGPT.time in header else _AZURE
-    if names.time not in header:
+def _format_of(path: Path) -> tuple[_Columns, Callable[[dict[str, Any]], _Request]]:
+    """Names of a file's columns, and what reads one of its records."""
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
+        return _MOONCAKE, _mooncake_request
+    if path.suffix != ".csv":
+        raise TraceError(f"arrival trace: expected a .csv, .jsonl or .jsonl.gz file, got {path}")
+    header = read_header(path)
+    columns = _BURSTGPT if _BURSTGPT.time in header else _AZURE
+    if columns.time not in header:
         expected = f"a column {_AZURE.time} (Azure) or {_BURSTGPT.time} (BurstGPT)"
-        _fail(place, "header", expected, header)
-    for name in names:
+        raise TraceError(f"{path}: line 1, header: expected {expected}, got {header}")
+    for name in columns:
         if header.count(name) != 1:
-            _fail(place, name, f"one column of that name, of {list(names)}", header)
-    return names, _requests(rows, header, names, sieve)
+            expected = f"one column of that name, of {list(columns)}"
+            raise TraceError(f"{path}: line 1, {name}: expected {expected}, got {header}")
+    return columns, partial(_csv_request, columns)
 
 
-def _requests(
-    rows: Iterator[tuple[str, list[str]]], header: list[str], names: _Columns, sieve: Sieve
-) -> Iterator[_Line]:
-    parse_time = _azure_ns if names is _AZURE else _burstgpt_ns
-    when, prompt, output = (header.index(name) for name in names)
-    for place, row in rows:
-        try:
-            if len(row) != len(header):
-                _fail(place, "row", f"{len(header)} values", len(row))
-            lengths = _tokens(place, names.prompt, row[prompt], 1)
-            answer = _tokens(place, names.output, row[output], 0)
-            line = _Line(place, parse_time(place, row[when]), lengths, answer)
-        except TraceError as error:
-            sieve.bad(error)
-        else:
-            yield line
+class _Mooncake(msgspec.Struct):
+    timestamp: Annotated[float, Meta(ge=0, le=LATEST_S * 1e3)]
+    input_length: Tokens
+    output_length: Id
 
 
-def _json_lines(path: Path, sieve: Sieve) -> Iterator[_Line]:
-    for record in read_records(path, sieve):
-        try:
-            time_ns = round(record.number(_MOONCAKE.time, LATEST_S * 1e3) * 1e6)
-            prompt = record.integer(_MOONCAKE.prompt, 1)
-            line = _Line(record.place, time_ns, prompt, record.integer(_MOONCAKE.output, 0))
-        except TraceError as error:
-            sieve.bad(error)
-        else:
-            yield line
+def _mooncake_request(record: dict[str, Any]) -> _Request:
+    request = convert(record, _Mooncake)
+    return round(request.timestamp * 1e6), request.input_length, request.output_length
 
 
-def _tokens(place: str, name: str, text: str, least: int) -> int:
-    if not _TOKENS.fullmatch(text) or int(text) < least:
-        _fail(place, name, "an integer >= 1", repr(text))
-    return int(text)
+def _csv_request(columns: _Columns, record: dict[str, Any]) -> _Request:
+    nanoseconds = _azure_ns if columns is _AZURE else _burstgpt_ns
+    return (
+        nanoseconds(record[columns.time]),
+        _tokens(columns.prompt, record[columns.prompt], 1),
+        _tokens(columns.output, record[columns.output], 0),  # 0 is told apart by `read_arrivals`
+    )
 
 
-def _azure_ns(place: str, text: str) -> int:
+def _azure_ns(text: str) -> int:
     found = _AZURE_TIME.fullmatch(text)
     if found is None:
-        _fail(place, _AZURE.time, "YYYY-MM-DD hh:mm:ss.fffffff, in UTC", repr(text))
+        expected = "YYYY-MM-DD hh:mm:ss.fffffff, in UTC"
+        raise ValueError(f"{_AZURE.time}: expected {expected}, got {text!r}")
     try:
         return int(np.datetime64(found[1], "ns").astype(np.int64))
     except ValueError:
-        _fail(place, _AZURE.time, "a time of the calendar", repr(text))
+        raise ValueError(f"{_AZURE.time}: expected a time of the calendar, got {text!r}") from None
 
 
-def _burstgpt_ns(place: str, text: str) -> int:
+def _burstgpt_ns(text: str) -> int:
     if not _SECONDS.fullmatch(text) or float(text) > LATEST_S:
-        _fail(place, _BURSTGPT.time, f"seconds in 0 .. {LATEST_S:g}", repr(text))
+        raise ValueError(f"{_BURSTGPT.time}: expected seconds in 0 .. {LATEST_S:g}, got {text!r}")
     whole, _, rest = text.partition(".")
     return int(whole) * 10**9 + int(rest.ljust(9, "0") or 0)
 
 
-def _error(place: str, name: str, expected: str, actual: object) -> TraceError:
-    return TraceError(f"{place}, {name}: expected {expected}, got {actual}")
-
-
-def _fail(place: str, name: str, expected: str, actual: object) -> NoReturn:
-    raise _error(place, name, expected, actual)
+def _tokens(name: str, text: str, least: int) -> int:
+    if not _TOKENS.fullmatch(text) or int(text) < least:
+        raise ValueError(f"{name}: expected an integer >= 1, got {text!r}")
+    return int(text)

@@ -1,154 +1,167 @@
-"""Reading foreign line-by-line records: every error names the file, the line and the field."""
+"""Reading the line-by-line files of other projects: JSON lines, plain or gzip, and CSV.
 
+Every error names the file, the line and the field. A line is at most `MAX_LINE_BYTES` long: a small
+compressed file may hold one that does not fit into memory.
+"""
+
+from __future__ import annotations
+
+import csv
 import gzip
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-import numpy as np
-from numpy.typing import NDArray
+from msgspec import Meta
 
-from laps_env.traces.file import TraceError
+from laps_env.traces.schema import TraceError
+from laps_env.utils.documents import shown
 
-MOST_INTEGER = 2**62  # int64 sums of two do not wrap
+Parsed = TypeVar("Parsed")
 
+#: Longest line, uncompressed; those of all known formats are far below.
+MAX_LINE_BYTES = 2**24
 
-@dataclass(frozen=True)
-class Record:
-    """A JSON object and the place it was read from, with checked access to its members."""
+OnError = Literal["raise", "skip"]
 
-    values: dict[str, Any]
-    place: str
-
-    def fail(self, name: str, expected: str, actual: object) -> NoReturn:
-        """Raise TraceError for the member `name`; long values are shortened."""
-        shown = repr(actual)
-        shown = shown if len(shown) <= 80 else shown[:77] + "..."
-        raise TraceError(f"{self.place}, {name}: expected {expected}, got {shown}")
-
-    def get(self, name: str) -> Any:
-        """The member `name`, which must be there."""
-        if name not in self.values:
-            self.fail(name, "a value", None)
-        return self.values[name]
-
-    def integer(self, name: str, minimum: int, maximum: int = MOST_INTEGER) -> int:
-        """An integer in `minimum` .. `maximum`."""
-        value = self.get(name)
-        if type(value) is not int or not minimum <= value <= maximum:
-            most = "" if maximum == MOST_INTEGER else f" and <= {maximum}"
-            self.fail(name, f"an integer >= {minimum}{most}", value)
-        return value
-
-    def number(self, name: str, maximum: float) -> float:
-        """A number in 0 .. `maximum`."""
-        value = self.get(name)
-        if type(value) not in (int, float) or not 0 <= value <= maximum:
-            self.fail(name, f"a number in 0 .. {maximum:g}", value)
-        return float(value)
-
-    def text(self, name: str) -> str:
-        """A non-empty string."""
-        value = self.get(name)
-        if not isinstance(value, str) or not value:
-            self.fail(name, "a non-empty string", value)
-        return value
-
-    def member(self, name: str) -> "Record":
-        """An object inside this one."""
-        value = self.get(name)
-        if not isinstance(value, dict):
-            self.fail(name, "an object", value)
-        return Record(value, f"{self.place}, {name}")
-
-    def integers(self, name: str, minimum: int, maximum: int) -> NDArray[np.int64]:
-        """A non-empty list of integers as an array."""
-        value = self.get(name)
-        if not isinstance(value, list) or not value:
-            self.fail(name, "a non-empty list of integers", value)
-        for k, item in enumerate(value):
-            if type(item) is not int or not minimum <= item <= maximum:
-                self.fail(f"{name}[{k}]", f"an integer in {minimum} .. {maximum}", item)
-        return np.array(value, np.int64)
+#: Types of members: int64 sums of two integers do not wrap.
+Text = Annotated[str, Meta(min_length=1)]
+Id = Annotated[int, Meta(ge=0, le=2**62)]
+Tokens = Annotated[int, Meta(ge=1, le=2**62)]
 
 
-class Sieve:
-    """Says what becomes of lines that are no request to serve, and counts them.
+class NoOutputError(ValueError):
+    """A request that has no output: one that failed."""
 
-    Args:
-        skip_bad: leave malformed lines out; by default the first is an error.
-        skip_failed: leave out requests without output, which are an error too by default.
+
+@dataclass
+class LeftOut:
+    """Lines that an import has left out, by what was wrong with them.
 
     Attributes:
-        dropped: lines by what was wrong with them.
-        first: the first message of each kind.
+        lines: Number of lines of each kind.
+        first: Message of the first line of each kind.
     """
 
-    def __init__(self, *, skip_bad: bool = False, skip_failed: bool = False) -> None:
-        self._skip_bad, self._skip_failed = skip_bad, skip_failed
-        self.dropped: Counter[str] = Counter()
-        self.first: dict[str, str] = {}
+    lines: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
 
-    def bad(self, error: TraceError) -> None:
-        """A malformed line."""
-        if not self._skip_bad:
-            raise error
-        self._count("malformed", error)
-
-    def failed(self, error: TraceError) -> None:
-        """A request without output."""
-        if not self._skip_failed:
-            raise error
-        self._count("without output", error)
-
-    def _count(self, kind: str, error: TraceError) -> None:
-        self.dropped[kind] += 1
-        self.first.setdefault(kind, str(error))
+    def add(self, kind: str, message: str) -> None:
+        """Count a line."""
+        self.lines[kind] += 1
+        self.first.setdefault(kind, message)
 
 
-def read_records(path: Path, sieve: Sieve | None = None) -> Iterator[Record]:
-    """The JSON objects of a JSONL file, plain or gzip; blank lines are skipped.
+def parse_records(
+    path: Path,
+    parse: Callable[[dict[str, Any]], Parsed],
+    *,
+    on_error: OnError = "raise",
+    on_failed: OnError = "raise",
+    left_out: LeftOut | None = None,
+) -> Iterator[Parsed]:
+    """Parse the records of a file one by one; blank lines are skipped.
 
-    Raises TraceError for a damaged gzip stream, for an empty file, and, unless the sieve says
-    otherwise, for a line that is no JSON object.
+    Args:
+        path: File of JSON objects, a line each, plain or gzip; or ``.csv``, whose records hold
+            the texts of a line by the names in the first.
+        parse: Function that makes something of a record; its errors, ``field: expected X, got Y``,
+            get the place in front.
+        on_error: Treatment of a malformed line: "raise" the error, or "skip" the line.
+        on_failed: Treatment of a request without output, likewise.
+        left_out: Report, to which skipped lines are added.
+
+    Raises:
+        TraceError: A damaged file, a line that is too long, a line that is not skipped, or no
+            record at all.
+        OSError: The file cannot be read.
     """
-    sieve = sieve or Sieve()
+    for name, value in (("on_error", on_error), ("on_failed", on_failed)):
+        if value not in get_args(OnError):
+            raise ValueError(f"{name}: expected one of {get_args(OnError)}, got {value!r}")
+    lines, decode, found = _lines(path), _json_object, False
+    if path.suffix == ".csv":
+        decode = partial(_csv_record, read_header(path))
+        next(lines)
+    for number, line in lines:
+        try:
+            parsed = parse(decode(line))
+        except ValueError as reason:
+            colon = ":" if str(reason).startswith("expected") else ","
+            message = f"{path}: line {number}{colon} {reason}"
+            failed = isinstance(reason, NoOutputError)
+            if (on_failed if failed else on_error) == "raise":
+                raise TraceError(message) from None
+            if left_out is not None:
+                left_out.add("without output" if failed else "malformed", message)
+        else:
+            found = True
+            yield parsed
+    if not found:
+        raise TraceError(f"{path}: expected at least one request, got none")
+
+
+def read_header(path: Path) -> list[str]:
+    """Read the names of a CSV file's columns.
+
+    Raises:
+        TraceError: An empty file, or a first line that is no CSV.
+        OSError: The file cannot be read.
+    """
+    for _, line in _lines(path):
+        try:
+            return _csv_values(line)
+        except ValueError as reason:
+            raise TraceError(f"{path}: line 1, {reason}") from None
+    raise TraceError(f"{path}: expected a line with the names of the columns, got an empty file")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines that are not blank, with their numbers from 1."""
     with path.open("rb") as raw:
         compressed = raw.read(2) == b"\x1f\x8b"
-    line = 0
-    empty = True
     with gzip.open(path) if compressed else path.open("rb") as file:
-        while True:
-            line += 1
-            place = f"{path}: line {line}"
+        for number in count(1):
             try:
-                text = file.readline()
-                if not text:
-                    break
-                if not text.strip():
-                    continue
+                line = file.readline(MAX_LINE_BYTES + 1)
             except (EOFError, OSError, zlib.error) as error:
-                raise TraceError(f"{place}: expected a JSON object, got {error}") from None
-            empty = False
-            try:
-                record = Record(_object(place, text), place)
-            except TraceError as error:
-                sieve.bad(error)
-            else:
-                yield record
-    if empty:
-        raise TraceError(f"{path}: expected at least one record, got an empty file")
+                raise TraceError(f"{path}: line {number}: expected gzip, got {error}") from None
+            if len(line) > MAX_LINE_BYTES:
+                raise TraceError(
+                    f"{path}: line {number}: expected at most {MAX_LINE_BYTES} bytes, got more"
+                )
+            if not line:
+                return
+            if line.strip():
+                yield number, line
 
 
-def _object(place: str, text: bytes) -> dict[str, Any]:
+def _json_object(line: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise TraceError(f"{place}: expected a JSON object, got {error}") from None
+        raise ValueError(f"expected a JSON object, got {error}") from None
     if not isinstance(value, dict):
-        raise TraceError(f"{place}: expected a JSON object, got {type(value).__name__}")
+        raise ValueError(f"expected a JSON object, got {shown(value)}")
     return value
+
+
+def _csv_record(header: list[str], line: bytes) -> dict[str, Any]:
+    values = _csv_values(line)
+    if len(values) != len(header):
+        raise ValueError(f"row: expected {len(header)} values, got {len(values)}")
+    return dict(zip(header, values, strict=True))
+
+
+def _csv_values(line: bytes) -> list[str]:
+    """Values of a line; no format here breaks lines in a field, quoted or not."""
+    try:
+        return next(csv.reader([line.decode("utf-8-sig").rstrip("\r\n")], strict=True))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"row: expected comma-separated text, got {error}") from None

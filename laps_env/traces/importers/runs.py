@@ -14,11 +14,14 @@ n-gram or EAGLE-style drafter it tells the run at t and nothing else.
 What is not known is filled with bits from a `Fill` and marked unobserved.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from laps_env.traces import AcceptanceTrace, TraceError, TraceInfo, acceptance_counts
@@ -28,7 +31,8 @@ Fill = Callable[[np.random.Generator, str, float, int], NDArray[np.bool_]]
 """fill(rng, category, observed_alpha, count) -> [count] acceptance bits, in order of position.
 observed_alpha is the request's own alpha, shrunk to the mean of its category."""
 
-PRIOR_TRIALS = 20.0  # weight of the category's mean alpha against a request's own trials
+#: Weight of the category's mean alpha against a request's own trials.
+PRIOR_TRIALS = 20.0
 
 
 def bernoulli_fill(
@@ -40,16 +44,21 @@ def bernoulli_fill(
 
 @dataclass(frozen=True)
 class RecordedRequest:
-    """One generated output as recorded, round by round."""
+    """One generated output as recorded, round by round.
+
+    Attributes:
+        category: Name of its category.
+        group: Number of its group, >= 0; groups are never split apart.
+        prompt_tokens: Prompt length; 0 = not recorded.
+        committed: Tokens committed by each round [rounds], 1 .. drafted + 1.
+        drafted: Draft tokens proposed in each round [rounds], 0 .. 255.
+    """
 
     category: str
     group: int
     prompt_tokens: int
-    """0 = not recorded."""
     committed: NDArray[np.int64]
-    """[rounds] tokens committed, 1 .. drafted + 1."""
     drafted: NDArray[np.int64]
-    """[rounds] draft tokens proposed, 0 .. 255."""
 
 
 def build_trace(
@@ -61,9 +70,19 @@ def build_trace(
     seed: int,
     path: Path,
 ) -> AcceptanceTrace:
-    """The trace of recorded requests; deterministic in `seed`, request by request.
+    """Make a trace of recorded requests.
 
-    The header gets the file's name, the seed and the share of filled positions.
+    Args:
+        requests: Recorded requests, at least one.
+        info: Origin of the run; the file's name, the seed and the share of filled positions are
+            added to its provenance.
+        plain_draft: Whether the drafter is a model of its own under greedy decoding.
+        fill: Function that draws what was not recorded.
+        seed: Seed of the fill; each request has a stream of its own.
+        path: File that the requests come from.
+
+    Raises:
+        TraceError: No request, or requests that do not make a trace.
     """
     if not requests:
         raise TraceError(f"{path}: expected at least one request, got none")
@@ -141,7 +160,7 @@ def _shrunk_alpha(
     round_offset: NDArray[np.int64],
     category: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """[R] accepted / trials of each request, with PRIOR_TRIALS more at its category's rate."""
+    """Accepted / trials of each request [R], with PRIOR_TRIALS more at its category's rate."""
     accepted, trials = acceptance_counts(committed, drafted, round_offset)
     # Laplace's rule keeps the rate of a category with few trials away from 0 and 1.
     mean = (np.bincount(category, accepted) + 1) / (np.bincount(category, trials) + 2)
@@ -152,12 +171,12 @@ def _shrunk_alpha(
 
 
 def _next_zero(bits: NDArray[np.bool_], offset: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[T] first position from here whose bit is 0; the request's end where there is none."""
+    """First position from here whose bit is 0, [T]; the request's end where there is none."""
     stop = np.where(bits, offset[-1], np.arange(offset[-1]))
     stop = np.minimum.accumulate(stop[::-1])[::-1]
     return np.minimum(stop, np.repeat(offset[1:], np.diff(offset)))
 
 
 def _run_lengths(bits: NDArray[np.bool_], offset: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[T] ones in a row from here; a run ends at the latest with its output."""
+    """Ones in a row from here, [T]; a run ends at the latest with its output."""
     return _next_zero(bits, offset) - np.arange(offset[-1])

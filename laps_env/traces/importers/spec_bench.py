@@ -12,24 +12,70 @@ Reduced form: JSONL, a turn a line: `q` question, `turn`, `cat` category, `n` ne
 tokens committed per round, `g` draft tokens proposed per round.
 """
 
-from dataclasses import replace
-from pathlib import Path
-from typing import Literal
+from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
-from laps_env.traces import AcceptanceTrace, TraceError, TraceInfo
-from laps_env.traces.importers.records import Record, Sieve, read_records
+from laps_env.traces import AcceptanceTrace, TraceInfo
+from laps_env.traces.importers.records import Id, LeftOut, OnError, Text, Tokens, parse_records
 from laps_env.traces.importers.runs import Fill, RecordedRequest, bernoulli_fill, build_trace
 from laps_env.traces.schema import MAX_RUN
 from laps_env.utils.checks import check_count
+from laps_env.utils.documents import convert
 
-CHARACTERS_PER_TOKEN = 4  # assumed, for English; used only to estimate prompt lengths
-
-MAX_COMMITTED = 255  # what a trace can hold per round
+#: Characters of English per token (assumed); only for estimates of prompt lengths.
+CHARACTERS_PER_TOKEN = 4
 
 DraftLength = int | Literal["heuristic"]
+
+#: Tokens committed and drafted in each round, as far as a trace can hold them.
+_Committed = Annotated[list[Annotated[int, Meta(ge=1, le=MAX_RUN)]], Meta(min_length=1)]
+_Drafted = Annotated[list[Annotated[int, Meta(ge=0, le=MAX_RUN)]], Meta(min_length=1)]
+_Steps = Annotated[list[Annotated[int, Meta(ge=0, le=2**31)]], Meta(min_length=1)]
+
+
+class _Turn(msgspec.Struct):
+    """A line of the reduced form."""
+
+    q: Id
+    turn: Id
+    cat: Text
+    n: Tokens
+    a: _Committed
+    g: _Drafted = []
+
+
+class _Answer(msgspec.Struct):
+    """A line of an answer file."""
+
+    question_id: Id
+    category: Text
+    choices: Annotated[list[Any], Meta(min_length=1)]
+
+
+class _Choice(msgspec.Struct):
+    """An answer to all turns of a question."""
+
+    new_tokens: Annotated[list[Annotated[int, Meta(ge=1, le=2**31)]], Meta(min_length=1)]
+    accept_lengths: _Committed
+    draft_lengths: _Drafted = []
+    decoding_steps: _Steps = []
+    idxs: _Steps = []
+
+
+class _Question(msgspec.Struct):
+    """A line of the question file."""
+
+    question_id: Id
+    turns: list[str]
 
 
 def import_spec_bench(
@@ -41,37 +87,48 @@ def import_spec_bench(
     questions: str | Path | None = None,
     fill: Fill = bernoulli_fill,
     seed: int = 0,
-    sieve: Sieve | None = None,
+    on_error: OnError = "raise",
+    left_out: LeftOut | None = None,
 ) -> AcceptanceTrace:
     """Read an answer file or its reduced form, plain or gzip.
 
-    plain_draft: the drafter is a model of its own, decoded greedily (Spec-Bench's "sps"), so the
-        bits of every position a round passed are known. False for EAGLE, Medusa, lookahead, n-gram.
-    draft_length: for rounds without a recorded draft length; 0 .. 255, or "heuristic" for the
-        schedule of transformers' assisted generation (5; +2 after a full acceptance, else -1, at
-        least 1).
-    questions: the question file (`question_id`, `turns`), to *estimate* prompt lengths by
-        characters / 4 plus the earlier turns. Without it prompt_tokens is 0, not recorded.
-    sieve: what becomes of bad lines; the first is an error by default.
+    Args:
+        path: File of one JSON object per line.
+        info: Origin of the run.
+        plain_draft: Whether the drafter is a model of its own, decoded greedily (Spec-Bench's
+            "sps"), so that the bits of every position that a round passed are known. False for
+            EAGLE, Medusa, lookahead and n-gram.
+        draft_length: Draft length of rounds that do not say it, 0 .. 255, or "heuristic" for the
+            schedule of transformers' assisted generation (5; +2 after a full acceptance, else -1,
+            at least 1).
+        questions: Question file (`question_id`, `turns`), to *estimate* prompt lengths by
+            characters / 4 plus the earlier turns. Without it prompt_tokens is 0, not recorded.
+        fill: Function that draws what was not recorded.
+        seed: Seed of the fill.
+        on_error: Treatment of a malformed line: "raise" the error, or "skip" the line.
+        left_out: Report, to which skipped lines are added.
 
-    Raises TraceError naming the file, the line, the turn and the field; ValueError for another
-    draft_length.
+    Raises:
+        TraceError: A file or line that is not of the format; the message names the file, the line,
+            the turn and the field.
+        ValueError: Another draft length.
+        OSError: A file cannot be read.
     """
     if draft_length not in (None, "heuristic"):
         check_count("draft_length", draft_length, least=0, most=MAX_RUN)
     path = Path(path)
     prompts = _Prompts(None if questions is None else Path(questions))
-    requests: list[RecordedRequest] = []
-    sieve = sieve or Sieve()
-    for record in read_records(path, sieve):
-        read = _answer if "choices" in record.values else _reduced
-        try:
-            requests += read(record, draft_length, prompts)
-        except TraceError as error:
-            sieve.bad(error)
+
+    def parse(record: dict[str, Any]) -> list[RecordedRequest]:
+        read = _answer if "choices" in record else _reduced
+        return read(record, draft_length, prompts)
+
+    lines = list(parse_records(path, parse, on_error=on_error, left_out=left_out))
+    requests = [request for line in lines for request in line]
     if questions is not None:
         note = f"estimated: characters / {CHARACTERS_PER_TOKEN} plus the earlier answers"
-        info = replace(info, provenance={**info.provenance, "prompt_tokens": note})
+        provenance = {**info.provenance, "prompt_tokens": note}
+        info = msgspec.structs.replace(info, provenance=provenance)
     return build_trace(requests, info, plain_draft=plain_draft, fill=fill, seed=seed, path=path)
 
 
@@ -79,24 +136,19 @@ class _Prompts:
     """Estimates of the prompt lengths, from the question file and the answers read so far."""
 
     def __init__(self, path: Path | None) -> None:
-        self._turns: dict[int, list[str]] | None = None
+        read = [] if path is None else list(parse_records(path, partial(convert, kind=_Question)))
+        self._known = path is not None
+        self._turns = {question.question_id: question.turns for question in read}
         self._answered: dict[int, int] = {}
-        if path is None:
-            return
-        self._turns = {}
-        for record in read_records(path):
-            turns = record.get("turns")
-            if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
-                record.fail("turns", "a list of strings", turns)
-            self._turns[record.integer("question_id", 0)] = turns
 
-    def tokens(self, record: Record, question: int, turn: int, new_tokens: int) -> int:
+    def tokens(self, question: int, turn: int, new_tokens: int) -> int:
         """Length of the prompt of this turn, which follows the earlier turns and their answers."""
-        if self._turns is None:
+        if not self._known:
             return 0
         turns = self._turns.get(question, [])
         if turn >= len(turns):
-            record.fail("turn", f"a turn of question {question} in the question file", turn)
+            expected = f"a turn of question {question} in the question file"
+            raise ValueError(f"turn: expected {expected}, got {turn}")
         characters = sum(len(text) for text in turns[: turn + 1])
         earlier = self._answered.get(question, 0)
         self._answered[question] = earlier + new_tokens
@@ -104,97 +156,92 @@ class _Prompts:
 
 
 def _reduced(
-    record: Record, draft_length: DraftLength | None, prompts: _Prompts
+    record: dict[str, Any], draft_length: DraftLength | None, prompts: _Prompts
 ) -> list[RecordedRequest]:
-    question, turn, tokens = (record.integer(*key) for key in (("q", 0), ("turn", 0), ("n", 1)))
-    committed = record.integers("a", 1, MAX_COMMITTED)
-    if committed.sum() != tokens:
-        record.fail("a", f"a sum of n = {tokens}", int(committed.sum()))
-    given = record.integers("g", 0, MAX_RUN) if "g" in record.values else None
+    line = convert(record, _Turn)
+    if sum(line.a) != line.n:
+        raise ValueError(f"a: expected a sum of n = {line.n}, got {sum(line.a)}")
+    committed = np.array(line.a, np.int64)
     request = RecordedRequest(
-        category=record.text("cat"),
-        group=question,
-        prompt_tokens=prompts.tokens(record, question, turn, tokens),
+        category=line.cat,
+        group=line.q,
+        prompt_tokens=prompts.tokens(line.q, line.turn, line.n),
         committed=committed,
-        drafted=_drafted(record, "g", committed, given, draft_length),
+        drafted=_drafted("g", committed, line.g, draft_length),
     )
     return [request]
 
 
 def _answer(
-    record: Record, draft_length: DraftLength | None, prompts: _Prompts
+    record: dict[str, Any], draft_length: DraftLength | None, prompts: _Prompts
 ) -> list[RecordedRequest]:
-    question, category = record.integer("question_id", 0), record.text("category")
-    choices = record.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        record.fail("choices", "a list of objects", choices)
-    choice = Record(choices[0], f"{record.place}, choices[0]")
-    tokens = choice.integers("new_tokens", 1, 2**31)
-    accept_lengths = choice.integers("accept_lengths", 1, MAX_COMMITTED)
-    drafts: NDArray[np.int64] | None = None
-    if "draft_lengths" in choice.values:
-        drafts = choice.integers("draft_lengths", 0, MAX_RUN)
-        if len(drafts) != len(accept_lengths):
-            choice.fail("draft_lengths", f"{len(accept_lengths)} rounds", len(drafts))
-    total = np.cumsum(accept_lengths)
+    line = convert(record, _Answer)
+    choice = convert(line.choices[0], _Choice, "choices[0]")
+    committed, drafts = np.array(choice.accept_lengths, np.int64), choice.draft_lengths
+    if drafts and len(drafts) != len(committed):
+        raise ValueError(f"draft_lengths: expected {len(committed)} rounds, got {len(drafts)}")
+    total = np.cumsum(committed)
     requests = []
     first = 0
-    for turn, boundary in enumerate(np.cumsum(tokens)):
+    for turn, boundary in enumerate(np.cumsum(choice.new_tokens)):
         last = int(np.searchsorted(total, boundary))
         if last == len(total) or total[last] != boundary:
-            place = f"accept_lengths, turn {turn}"
-            choice.fail(
-                place, f"rounds that sum to {boundary}", int(total[min(last, len(total) - 1)])
+            found = total[min(last, len(total) - 1)]
+            raise ValueError(
+                f"accept_lengths, turn {turn}: expected rounds that sum to {boundary}, got {found}"
             )
-        _check_steps(choice, turn, last + 1 - first)
-        committed = accept_lengths[first : last + 1]
-        given = None if drafts is None else drafts[first : last + 1]
+        rounds = slice(first, last + 1)
+        first = last + 1
+        _check_steps(choice, turn, len(committed[rounds]))
         request = RecordedRequest(
-            category=category,
-            group=question,
-            prompt_tokens=prompts.tokens(choice, question, turn, int(tokens[turn])),
-            committed=committed,
-            drafted=_drafted(choice, f"turn {turn}, draft_lengths", committed, given, draft_length),
+            category=line.category,
+            group=line.question_id,
+            prompt_tokens=prompts.tokens(line.question_id, turn, choice.new_tokens[turn]),
+            committed=committed[rounds],
+            drafted=_drafted(
+                f"turn {turn}, draft_lengths", committed[rounds], drafts[rounds], draft_length
+            ),
         )
         requests.append(request)
-        first = last + 1
-    if first != len(accept_lengths):
-        choice.fail("accept_lengths", f"{first} rounds by new_tokens", len(accept_lengths))
+    if first != len(committed):
+        raise ValueError(
+            f"accept_lengths: expected {first} rounds by new_tokens, got {len(committed)}"
+        )
     return requests
 
 
-def _check_steps(choice: Record, turn: int, rounds: int) -> None:
+def _check_steps(choice: _Choice, turn: int, rounds: int) -> None:
     """`decoding_steps` counts rounds; `idxs` counts them or, in EAGLE's files, is one less."""
     for name, slack in (("decoding_steps", 0), ("idxs", 1)):
-        if name in choice.values:
-            steps = choice.integers(name, 0, 2**31)
-            if turn >= len(steps) or not rounds - slack <= steps[turn] <= rounds:
-                choice.fail(
-                    f"{name}, turn {turn}", f"{rounds} rounds by new_tokens", steps.tolist()
-                )
+        steps = getattr(choice, name)
+        if steps and (turn >= len(steps) or not rounds - slack <= steps[turn] <= rounds):
+            raise ValueError(
+                f"{name}, turn {turn}: expected {rounds} rounds by new_tokens, got {steps}"
+            )
 
 
 def _drafted(
-    record: Record,
     name: str,
     committed: NDArray[np.int64],
-    given: NDArray[np.int64] | None,
+    given: Sequence[int],
     draft_length: DraftLength | None,
 ) -> NDArray[np.int64]:
-    """[rounds] draft lengths, recorded or as `draft_length` says; none below what was accepted."""
-    if given is not None:
-        drafted = given
-        if len(drafted) != len(committed):
-            record.fail(name, f"{len(committed)} rounds", len(drafted))
+    """Draft lengths [rounds], given or as `draft_length` says; none below what was accepted."""
+    if given:
+        if len(given) != len(committed):
+            raise ValueError(f"{name}: expected {len(committed)} rounds, got {len(given)}")
+        drafted = np.array(given, np.int64)
     elif draft_length is None:
-        record.fail(name, "draft lengths in the file, or the argument draft_length", None)
+        expected = "draft lengths in the file, or the argument draft_length"
+        raise ValueError(f"{name}: expected {expected}, got none")
     elif draft_length == "heuristic":
         drafted = _heuristic(committed)
     else:
         drafted = np.full(len(committed), draft_length)
     if (excess := committed - 1 > drafted).any():
         k = int(np.argmax(excess))
-        record.fail(name, f"at least {committed[k] - 1} drafted in round {k}", int(drafted[k]))
+        expected = f"at least {committed[k] - 1} drafted in round {k}"
+        raise ValueError(f"{name}: expected {expected}, got {drafted[k]}")
     return drafted
 
 

@@ -10,51 +10,81 @@ The first entry was 1 in every record looked at: that token comes with the prefi
 drafted.
 """
 
-from pathlib import Path
+from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
 import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
 
 from laps_env.traces import AcceptanceTrace, TraceInfo
-from laps_env.traces.importers.records import Record, read_records
+from laps_env.traces.importers.records import LeftOut, OnError, parse_records
 from laps_env.traces.schema import MAX_RUN
+from laps_env.utils.documents import convert
+
+
+class _Texts(msgspec.Struct):
+    prompt_token_ids: Annotated[list[Any], Meta(min_length=1)]
+    generated_token_ids: Annotated[list[Any], Meta(min_length=1)]
+
+
+class _Lengths(msgspec.Struct):
+    acc_len: Annotated[list[Annotated[int, Meta(ge=1, le=2**31)]], Meta(min_length=1)]
 
 
 def import_specdecode_bench(
-    path: str | Path, info: TraceInfo, *, drafter: str, category: str
+    path: str | Path,
+    info: TraceInfo,
+    *,
+    drafter: str,
+    category: str,
+    on_error: OnError = "raise",
+    left_out: LeftOut | None = None,
 ) -> AcceptanceTrace:
     """Read the accept lengths of one drafter, plain or gzip.
 
-    drafter: which of the file's members to read, for example "acc_eagle", "acc_ngram" or "acc".
-    category: the name of all requests of the file (a file holds one data set).
+    Args:
+        path: File of one JSON object per line.
+        info: Origin of the run.
+        drafter: Name of the file's member to read, for example "acc_eagle", "acc_ngram" or "acc".
+        category: Name of the category of all requests (a file holds one data set).
+        on_error: Treatment of a malformed line: "raise" the error, or "skip" the line.
+        left_out: Report, to which skipped lines are added.
 
-    Raises TraceError naming the file, the line and the field.
+    Raises:
+        TraceError: A file or line that is not of the format; the message names the file, the line
+            and the field.
+        OSError: The file cannot be read.
     """
+
+    def parse(record: dict[str, Any]) -> tuple[NDArray[np.uint8], int]:
+        texts = convert(record, _Texts)
+        if drafter not in record:
+            raise ValueError(f"{drafter}: expected a value, got none")
+        lengths, positions = convert(record[drafter], _Lengths, drafter), texts.generated_token_ids
+        if len(lengths.acc_len) != len(positions):
+            raise ValueError(
+                f"{drafter}.acc_len: expected {len(positions)} output positions, "
+                f"got {len(lengths.acc_len)}"
+            )
+        runs = np.minimum(np.array(lengths.acc_len) - 1, MAX_RUN).astype(np.uint8)
+        return runs, len(texts.prompt_token_ids)
+
     path = Path(path)
-    runs, prompts = [], []
-    for record in read_records(path):
-        accepted = record.member(drafter).integers("acc_len", 1, 2**31)
-        generated = _length(record, "generated_token_ids")
-        if len(accepted) != generated:
-            record.fail(f"{drafter}, acc_len", f"{generated} output positions", len(accepted))
-        runs.append(np.minimum(accepted - 1, MAX_RUN).astype(np.uint8))
-        prompts.append(_length(record, "prompt_token_ids"))
-    lengths = np.array([len(run) for run in runs], np.int64)
+    records = list(parse_records(path, parse, on_error=on_error, left_out=left_out))
+    lengths = np.array([len(runs) for runs, _ in records], np.int64)
     trace = AcceptanceTrace(
-        accepted_length=np.concatenate(runs),
+        accepted_length=np.concatenate([runs for runs, _ in records]),
         offset=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
         output_tokens=lengths,
-        prompt_tokens=np.array(prompts, np.int64),
-        category=np.zeros(len(runs), np.int64),
+        prompt_tokens=np.array([prompt for _, prompt in records], np.int64),
+        category=np.zeros(len(records), np.int64),
         categories=(category,),
         info=info,
         source=str(path),
     )
     trace.validate()
     return trace
-
-
-def _length(record: Record, name: str) -> int:
-    value = record.get(name)
-    if not isinstance(value, list) or not value:
-        record.fail(name, "a non-empty list of token ids", value)
-    return len(value)

@@ -13,16 +13,47 @@ drafted nothing is not among the verification steps, and the record does not say
 record with such steps is refused. The last step may commit more than the output holds; it is cut.
 """
 
+from __future__ import annotations
+
+from itertools import count
 from pathlib import Path
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 
-from laps_env.traces import AcceptanceTrace, TraceError, TraceInfo
-from laps_env.traces.importers.records import Record, Sieve, read_records
+from laps_env.traces import AcceptanceTrace, TraceInfo
+from laps_env.traces.importers.records import Id, LeftOut, OnError, Text, Tokens, parse_records
 from laps_env.traces.importers.runs import Fill, RecordedRequest, bernoulli_fill, build_trace
 from laps_env.traces.schema import MAX_RUN
+from laps_env.utils.checks import check_count
+from laps_env.utils.documents import convert
 
-MAX_ACCEPTED = 254  # one less than the tokens a trace can hold per round
+#: Accepted or drafted tokens of every step; one less than the tokens that a trace can hold.
+_Steps = Annotated[list[Annotated[int, Meta(ge=0, le=MAX_RUN - 1)]], Meta(min_length=1)]
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: Tokens
+    completion_tokens: Tokens
+
+
+class _Speculation(msgspec.Struct):
+    per_step_accepted: _Steps
+    per_step_drafted: _Steps = []
+    num_spec_tokens: Any = None
+
+
+class _Metrics(msgspec.Struct):
+    speculative_decoding: _Speculation
+
+
+class _Response(msgspec.Struct):
+    usage: _Usage
+    metrics: _Metrics
+    category: Text = ""
+    group: Id = -1
 
 
 def import_vllm(
@@ -33,61 +64,72 @@ def import_vllm(
     category: str = "unknown",
     fill: Fill = bernoulli_fill,
     seed: int = 0,
-    sieve: Sieve | None = None,
+    on_error: OnError = "raise",
+    left_out: LeftOut | None = None,
 ) -> AcceptanceTrace:
     """Read responses, one JSON object per line, plain or gzip.
 
-    plain_draft: the drafter is a model of its own under greedy decoding (see `runs`).
-    category: the name of requests that do not bring their own.
-    sieve: what becomes of bad lines; the first is an error by default.
+    Args:
+        path: File of responses.
+        info: Origin of the run.
+        plain_draft: Whether the drafter is a model of its own under greedy decoding (see `runs`).
+        category: Name of requests that do not bring their own.
+        fill: Function that draws what was not recorded.
+        seed: Seed of the fill.
+        on_error: Treatment of a malformed line: "raise" the error, or "skip" the line.
+        left_out: Report, to which skipped lines are added.
 
-    Raises TraceError naming the file, the line and the field.
+    Raises:
+        TraceError: A file or line that is not of the format; the message names the file, the line
+            and the field.
+        OSError: The file cannot be read.
     """
-    path = Path(path)
-    sieve = sieve or Sieve()
-    requests: list[RecordedRequest] = []
-    for number, record in enumerate(read_records(path, sieve)):
-        try:
-            requests.append(_request(record, category, number))
-        except TraceError as error:
-            sieve.bad(error)
+    path, numbers = Path(path), count()
+
+    def parse(record: dict[str, Any]) -> RecordedRequest:
+        return _request(record, category, next(numbers))
+
+    requests = list(parse_records(path, parse, on_error=on_error, left_out=left_out))
     return build_trace(requests, info, plain_draft=plain_draft, fill=fill, seed=seed, path=path)
 
 
-def _request(record: Record, category: str, number: int) -> RecordedRequest:
-    usage = record.member("usage")
-    metrics = record.member("metrics").member("speculative_decoding")
-    tokens = usage.integer("completion_tokens", 1)
-    accepted = metrics.integers("per_step_accepted", 0, MAX_ACCEPTED)
-    if "per_step_drafted" in metrics.values:
-        drafted = metrics.integers("per_step_drafted", 0, MAX_ACCEPTED)
-    else:
-        drafted = np.full(len(accepted), metrics.integer("num_spec_tokens", 1, MAX_RUN))
+def _request(record: dict[str, Any], category: str, number: int) -> RecordedRequest:
+    response = convert(record, _Response)
+    place, steps = "metrics.speculative_decoding", response.metrics.speculative_decoding
+    accepted = np.array(steps.per_step_accepted, np.int64)
+    drafted = np.array(steps.per_step_drafted, np.int64)
+    if not drafted.size:
+        check_count(f"{place}.num_spec_tokens", steps.num_spec_tokens, most=MAX_RUN)
+        drafted = np.full(len(accepted), steps.num_spec_tokens)
     if len(drafted) != len(accepted):
-        metrics.fail("per_step_drafted", f"{len(accepted)} steps", len(drafted))
+        raise ValueError(
+            f"{place}.per_step_drafted: expected {len(accepted)} steps, got {len(drafted)}"
+        )
     if (excess := accepted > drafted).any():
         k = int(np.argmax(excess))
-        metrics.fail(f"per_step_accepted[{k}]", f"at most {drafted[k]} drafted", int(accepted[k]))
+        raise ValueError(
+            f"{place}.per_step_accepted[{k}]: expected at most {drafted[k]} drafted, "
+            f"got {accepted[k]}"
+        )
     committed = np.concatenate([[1], accepted + 1])
+    tokens = response.usage.completion_tokens
     surplus = int(committed.sum()) - tokens
     if surplus < 0:
-        metrics.fail(
-            "per_step_accepted",
-            f"steps that commit {tokens - 1} tokens after the first (a step that drafted nothing"
-            " is not recorded, so its place is not known)",
-            int(committed[1:].sum()),
+        raise ValueError(
+            f"{place}.per_step_accepted: expected steps that commit {tokens - 1} tokens after the "
+            "first (a step that drafted nothing is not recorded, so its place is not known), "
+            f"got {committed[1:].sum()}"
         )
     if surplus >= committed[-1]:
-        metrics.fail(
-            "per_step_accepted",
-            f"steps that end with the output of {tokens} tokens",
-            int(committed.sum()),
+        raise ValueError(
+            f"{place}.per_step_accepted: expected steps that end with the output of {tokens} "
+            f"tokens, got {committed.sum()}"
         )
     committed[-1] -= surplus
     return RecordedRequest(
-        category=record.text("category") if "category" in record.values else category,
-        group=record.integer("group", 0) if "group" in record.values else number,
-        prompt_tokens=usage.integer("prompt_tokens", 1),
+        category=response.category or category,
+        group=number if response.group < 0 else response.group,
+        prompt_tokens=response.usage.prompt_tokens,
         committed=committed,
         drafted=np.concatenate([[0], drafted]),
     )
