@@ -28,7 +28,7 @@ from laps_env.agents.ppo import PPOTrainer
 from laps_env.agents.traffic import sources_of
 from laps_env.evaluation.objective import SLOTS, Objective, with_weights
 from laps_env.policies import RuleSpec
-from laps_env.policies.base.registry import network_rule
+from laps_env.policies._registry import network_rule
 from laps_env.policies.base.traffic_model import Floats
 from laps_env.policies.networks.layers import flatten
 from laps_env.policies.networks.model_file import save_model

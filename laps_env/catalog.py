@@ -27,9 +27,9 @@ def scenario_entries() -> dict[str, dict[str, Any]]:
 
 @cache
 def list_rules() -> tuple[str, ...]:
-    """Names of the scheduling rules, one per file of ``policies/``."""
+    """Names of the scheduling rules, one per file of ``policies/`` that has a public name."""
     files = _policies().glob("*.py")
-    return tuple(sorted(file.stem for file in files if file.stem != "__init__"))
+    return tuple(sorted(file.stem for file in files if not file.stem.startswith("_")))
 
 
 @cache

@@ -12,8 +12,8 @@ if __name__ != "laps_env.policies":  # a second copy would have classes of its o
     raise ImportError(f"expected laps_env.policies, got {__name__}: import laps_env.policies")
 
 from laps_env.catalog import list_policies
+from laps_env.policies._registry import get_rule, make, with_settings
 from laps_env.policies.base.policy import Policy
-from laps_env.policies.base.registry import make, with_settings
 from laps_env.policies.base.rule_spec import Parameter, RuleSpec
 from laps_env.sim.observation import (
     ACCEPTED,
@@ -84,6 +84,7 @@ __all__ = [
     "Parameter",
     "Policy",
     "RuleSpec",
+    "get_rule",
     "inlined",
     "list_policies",
     "make",

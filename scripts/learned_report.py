@@ -111,7 +111,7 @@ def read_journals(folder: Path) -> dict[str, list[list[Row]]]:
 def runs_table(
     journals: dict[str, list[list[Row]]], cells: dict[Cell, dict[str, list[Row]]]
 ) -> str:
-    """What each family reached on the *validation* split, and its best blocks where all were tried."""
+    """What each family reached on *validation*, and its best blocks where all were tried."""
     (common,) = [found for found in cells.values() if set(journals) <= set(found)]
     body = []
     for name, runs in journals.items():

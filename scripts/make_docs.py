@@ -25,7 +25,7 @@ from laps_env.catalog import list_rules
 from laps_env.envs.replay import SpecDecodeReplay
 from laps_env.evaluation.results import Results, Row, read_results
 from laps_env.policies import Parameter
-from laps_env.policies.base.registry import get_rule, tuned_settings
+from laps_env.policies._registry import get_rule, tuned_settings
 from laps_env.report.leaderboard import leaderboard, leaderboard_table
 from laps_env.report.tables import families_of, markdown_table
 from laps_env.sim.costs import CostModel

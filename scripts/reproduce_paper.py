@@ -28,7 +28,7 @@ from estimate_error import (
 from laps_env import policies
 from laps_env.evaluation.episodes import evaluate_episode
 from laps_env.evaluation.statistics import ratio_with_interval
-from laps_env.policies.base.registry import get_rule
+from laps_env.policies._registry import get_rule
 from laps_env.utils.files import check_output, write_beside
 from laps_env.workloads import Workload
 from laps_env.workloads.scenarios import Scenario, get_scenario, list_scenarios
@@ -141,7 +141,7 @@ def sweep_values() -> dict[str, list[float]]:
 
 
 def sweep_table(options: Options) -> str:
-    """Latency relative to the default setting, one parameter at a time, on the *validation* split."""
+    """Latency relative to the default setting, one parameter at a time, on *validation*."""
     lines = [
         "| parameter | values | "
         + " | ".join(f"{s}, load {load}" for s in SWEPT_SCENARIOS for load in options.loads)
@@ -205,7 +205,8 @@ constants, or both those tuned on the scenario with equal budgets (`fcfs` and `s
 
 Over {estimated} requests of the *test* split, each served alone. The truth is the sum of the
 rounds' durations by the cost model, growing key-value reads included, prefill (for which the
-formula has no term) left out; T_SSM and T_LLM are those measured in the last round before the estimate.
+formula has no term) left out; T_SSM and T_LLM are those measured in the last round before the
+estimate.
 
 What the paper's 6.84 % "overall" is an error of could not be read. Under each reading: median /
 mean of |estimate / truth - 1| over requests / error of the sum over all requests. "When stable" is

@@ -90,7 +90,11 @@ def test_a_calibration_file_comes_back(tmp_path: Path) -> None:
         ("grid", [], "grid: expected a list of length >= 1, got []"),
         ("grid", [ROW, {}], "grid[1].kind: expected a value, got none"),
         ("grid", [{**ROW, "held_out": 0}], "grid[0].held_out: expected true or false, got 0"),
-        ("grid", [{**ROW, "work": {**WORK, "kv": "x"}}],  "grid[0].work.kv: expected a number, got 'x'"),
+        (
+            "grid",
+            [{**ROW, "work": {**WORK, "kv": "x"}}],
+            "grid[0].work.kv: expected a number, got 'x'",
+        ),
     ],
 )
 def test_a_bad_calibration_file_is_refused(

@@ -103,7 +103,7 @@ def test_quick_prints_a_table_and_writes_nothing(
         (["--arrival-trace", "none.csv"], ["arrival_trace: expected a file, got none.csv"]),
         (["--acceptance-trace", "none"], ["acceptance_trace: expected a file, got none"]),
         (["--acceptance-trace", "empty.safetensors"], ["empty.safetensors", "expected"]),
-        (["--acceptance-trace", "empty.jsonl"], ["empty.jsonl: expected at least one record"]),
+        (["--acceptance-trace", "empty.jsonl"], ["empty.jsonl: expected at least one request"]),
         (["--arrival-trace", "empty.csv"], ["empty.csv", "expected"]),
         (["--arrival-trace", "empty.txt"], ["expected a .csv, .jsonl", "got empty.txt"]),
         (["--lengths", "arrivals"], ["expected an arrival trace"]),

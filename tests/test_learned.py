@@ -12,7 +12,7 @@ import pytest
 import laps_env.policies.networks.flat as flat
 from laps_env import policies
 from laps_env.evaluation.episodes import evaluate_episode
-from laps_env.policies.base.registry import network_rule
+from laps_env.policies._registry import network_rule
 from laps_env.policies.networks.features import REQUEST_FEATURES, SERVER_FEATURES
 from laps_env.policies.networks.index import make_spec as index_spec
 from laps_env.policies.networks.model_file import CARD, WEIGHTS, save_model

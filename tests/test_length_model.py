@@ -172,7 +172,11 @@ SIZE = 2 + PLAIN_FEATURES + WORD_BUCKETS
         ("weights", 3, "weights: expected a list, got 3"),
         ("weights", [0.0] * 7, f"weights: expected {SIZE} numbers, got 7"),
         ("weights", [0.0, float("nan")] * (SIZE // 2), "expected JSON, got"),
-        ("weights", [0.0, 10**400] * (SIZE // 2), "weights[1]: expected another value (number out of range), got 1000"),
+        (
+            "weights",
+            [0.0, 10**400] * (SIZE // 2),
+            "weights[1]: expected another value (number out of range), got 1000",
+        ),
         ("weights", ["0"] * SIZE, "weights[0]: expected a number, got '0'"),
     ],
 )

@@ -15,7 +15,7 @@ from laps_env import policies
 from laps_env.catalog import list_rules, tuning_results
 from laps_env.evaluation.episodes import serve
 from laps_env.policies import Policy
-from laps_env.policies.base.registry import get_rule, tuned_settings
+from laps_env.policies._registry import get_rule, tuned_settings
 from laps_env.policies.base.traffic_model import TrafficModel, fit_traffic_model
 from laps_env.policies.gittins import index_table
 from laps_env.policies.laps_sd import estimated_time

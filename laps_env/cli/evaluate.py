@@ -137,7 +137,7 @@ class Evaluate(Command):
         return 0
 
     def _inputs(self) -> list[Path | str | None]:
-        from laps_env.policies.base.registry import files_of
+        from laps_env.policies._registry import files_of
 
         own = [path for name in self._names() for path in files_of(name)]
         return [self.acceptance_trace, self.arrival_trace, self.prompts, *own]
@@ -191,12 +191,7 @@ class Evaluate(Command):
         from laps_env.evaluation.grid import Grid
         from laps_env.evaluation.recordings import Recordings
 
-        # Until the grid takes a reference of its own:
-        named = {"reference": self.reference} if "reference" in Grid.__dataclass_fields__ else {}
-        if not named and self.reference != type(self).reference:
-            raise ValueError(f"reference: expected laps_sd_tuned, got {self.reference!r}")
         return Grid(
-            **named,
             policies=self._names(),
             scenarios=self.scenario,
             loads=self.loads,

@@ -26,7 +26,7 @@ from laps_env import policies
 from laps_env.catalog import list_rules, list_scenarios
 from laps_env.evaluation.episodes import serve
 from laps_env.policies import Policy, RuleSpec, with_settings
-from laps_env.policies.base.registry import get_rule
+from laps_env.policies._registry import get_rule
 from laps_env.sim import SIMULATOR_VERSION
 from laps_env.utils.files import write_beside
 from laps_env.utils.journal import Journal

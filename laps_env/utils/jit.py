@@ -110,9 +110,17 @@ class Compiled:
     Args:
         function: Python function, at the top level of a module or file.
         signature: Types of its arguments and of its result.
+        arguments: Names of the arguments, for messages.
+
+    Raises:
+        TypeError: The function takes another number of arguments.
     """
 
-    def __init__(self, function: Callable[..., Any], signature: Any) -> None:
+    def __init__(self, function: Callable[..., Any], signature: Any, arguments: str) -> None:
+        expected, got = len(signature.args), function.__code__.co_argcount
+        if got != expected:
+            name = function.__qualname__
+            raise TypeError(f"{name}: expected {expected} arguments, {arguments}; got {got}")
         self.function = function
         self._signature = signature
 
@@ -157,7 +165,8 @@ class rule(Compiled):
     """
 
     def __init__(self, function: Callable[..., float]) -> None:
-        super().__init__(function, types.float64(_ROW, _ROW, _NUMBERS, _NUMBERS))
+        signature = types.float64(_ROW, _ROW, _NUMBERS, _NUMBERS)
+        super().__init__(function, signature, "row, server, params, memory")
 
 
 class prepare(Compiled):
@@ -169,7 +178,7 @@ class prepare(Compiled):
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
-        super().__init__(function, types.void(_TABLE, _ROW, _NUMBERS))
+        super().__init__(function, types.void(_TABLE, _ROW, _NUMBERS), "queue, server, params")
 
 
 @prepare

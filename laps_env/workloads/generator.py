@@ -1,7 +1,7 @@
 """Workloads from their addresses, and workloads that are recordings.
 
-An address is (split, seed, episode): the same address is the same workload for every policy, action,
-environment and machine word order.
+An address is (split, seed, episode): the same address is the same workload for every policy,
+action, environment and machine word order.
 """
 
 from __future__ import annotations

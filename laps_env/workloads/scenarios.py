@@ -37,8 +37,8 @@ from laps_env.workloads.generator import WorkloadFamily
 from laps_env.workloads.predictors import RECORDED, LengthPredictor, PredictorError, make_predictor
 from laps_env.workloads.requests import GeneratedRequests, RecordedRequests, RequestSource
 
-#: The paper's setting on public runs of Llama-3.1-8B with EAGLE-3 at an H100's costs: one request at
-#: a time, lengths that can be predicted, and an order that matters.
+#: The paper's setting on public runs of Llama-3.1-8B with EAGLE-3 at an H100's costs: one request
+#: at a time, lengths that can be predicted, and an order that matters.
 DEFAULT_SCENARIO = "mixed-serial-8b"
 
 #: Standard deviation of log(predicted / true length) where none is given (assumed).

@@ -251,7 +251,7 @@ def _choose(
     offset: npt.NDArray[np.int64],
     actions: npt.NDArray[np.int64],
 ) -> None:
-    """Choose the selectable slot of lowest priority, ties to the earlier arrival; else start the round.
+    """Choose the selectable slot of lowest priority, ties by arrival; else start the round.
 
     The arguments are plain arrays because a named tuple of them costs more than the choice itself
     each time it crosses into compiled code.

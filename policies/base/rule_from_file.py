@@ -34,11 +34,15 @@ def rule_from_file(name: str) -> RuleSpec:
     """Rule that a file defines.
 
     Raises:
-        ValueError: There is no such file, it cannot be imported, or it does not define a
-            `RuleSpec` of this name.
+        ValueError: There is no such file, it cannot be imported, it does not define a `RuleSpec` of
+            this name, or the rule does not compile.
     """
     module = import_file(file_of(name))
     spec = getattr(module, name.rpartition(":")[2], None)
     if not isinstance(spec, RuleSpec):
         raise ValueError(f"{name}: expected a RuleSpec of that name in the file, got {spec!r}")
+    try:
+        _ = spec.rule.compiled, spec.prepare.compiled
+    except Exception as error:  # the compiler's errors have no common class
+        raise ValueError(f"{name}: expected a rule that compiles, got {error}") from error
     return spec

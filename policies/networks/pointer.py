@@ -81,7 +81,7 @@ def pool(queue: Any, server: Any, params: Any) -> None:
 
 @inlined
 def score(features: Any, first: Any, second: Any, params: Any) -> float:
-    """Score of a request, where ``first`` holds what the first layer gets from all but ``features``."""
+    """Score of a request; ``first`` holds what the first layer gets but from ``features``."""
     add_product(features, params, _A, first)
     rectify(first)
     layer(first, params, _B, _b, second)
