@@ -200,7 +200,7 @@ class FlatNetwork(Scorer):
         }
 
 
-#: Scorers by the kind of their rule (`laps_env.policies._registry.NETWORKS`), for a number of slots.
+#: Scorers by the kind of their rule (`laps_env.policies._registry.NETWORKS`), for so many slots.
 NETWORKS: dict[str, Callable[[int], Scorer]] = {
     "pointer": lambda slots: PointerNetwork(),
     "attention": lambda slots: AttentionNetwork(),

@@ -203,7 +203,7 @@ def test_threads_may_make_your_own_rule_at_once(tmp_path: Path) -> None:
         ("import sys\nsys.exit(7)", "broken.py: line 2: .*got SystemExit: 7"),
         (
             OWN.replace("row, server", "row"),
-            "broken.py: line 6: .*TypeError: .*expected 4 arguments",
+            "broken.py: line 6: .*TypeError: .*expected 4 argum",
         ),
     ],
 )
