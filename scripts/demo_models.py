@@ -18,7 +18,7 @@ import zipfile
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from laps_env.live.engine.loading import DEMO_TARGET
 
@@ -59,6 +59,7 @@ def convert(gguf: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # transformers leaves such a model marked as quantised and will not save it
     config = model.config
+    assert isinstance(config, LlamaConfig)
     del config.quantization_config
     plain = LlamaForCausalLM(config)
     plain.load_state_dict(model.state_dict())

@@ -241,7 +241,7 @@ def main() -> None:
     start_as_identity(head)
     distiller = Distiller(
         head,
-        target.get_input_embeddings().weight.detach(),
+        target.get_input_embeddings().get_parameter("weight").detach(),
         target.get_output_embeddings().weight.detach(),
         recipe,
     )

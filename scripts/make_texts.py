@@ -134,11 +134,13 @@ def generate(
 def choose(logits: Tensor, slots: list[Text | None], rng: torch.Generator) -> list[int]:
     """The next token of every row [batch]."""
     chosen = logits.argmax(-1)
-    warm = [row for row, text in enumerate(slots) if text is not None and text.temperature > 0]
+    warm = {
+        row: text.temperature for row, text in enumerate(slots) if text and text.temperature > 0
+    }
     if warm:
-        temperatures = torch.tensor([slots[row].temperature for row in warm])[:, None]
-        chances = (logits[warm].float() / temperatures).softmax(-1)
-        chosen[warm] = torch.multinomial(chances, 1, generator=rng)[:, 0]
+        temperatures = torch.tensor(list(warm.values()))[:, None]
+        chances = (logits[list(warm)].float() / temperatures).softmax(-1)
+        chosen[list(warm)] = torch.multinomial(chances, 1, generator=rng)[:, 0]
     return chosen.tolist()
 
 
