@@ -60,7 +60,7 @@ def test_other_numbers_and_a_higher_version_go_together() -> None:
         check_version(before, same)
     check_version(before, numbers(3, chat=[1, 9]))
     for version in (1, 2):
-        with pytest.raises(SystemExit, match="version 2, got version .: raise SIMULATOR_VERSION"):
+        with pytest.raises(SystemExit, match=r"version 2, got version .: raise SIMULATOR_VERSION"):
             check_version(before, numbers(version, chat=[1, 9]))
-    with pytest.raises(SystemExit, match="no number differs .* version 2: expected it, got 3"):
+    with pytest.raises(SystemExit, match=r"no number differs .* version 2: expected it, got 3"):
         check_version(before, numbers(3, chat=[1, 2], code=[3]))

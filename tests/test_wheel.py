@@ -116,13 +116,23 @@ def test_wheel_works_in_a_folder_with_the_user_s_own_names(wheel: Path, tmp_path
 
     where = command("-c", "import laps_env.policies as found; print(found.__file__)")
     assert Path(where.strip()) == site / "laps_env" / "policies" / "__init__.py"
-    listed = command("-m", "laps_env", "list")
+    module, script = ("-m", "laps_env"), (str(site / "bin" / "laps-env"),)
+    listed = command(*script, "list")
     assert "chat-serial-8b" in listed
     assert "laps_sd" in listed
+    assert command(*module, "list") == listed
+    for name in ("train", "timeline"):
+        assert f"usage: laps-env {name}" in command(*script, name, "--help")
+    command(*script, "evaluate", *SMALL, "--out", "results.json")
+    assert "1 of 1 workloads" in command(*module, "check", "results.json", "--sample", "1")
 
 
 def test_folders_of_the_repository_are_no_modules_of_their_own() -> None:
     pytest.importorskip("stable_baselines3")
+    evaluate = ["evaluate", *SMALL, "--out", str(tmp_path / "results.json")]
+    for arguments in (["list"], evaluate, ["train", "--help"], ["train", "ppo", "--help"]):
+        found = run("-c", NAMES_AFTER, *arguments, cwd=ROOT).splitlines()[-1]
+        assert found == "[]", arguments
     loaded = "import sys, laps_env.agents.ppo; print({'policies', 'agents'} & set(sys.modules))"
     assert run("-c", loaded, cwd=ROOT).strip() == "set()"
     for name in ("policies", "agents"):
