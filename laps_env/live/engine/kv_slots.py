@@ -61,8 +61,7 @@ AttentionMaskInterface.register("grouped", sdpa_mask)
 class SlotLayer(CacheLayerMixin):
     """One layer's keys and values, [count of slots, heads, length, width] each.
 
-    ``slots`` [batch], ``positions`` [batch, tokens] and ``visible`` say where the coming pass
-    writes and how far it reads; `SlotModel.forward` sets them.
+    `place` says where the coming pass writes and how far it reads.
     """
 
     keys: Tensor
@@ -72,10 +71,20 @@ class SlotLayer(CacheLayerMixin):
         super().__init__()
         self.count = count
         self.length = length
-        self.slots = torch.zeros(0, dtype=torch.long)
-        self.read: Tensor | slice = slice(0)
-        self.positions = torch.zeros(0, 0, dtype=torch.long)
-        self.visible = 0
+
+    def place(
+        self, slots: Tensor, positions: Tensor, visible: int, read: slice | None = None
+    ) -> None:
+        """Place the coming pass.
+
+        Args:
+            slots: Slot of each sequence, [batch].
+            positions: Where their tokens are written, [batch, tokens].
+            visible: Tokens of each slot that are read.
+            read: The same slots where they are neighbours, which need no copy then.
+        """
+        self.slots, self.positions, self.visible = slots, positions, visible
+        self.read: Tensor | slice = slots if read is None else read
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate at the first pass, when heads, width, type and device are known."""
@@ -98,6 +107,16 @@ class SlotLayer(CacheLayerMixin):
             self.keys[self.read, :, : self.visible],
             self.values[self.read, :, : self.visible],
         )
+
+    def stored(self, slot: int, length: int) -> StoredLayer:
+        """A copy on the host of a slot's first ``length`` entries."""
+        keys, values = (part[slot, :, :length] for part in (self.keys, self.values))
+        return keys.to("cpu", copy=True), values.to("cpu", copy=True)
+
+    def put_back(self, slot: int, stored: StoredLayer) -> None:
+        """Write what `stored` returned, into any slot."""
+        for part, own in zip((self.keys, self.values), stored, strict=True):
+            part[slot, :, : own.shape[1]] = own.to(part.device)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Keys under the mask, and the first of them."""
@@ -288,10 +307,7 @@ class SlotModel:
     ) -> Pass:
         """The pass itself: nothing in it depends on the values of its inputs, only on shapes."""
         for layer in self._layers:
-            layer.slots = slots
-            layer.read = slots if read is None else read
-            layer.positions = positions
-            layer.visible = visible
+            layer.place(slots, positions, visible, read)
         with self._linears:
             logits = self.model(
                 input_ids=tokens,
@@ -308,20 +324,13 @@ class SlotModel:
     @torch.inference_mode()
     def read(self, slot: int, length: int) -> list[StoredLayer]:
         """A copy on the host of a slot's first ``length`` entries, layer by layer."""
-        return [
-            (
-                layer.keys[slot, :, :length].to("cpu", copy=True),
-                layer.values[slot, :, :length].to("cpu", copy=True),
-            )
-            for layer in self._layers
-        ]
+        return [layer.stored(slot, length) for layer in self._layers]
 
     @torch.inference_mode()
     def write(self, slot: int, stored: Sequence[StoredLayer]) -> None:
         """Put back what `read` returned, into any slot."""
-        for layer, (keys, values) in zip(self._layers, stored, strict=True):
-            layer.keys[slot, :, : keys.shape[1]] = keys.to(layer.keys.device)
-            layer.values[slot, :, : values.shape[1]] = values.to(layer.values.device)
+        for layer, own in zip(self._layers, stored, strict=True):
+            layer.put_back(slot, own)
 
 
 def _stack(parts: Sequence[Tensor]) -> Tensor:

@@ -16,11 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from laps_env.live.engine.drafters import Drafter, DraftModel, PromptLookup
+from laps_env.live.engine.drafters import (
+    Choices,
+    Drafter,
+    DraftModel,
+    PromptLookup,
+    Slots,
+    Texts,
+)
 from laps_env.live.engine.engine import Generation, RoundResult, Stopping
 from laps_env.live.engine.head import HeadDrafter
 from laps_env.live.engine.loading import Pair
-from laps_env.live.engine.verification import longest_match
+from laps_env.live.engine.verification import Draft, longest_match
 from laps_env.live.prompts import Question, encode
 from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
 from laps_env.traces import AcceptanceTrace, TraceInfo
@@ -79,15 +86,16 @@ class _Conversation:
     recorded: list[Recorded] = field(default_factory=list)
 
 
-class _States:
+class _States(Drafter):
     """A drafter that also keeps the target's states of every sequence it drafts for."""
 
     def __init__(self, drafter: Drafter) -> None:
         self._drafter = drafter
         self._parts: dict[int, list[Tensor]] = {}
-        self.propose = drafter.propose
-        self.save = drafter.save
-        self.restore = drafter.restore
+
+    def propose(self, slots: Slots, texts: Texts, count: int, chosen: Choices) -> list[Draft]:
+        """What the drafter proposes."""
+        return self._drafter.propose(slots, texts, count, chosen)
 
     def of(self, slot: int) -> Tensor:
         """[tokens, width] of the sequence in this slot, all but its last token."""
