@@ -54,7 +54,7 @@ class Calibrate(OnModels):
 
         grid(BATCHES)  # refuses what is out of range before models are loaded
         with outputs(self.out, self.plot, overwrite=self.overwrite):
-            pair = self.load(self.dtype)
+            pair = self.load_models(self.dtype)
             gpu = pair.target.device.type == "cuda"
             calibrate(pair, grid(GPU_BATCHES if gpu else BATCHES), self.out, self.plot)
         return 0

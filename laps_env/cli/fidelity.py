@@ -68,7 +68,7 @@ class Fidelity(OnModels):
         if self.json == type(self).json:
             self.json.parent.mkdir(exist_ok=True)  # not in the repository
         with outputs(self.out, self.json, inputs=settings.prompts, overwrite=self.overwrite):
-            pair = self.load("float32")
+            pair = self.load_models("float32")
             with open_journal(self.json.with_suffix(".journal"), pair, settings) as journal:
                 command, told = self._command(), partial(print, flush=True)
                 result = compare(pair, settings, self.repetitions, journal, command, told)

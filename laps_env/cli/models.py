@@ -25,7 +25,7 @@ class OnModels(Command):
     threads: Count = None
     """Threads of torch on the CPU."""
 
-    def load(self, dtype: str) -> Pair:
+    def load_models(self, dtype: str) -> Pair:
         """The models, in this precision.
 
         Raises:

@@ -53,7 +53,7 @@ class Record(OnModels):
         recipe = Recipe(self.prompts, self.limit, self.longest, self.batch, self.draft_length)
         paths = trace_paths(self.out, self.name).values()
         with outputs(*paths, inputs=self.prompts, overwrite=self.overwrite):
-            pair = self.load("float32")
+            pair = self.load_models("float32")
             record_traces(pair, recipe, self.out, self.name, _watched)
         return 0
 
