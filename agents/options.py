@@ -7,10 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib.resources import files
-from typing import Any, Literal, TypeVar, get_args
+from itertools import product
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from laps_env.catalog import list_policies, list_scenarios
 from laps_env.utils.checks import check_count, check_one_of, check_positive, is_finite
+
+if TYPE_CHECKING:
+    from laps_env.workloads.predictors import PredictorError
+    from laps_env.workloads.scenarios import Scenario
 
 #: Error of length predictions: sd of log(predicted / true), as recorded, or the scenario's own.
 Error = float | Literal["recorded"] | None
@@ -32,7 +37,7 @@ class Traffic:
         loads: Shares of saturation.
 
     Raises:
-        ValueError: one of them is empty or out of range.
+        ValueError: One of them is empty or out of range.
     """
 
     scenario: tuple[str, ...] = ("mixed-serial-135m",)
@@ -50,6 +55,20 @@ class Traffic:
                 raise ValueError(f"predictor error: expected a finite number >= 0, got {error!r}")
         for load in self.loads:
             check_positive("loads", load)
+
+    def sources(self) -> list[tuple[Scenario, PredictorError]]:
+        """Each scenario with each error of its length predictions.
+
+        Raises:
+            ValueError: Recorded predictions of a scenario that has none.
+        """
+        from laps_env.workloads.scenarios import get_scenario  # compiles, which options must not
+
+        pairs = product(map(get_scenario, self.scenario), self.predictor_errors)
+        sources: list[tuple[Scenario, PredictorError]] = list(pairs)
+        for scenario, error in sources:
+            scenario.error_in_force(error)
+        return sources
 
     @property
     def combinations(self) -> int:
@@ -90,7 +109,7 @@ class PPOOptions(Traffic):
         trace: Lambda of the advantage, per round.
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: A value out of range.
     """
 
     curriculum: int = 0
@@ -158,7 +177,7 @@ class IndexOptions(Traffic):
         seed: Seed of the search; runs of different seeds share no workload.
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: A value out of range.
     """
 
     num_requests: int = 500
@@ -196,8 +215,8 @@ def usual_options(kind: type[Kind], **given: Any) -> Kind:
         **given: Options by name.
 
     Raises:
-        ValueError: an option out of range.
-        TypeError: an unknown option.
+        ValueError: An option out of range.
+        TypeError: An unknown option.
     """
     (algorithm,) = (name for name, known in ALGORITHMS.items() if known is kind)
     return kind(**hyperparameters(algorithm, given.get("scenario", kind().scenario)) | given)
@@ -230,7 +249,7 @@ class Budget:
     """When a run ends: after so many minutes of work, or after so many blocks.
 
     Raises:
-        ValueError: not one of both, or not above 0.
+        ValueError: Not one of both, or not above 0.
     """
 
     minutes: float | None = None
