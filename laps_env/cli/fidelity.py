@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_
 import shlex
 import sys
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import ClassVar
 
 from laps_env.cli.command import Count
 from laps_env.cli.models import OnModels
+from laps_env.utils.documents import write_document
 from laps_env.utils.files import outputs, write_beside
 
 
@@ -70,15 +70,11 @@ class Fidelity(OnModels):
         with outputs(self.out, self.json, inputs=settings.prompts, overwrite=self.overwrite):
             pair = self.load_models("float32")
             with open_journal(self.json.with_suffix(".journal"), pair, settings) as journal:
-                command, told = self._command(), partial(print, flush=True)
+                command = shlex.join(["laps-env", *sys.argv[1:]])
+                told = partial(print, flush=True)
                 result = compare(pair, settings, self.repetitions, journal, command, told)
-                rows = json_.dumps(raw(result), indent=1) + "\n"
-                write_beside(self.json, [rows.encode()])
+                write_document(self.json, "laps-env fidelity", 1, raw(result))
                 write_beside(self.out, [report(result).encode()])
                 journal.remove()
         print(f"\n{verdicts(result)}\n\nwritten: {self.out}, {self.json}")
         return 0
-
-    @staticmethod
-    def _command() -> str:
-        return shlex.join(["laps-env", *sys.argv[1:]])

@@ -339,8 +339,6 @@ def raw(result: Result) -> dict[str, Any]:
     """Content of the file of raw rows."""
     findings = result.findings
     return {
-        "format": "laps-env fidelity",
-        "version": 1,
         "simulator": SIMULATOR_VERSION,
         **result.about,
         "command": result.command,
