@@ -11,7 +11,13 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from laps_env.catalog import list_policies, list_scenarios
-from laps_env.utils.checks import check_count, check_one_of, check_positive, is_finite
+from laps_env.utils.checks import (
+    check_count,
+    check_not_negative,
+    check_one_of,
+    check_positive,
+    is_finite,
+)
 
 if TYPE_CHECKING:
     from laps_env.workloads.predictors import PredictorError
@@ -51,8 +57,8 @@ class Traffic:
         for scenario in self.scenario:
             check_one_of("scenario", scenario, list_scenarios())
         for error in self.predictor_errors:
-            if error not in (None, "recorded") and not (is_finite(error) and float(error) >= 0):
-                raise ValueError(f"predictor error: expected a finite number >= 0, got {error!r}")
+            if error not in (None, "recorded"):
+                check_not_negative("predictor error", error)
         for load in self.loads:
             check_positive("loads", load)
 
@@ -143,8 +149,7 @@ class PPOOptions(Traffic):
             check_count(name, getattr(self, name), least=0)
         for name in ("learning_rate", "clip", "horizon", "exploration"):
             check_positive(name, getattr(self, name))
-        if not (is_finite(self.entropy) and self.entropy >= 0):
-            raise ValueError(f"entropy: expected a finite number >= 0, got {self.entropy!r}")
+        check_not_negative("entropy", self.entropy)
         if not (is_finite(self.trace) and 0 <= self.trace <= 1):
             raise ValueError(f"trace: expected a number from 0 to 1, got {self.trace!r}")
         if self.teacher not in ("none", *list_policies()):
@@ -192,8 +197,7 @@ class IndexOptions(Traffic):
             check_count(name, getattr(self, name))
         check_count("cells", self.cells, optional=True)
         check_count("seed", self.seed, least=0)
-        if not (is_finite(self.tail) and self.tail >= 0):
-            raise ValueError(f"tail: expected a finite number >= 0, got {self.tail!r}")
+        check_not_negative("tail", self.tail)
 
     def score(self, log_ratios: Sequence[float]) -> float:
         """Log ratio of mean latency, and ``tail`` times that of the p99 latency."""

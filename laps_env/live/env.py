@@ -28,6 +28,7 @@ from laps_env.sim.loops import (
     open_scores,
     open_sequential,
 )
+from laps_env.utils.checks import check_one_of
 from laps_env.utils.splits import as_split
 from laps_env.workloads import Workload
 from laps_env.workloads.length_model import LengthModel
@@ -117,8 +118,7 @@ class LiveRow(SpecDecodeReplayVectorEnv):
         clock: Clock = "measured",
         **options: Any,
     ) -> None:
-        if clock not in get_args(Clock):
-            raise ValueError(f"clock: expected one of {get_args(Clock)}, got {clock!r}")
+        check_one_of("clock", clock, get_args(Clock))
         if options.get("predictor_error") is not None:
             raise ValueError(
                 "predictor_error: expected none on a live server, where nobody knows the true "
