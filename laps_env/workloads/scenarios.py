@@ -33,7 +33,7 @@ from laps_env.workloads.arrivals import (
     Poisson,
     RecordedArrivals,
 )
-from laps_env.workloads.generator import WorkloadFamily
+from laps_env.workloads.generator import draw_workload
 from laps_env.workloads.predictors import RECORDED, LengthPredictor, PredictorError, make_predictor
 from laps_env.workloads.requests import GeneratedRequests, RecordedRequests, RequestSource
 
@@ -110,9 +110,16 @@ class Scenario:
         check_count("episode", episode, least=0, most=2**32 - 1)
         error = self.error_in_force(predictor_error)
         predictor = None if error == RECORDED else make_predictor(error)
-        family = WorkloadFamily(self.requests, self.arrivals, predictor)
-        mean_gap_s = self.mean_gap_s(load, split)
-        return family.draw(as_split(split), seed, episode, num_requests, mean_gap_s)
+        return draw_workload(
+            self.requests,
+            self.arrivals,
+            predictor,
+            mean_gap_s=self.mean_gap_s(load, split),
+            split=as_split(split),
+            seed=seed,
+            episode=episode,
+            num_requests=num_requests,
+        )
 
     def error_in_force(
         self, predictor_error: PredictorError
