@@ -63,12 +63,7 @@ def law_table(options: PPOOptions) -> tuple[Floats, list[int]]:
 
 
 class PPOTrainer:
-    """Trains a queue policy, block by block.
-
-    Args:
-        options: Options of the training.
-        folder: Folder of checkpoints and logs.
-    """
+    """Trains a queue policy, block by block; its logs go to the folder of the run."""
 
     def __init__(self, options: PPOOptions, folder: Path) -> None:
         self.options, self.folder = options, folder

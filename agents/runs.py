@@ -84,13 +84,7 @@ def about_run(options: Options) -> dict[str, Any]:
 
 
 class Run:
-    """A run in its folder.
-
-    Args:
-        options: Options of what is trained.
-        folder: Folder of this run.
-        journal: Journal of this run, open.
-    """
+    """A run in its folder, with its open journal."""
 
     def __init__(self, options: Options, folder: Path, journal: Journal) -> None:
         self.options, self.folder, self.journal = options, folder, journal

@@ -139,12 +139,11 @@ class LiveRow(SpecDecodeReplayVectorEnv):
         )
         options |= {"autoreset_mode": AutoresetMode.DISABLED}
         super().__init__(1, scenario=replace(named, requests=self.requests), **options)
-        longest = max(len(p.tokens) for p in (*self.requests.train, *self.requests.test))
         self.pair = pair
         self.clock = clock
         self.engine = pair.engine(
             slots=self.options.slots,
-            length=longest + max_new_tokens + MAX_DRAFT_LENGTH + 1,
+            length=self.requests.longest + max_new_tokens + MAX_DRAFT_LENGTH + 1,
             decoding=decoding,
         )
         self.generations: list[Generation] = []

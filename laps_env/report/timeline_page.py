@@ -21,10 +21,6 @@ MOST_REQUESTS = 400
 def comparison_page(timelines: list[Timeline], title: str) -> str:
     """The page: a panel per timeline, one clock for all; it loads nothing.
 
-    Args:
-        timelines: Timelines of the same requests.
-        title: Title of the page.
-
     Raises:
         ValueError: No timeline, or timelines of different requests.
     """

@@ -50,11 +50,7 @@ class HeadConfig:
 
 
 class DraftHead(nn.Module):
-    """The layer itself, with weights in float32.
-
-    Args:
-        config: Sizes of the head.
-    """
+    """The layer itself, with weights in float32."""
 
     frequent: Tensor  # [frequent tokens] their ids in the target's vocabulary
 
