@@ -128,9 +128,10 @@ def generate(
 def choose(logits: Tensor, slots: list[Text | None], rng: torch.Generator) -> list[int]:
     """The next token of every slot [batch]."""
     chosen = logits.argmax(-1)
-    warm = [slot for slot, text in enumerate(slots) if text is not None and text.temperature > 0]
+    heat = {slot: text.temperature for slot, text in enumerate(slots) if text is not None}
+    warm = [slot for slot, temperature in heat.items() if temperature > 0]
     if warm:
-        temperatures = torch.tensor([slots[slot].temperature for slot in warm])[:, None]
+        temperatures = torch.tensor([heat[slot] for slot in warm])[:, None]
         chances = (logits[warm].float() / temperatures).softmax(-1)
         chosen[warm] = torch.multinomial(chances, 1, generator=rng)[:, 0]
     return chosen.tolist()
