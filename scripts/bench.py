@@ -100,7 +100,7 @@ class VectorLoop:
             uniform = self.rng.random(self.actions.size)
             random_valid_actions(self.info["action_mask"], uniform, self.actions)
             observation, _, _, _, self.info = self.env.step(self.actions)
-            rounds += np.count_nonzero(self.info["round"])
+            rounds += int(np.count_nonzero(self.info["round"]))
             if step % 100 == 0:
                 self.occupied.append(observation["queue"][:, :, OCCUPIED].sum(axis=1).mean())
         return float(steps * self.actions.size), float(rounds), time.perf_counter() - start

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
@@ -58,7 +59,7 @@ def convert(gguf: Path, folder: Path) -> None:
     )
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # transformers leaves such a model marked as quantised and will not save it
-    config = model.config
+    config: Any = model.config
     del config.quantization_config
     plain = LlamaForCausalLM(config)
     plain.load_state_dict(model.state_dict())

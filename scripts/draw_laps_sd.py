@@ -32,7 +32,8 @@ def play() -> tuple[Any, list[tuple[int, float, float, bool]], list[list[tuple[i
     policy = policies.make("laps_sd", SCENARIO)
     observation, _ = env.reset(seed=SEED)
     state, over = None, False
-    rounds, rates = [], [[] for _ in range(REQUESTS)]
+    rounds: list[tuple[int, float, float, bool]] = []
+    rates: list[list[tuple[int, float, bool]]] = [[] for _ in range(REQUESTS)]
     while not over:
         action, state = policy.predict(observation, state)
         number = int(observation["queue"][action, ARRIVAL_NUMBER])
@@ -66,10 +67,10 @@ def draw() -> Figure:
     handles = [Line2D([], [], color=color, linewidth=7) for color in names.values()]
     figure.legend(handles, list(names), loc="outside upper center", ncols=3, frameon=False)
     for seen in rates:
-        count, rate, stable = (np.array(part) for part in zip(*seen, strict=True))
+        count, rate, is_stable = (np.array(part) for part in zip(*seen, strict=True))
         lower.plot(count, rate, color=WAITING, linewidth=1, zorder=1)
         for known, color in ((False, UNCERTAIN), (True, STABLE)):
-            chosen = stable == known
+            chosen = is_stable == known
             lower.scatter(count[chosen], rate[chosen], s=5, color=color, zorder=2)
     lower.set_xscale("log")
     lower.set_xlabel("rounds that a request has had")
