@@ -98,7 +98,12 @@ def of_steps(env: Any, seed: int, policy: Any = None, steps: int = 400) -> str:
 def of_environments() -> dict[str, str]:
     found = {}
     for scenario in ("mixed-serial-135m", "chat-batch8-8b", "pressure-batch8-135m"):
-        options = {"scenario": scenario, "load": LOAD, "num_requests": 12, "slots": 10}
+        options: dict[str, Any] = {
+            "scenario": scenario,
+            "load": LOAD,
+            "num_requests": 12,
+            "slots": 10,
+        }
         for env_id in laps_env.REPLAY_IDS:
             env = gym.make(env_id, disable_env_checker=True, **options)
             found[f"{env_id} {scenario}"] = of_steps(env, 3)

@@ -152,10 +152,10 @@ def test_a_scenario_without_a_measured_saturation_has_no_load() -> None:
 
 
 def test_unknown_arguments_are_refused() -> None:
-    with pytest.raises(TypeError, match="sots"):
-        SpecDecodeReplay(sots=3)
-    with pytest.raises(TypeError, match="num_envs"):
-        SpecDecodeReplay(num_envs=3)
+    for name in ("sots", "num_envs"):
+        unknown: dict[str, Any] = {name: 3}
+        with pytest.raises(TypeError, match=name):
+            SpecDecodeReplay(**unknown)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from result_rows import make_results as document
@@ -14,7 +15,7 @@ from laps_env.evaluation.results import Results, Row, write_results
 from laps_env.report.leaderboard import leaderboard, leaderboard_table
 
 
-def row(policy: str, load: float, mean: float, p99: float, **other: object) -> Row:
+def row(policy: str, load: float | str, mean: float, p99: float, **other: Any) -> Row:
     return make_row(policy, mean, p99, load=load, **other)
 
 

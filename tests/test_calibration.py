@@ -145,6 +145,7 @@ from laps_env.live.engine.loading import Pair  # noqa: E402
 from laps_env.live.measure.calibration import (  # noqa: E402
     TERMS,
     Grid,
+    Kind,
     Sample,
     compare,
     errors,
@@ -175,11 +176,12 @@ def synthetic(rng: np.random.Generator | None = None) -> list[Sample]:
         )
         swapping = COST.swap_request_ns * batch + COST.swap_token_ns * kv
         computing = COST.target_token_ns * kv + COST.prefill_request_ns * batch
-        for kind, caches, work in (
-            ("decode", 0.0, {}),
-            ("prefill", computing, {"prefill": kv, "prefills": batch}),
-            ("restore", swapping, {"swaps": batch, "swapped": kv}),
-        ):
+        caches_of: dict[Kind, tuple[float, dict[str, int]]] = {
+            "decode": (0.0, {}),
+            "prefill": (computing, {"prefill": kv, "prefills": batch}),
+            "restore": (swapping, {"swaps": batch, "swapped": kv}),
+        }
+        for kind, (caches, work) in caches_of.items():
             done = Work(**dict.fromkeys(Work._fields, 0) | drafting | verifying | work)
             parts = (caches * noise(), draft, verify)
             whole = sum(parts) + COST.overhead_ns

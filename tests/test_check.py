@@ -39,7 +39,12 @@ def test_a_results_file_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def of_rows(**values: Any) -> Callable[[dict[str, Any]], None]:
     """A change of all rows."""
-    return lambda results: [row.update(values) for row in results["rows"]] and None
+
+    def change(results: dict[str, Any]) -> None:
+        for row in results["rows"]:
+            row.update(values)
+
+    return change
 
 
 def of_first(**values: Any) -> Callable[[dict[str, Any]], None]:

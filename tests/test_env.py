@@ -177,7 +177,9 @@ def test_the_environment_equals_the_reference() -> None:
                 expected = reference.step_priorities(list(-scores))
                 result = env.step(scores)
             else:
-                action = int(rng.choice([*pair.valid_actions(), rng.integers(pair.slots + 1)]))
+                action = int(
+                    rng.choice(np.append(pair.valid_actions(), rng.integers(pair.slots + 1)))
+                )
                 expected = reference.step(action)
                 result = env.step(action)
             observation, reward, terminated, truncated, info = result

@@ -40,7 +40,7 @@ MANY = 200_000
 
 
 def gaps_of(process: ArrivalProcess, seed: int = 0, count: int = MANY) -> npt.NDArray[np.float64]:
-    return process.gaps(make_key("train", seed), 0, count, False)
+    return process.gaps(make_key(Split.TRAIN, seed), 0, count, Split.TRAIN)
 
 
 @pytest.mark.parametrize(
@@ -101,14 +101,14 @@ def test_recorded_arrivals_keep_their_pattern_and_their_halves() -> None:
         assert gaps[:50].mean() == pytest.approx(1.0)
     scenario = get_scenario("chat-serial-8b").with_arrivals(recorded)
     played = scenario.workload(load="recorded", num_requests=30, seed=4)
-    rows = recorded.rows(make_key("train", 4), 0, 30, Split.TRAIN)
+    rows = recorded.rows(make_key(Split.TRAIN, 4), 0, 30, Split.TRAIN)
     inner = rows[1:] > 0
     np.testing.assert_allclose(
         np.diff(played.arrival_ns)[inner], (times[rows[1:]] - times[rows[:-1]])[inner], atol=1
     )
     lengths = scenario.with_lengths_of(recorded)
     assert np.isnan(lengths.saturation_rps)
-    drawn = lengths.requests.draw(make_key("train", 4), 0, 30, Split.TRAIN)
+    drawn = lengths.requests.draw(make_key(Split.TRAIN, 4), 0, 30, Split.TRAIN)
     np.testing.assert_array_equal(drawn.prompt_tokens, trace.prompt_tokens[rows])
     np.testing.assert_array_equal(drawn.output_tokens, trace.output_tokens[rows])
 
@@ -158,7 +158,7 @@ def test_bad_arrivals(spec: dict[str, Any], error: type[Exception], message: str
 @pytest.mark.parametrize("sd", [0.0, 0.2, 1.0])
 def test_the_lognormal_predictor_is_as_good_as_it_says(sd: float) -> None:
     lengths = np.random.default_rng(0).integers(1, 2000, 20_000)
-    predicted = LogNormalPredictor(sd).predict(make_key("train", 0), 0, lengths)
+    predicted = LogNormalPredictor(sd).predict(make_key(Split.TRAIN, 0), 0, lengths)
     error = np.log(predicted / lengths)
     assert error.mean() == pytest.approx(0, abs=4 * sd / np.sqrt(lengths.size) + 1e-12)
     assert error.std() == pytest.approx(sd, rel=0.03, abs=1e-12)
@@ -171,7 +171,7 @@ def test_the_bucket_predictor_is_as_good_as_it_says(accuracy: float) -> None:
     predictor = BucketPredictor(BUCKETS.edges, accuracy)
     edges = np.array(predictor.edges)
     lengths = np.random.default_rng(0).integers(1, 5000, 20_000)
-    predicted = predictor.predict(make_key("train", 0), 0, lengths)
+    predicted = predictor.predict(make_key(Split.TRAIN, 0), 0, lengths)
     middles = np.sqrt(edges[:-1] * edges[1:])
     right = np.clip(np.digitize(lengths, edges) - 1, 0, middles.size - 1)
     said = np.argmin(np.abs(np.log(predicted)[:, None] - np.log(middles)), axis=1)

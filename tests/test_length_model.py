@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from laps_env.live.prompts import RECORDED_PARTS, partition, read_questions
+from laps_env.live.prompts import RECORDED_PARTS, Part, partition, read_questions
 from laps_env.traces import AcceptanceTrace, TraceInfo
 from laps_env.workloads.length_model import PLAIN_FEATURES, WORD_BUCKETS, LengthModel
 
@@ -24,6 +24,8 @@ def load_script() -> Any:
     spec = importlib.util.spec_from_file_location(
         "fit_lengths", ROOT / "scripts" / "fit_lengths.py"
     )
+    assert spec is not None
+    assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = script  # dataclasses look there
     spec.loader.exec_module(script)
@@ -214,7 +216,7 @@ def write_prompts(path: Path) -> Path:
     return path
 
 
-def record(prompts: Path, part: str) -> AcceptanceTrace:
+def record(prompts: Path, part: Part) -> AcceptanceTrace:
     """A trace of the part with its last question left out; every answer has 5 .. 60 tokens."""
     questions = partition(read_questions([prompts]))[part][:-1]
     asked = [(k, q) for k, q in enumerate(questions) for _ in q.turns]
@@ -255,10 +257,11 @@ def test_the_script_writes_the_model_and_both_traces(tmp_path: Path) -> None:
     model = LengthModel.load(where["out"])
     card = json.loads(where["out"].read_text())["card"]
     parts = partition(read_questions(where["prompts"]))
-    for part, name in (("train", "train"), ("test", "test")):
-        trace = AcceptanceTrace.load(where[f"{name}_path"])
+    both: tuple[Part, ...] = ("train", "test")
+    for part in both:
+        trace = AcceptanceTrace.load(where[f"{part}_path"])
         assert trace.predicted_tokens is not None
-        assert card["requests"][name] == trace.num_requests
+        assert card["requests"][part] == trace.num_requests
         data = script.read_answered(trace, parts[part], part)
         if part == "test":
             assert (predict(model, data, 320) == trace.predicted_tokens).all()

@@ -139,6 +139,7 @@ def test_a_draft_with_other_padding_gets_the_target_s_logits(tmp_path: Path, tok
     target = save_model(tmp_path / "target", words, tokens=30)
     draft = save_model(tmp_path / "draft", words, tokens=tokens, tie_word_embeddings=tokens == 20)
     pair = load_pair(target, draft, device="cpu")
+    assert isinstance(pair.draft, transformers.PreTrainedModel)
     with torch.no_grad():
         logits = pair.draft(torch.tensor([[3, 4, 29]])).logits
     assert logits.shape == (1, 3, 30)
@@ -151,7 +152,9 @@ def test_a_draft_with_other_padding_gets_the_target_s_logits(tmp_path: Path, tok
 
 
 def test_dtype_and_device(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load_pair(folder, folder, device="cpu", dtype="bfloat16").draft.dtype == torch.bfloat16
+    draft = load_pair(folder, folder, device="cpu", dtype="bfloat16").draft
+    assert isinstance(draft, transformers.PreTrainedModel)
+    assert draft.dtype == torch.bfloat16
     with pytest.raises(ValueError, match=r"dtype: expected one of \['auto', .*, got 'int8'"):
         load_pair(folder, PROMPT_LOOKUP, dtype="int8")
     for device in ("tpu", "cuda:x", "cpu:0", ""):
@@ -214,7 +217,10 @@ def change_config(**members: Any) -> Callable[[Path], None]:
 
 
 def cut(name: str, size: int) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size])
+    def spoil(folder: Path) -> None:
+        (folder / name).write_bytes((folder / name).read_bytes()[:size])
+
+    return spoil
 
 
 def pickled_weights(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -50,13 +51,13 @@ from laps_env.workloads import Workload
 from laps_env.workloads.arrivals import RecordedArrivals
 from laps_env.workloads.scenarios import Scenario, get_scenario, list_scenarios
 
-Row = dict[int, float]
+Row = Mapping[int, float]
 Observation = dict[str, np.ndarray[Any, Any]]
 
 RULES = list_rules()
 
 
-def observe(rows: list[Row], server: Row | None = None) -> Observation:
+def observe(rows: Sequence[Row], server: Row | None = None) -> Observation:
     """An observation of these requests, in order of arrival unless they say otherwise."""
     queue = np.zeros((len(rows), len(QUEUE_COLUMNS)), np.float32)
     for i, row in enumerate(rows):
@@ -139,7 +140,7 @@ def test_las_serves_the_queue_of_least_attained_service() -> None:
 def test_fastserve_joins_demotes_and_promotes() -> None:
     # prefill costs 21 us a token: 1,000 tokens want a quantum of 40 ms, the third queue's
     fastserve = policies.make("fastserve", "chat-serial-8b")
-    rows = [
+    rows: list[Row] = [
         {PROMPT_TOKENS: 1000},
         {PROMPT_TOKENS: 10, ATTAINED_S: 0.031},  # used up 10 and 20 ms: third queue
         {PROMPT_TOKENS: 10, ATTAINED_S: 0.029},  # used up 10 ms: second queue
@@ -158,13 +159,13 @@ def test_fastserve_joins_demotes_and_promotes() -> None:
 def test_vllm_ltr_promotes_for_ten_rounds() -> None:
     ltr = policies.make("vllm_ltr")
     rows: list[Row] = [{PREDICTED_TOKENS: p} for p in (10, 20, 90)]
-    rows[2] |= {IDLE_ROUNDS: 199, ROUNDS: 4}
+    rows[2] = {PREDICTED_TOKENS: 90, IDLE_ROUNDS: 199, ROUNDS: 4}
     assert order_of(ltr, observe(rows)) == [0, 1, 2]
-    rows[2] |= {IDLE_ROUNDS: 200}
+    rows[2] = {PREDICTED_TOKENS: 90, IDLE_ROUNDS: 200, ROUNDS: 4}
     assert order_of(ltr, observe(rows)) == [2, 0, 1]
     _, state = ltr.predict(observe(rows))
     for rounds, order in ((13, [2, 0, 1]), (14, [0, 1, 2])):
-        rows[2] |= {IDLE_ROUNDS: 0, ROUNDS: rounds}
+        rows[2] = {PREDICTED_TOKENS: 90, IDLE_ROUNDS: 0, ROUNDS: rounds}
         assert order_of(ltr, observe(rows), state) == order
 
 
@@ -462,8 +463,10 @@ def test_the_play_meets_pressure_pre_emption_and_promotion() -> None:
     assert requests["recomputed_tokens"].sum() > 100
     scenario, slots = SETTINGS["serial"]
     workload = scenario.workload(load=1.3, num_requests=40, split="validation", seed=4)
-    requests = serve(policies.make("fastserve", scenario), workload, scenario, slots=slots)
-    assert requests.requests()["longest_idle_ns"].max() > 3e9
+    requests = serve(
+        policies.make("fastserve", scenario), workload, scenario, slots=slots
+    ).requests()
+    assert requests["longest_idle_ns"].max() > 3e9
 
 
 def test_predict_takes_a_vector_and_forgets_an_ended_episode() -> None:

@@ -37,7 +37,7 @@ def raising(traffic: Any) -> Any:
 )
 def test_a_wrong_member_is_named(members: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        RuleSpec(**{"name": "mine", "title": "", "rule": earliest} | members)
+        RuleSpec(**dict[str, Any](name="mine", title="", rule=earliest) | members)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,9 @@ def test_a_parameter_beyond_its_range_is_said() -> None:
 
 
 def test_a_cost_that_would_wrap_the_clock_is_refused() -> None:
-    costs = dict.fromkeys(CostModel.__dataclass_fields__.keys() - {"source"}, LARGEST_NS)
+    costs: dict[str, Any] = dict.fromkeys(
+        CostModel.__dataclass_fields__.keys() - {"source"}, LARGEST_NS
+    )
     CostModel(**costs)
     with pytest.raises(ValueError, match=r"draft_step_ns: expected a number in 0 .. 1e\+12"):
         CostModel(**costs | {"draft_step_ns": 1e17})

@@ -148,8 +148,8 @@ def test_a_policy_from_a_script_serves_after_a_copy() -> None:
     scenario = get_scenario("demo")
     workload = scenario.workload(load=2.0, num_requests=6)
     policy = policies.make("gittins", scenario)
-    served = [
+    one, other = (
         serve(p, workload, scenario).requests()["completion_ns"]
         for p in (policy, copy.deepcopy(policy))
-    ]
-    np.testing.assert_array_equal(*served)
+    )
+    np.testing.assert_array_equal(one, other)

@@ -38,6 +38,7 @@ def test_recorded_traces(name: str) -> None:
         assert trace.observed_share == 1.0
         assert trace.prompt_tokens.min() > 0
         assert trace.predicted_tokens is not None
+        assert trace.group is not None
         assert trace.num_requests > len(np.unique(trace.group))  # second turns are there
 
 
@@ -79,6 +80,7 @@ def test_default_scenarios_are_recorded(name: str) -> None:
         scenario.workload(load=0.9, num_requests=400, split=tag) for tag in ("test", "train")
     )
     shares = np.bincount(final.category) / final.num_requests
+    assert scenario.requests.weights is not None
     wanted = np.array(scenario.requests.weights) / np.sum(scenario.requests.weights)
     assert np.abs(shares - wanted).max() < 0.1
     predicted = set(final.predicted_tokens.tolist()) & set(train.predicted_tokens.tolist())

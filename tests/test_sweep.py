@@ -156,7 +156,8 @@ def hangs_on_its_first_machine(path: Path) -> str:
 @pytest.mark.slow
 def test_what_fails_or_is_lost_is_tried_again(cluster: Any, tmp_path: Path) -> None:
     ray.init(address=cluster.address, log_to_driver=False)
-    tasks, done = Tasks(attempts=2, cores=1), []
+    tasks = Tasks(attempts=2, cores=1)
+    done: list[Any] = []
     tasks.start(fails_once, tmp_path / "tried", done=done.append)
     tasks.start(fails, done=done.append)
     errors = list(tasks.collect())

@@ -5,6 +5,7 @@ import pickle
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -267,7 +268,7 @@ INT = np.int64
         ({"committed": np.array([3, 1, 1, 2, 1], np.uint8)},
          r"request 1, committed\[1\]: expected 1 by accepted_length and schedule, got 2"),
         ({"categories": ("x", 3)}, "categories: expected distinct names"),
-        ({"info": TraceInfo("d", "t", consistent=1)},
+        ({"info": TraceInfo("d", "t", consistent=cast(bool, 1))},
          "info.consistent: expected true or false, got 1"),
         ({"info": TraceInfo("d", "t", decoding={"temperature": float("nan")})}, "header: expected"),
     ],

@@ -77,7 +77,8 @@ def test_equals_single_environments(mode: AutoresetMode, variant: str, interface
         ended = result[2] | result[3]
         episodes += ended
         if mode == AutoresetMode.DISABLED and ended.any():
-            for seed in (None, [int(rng.integers(99)) for _ in range(ENVS)]):
+            seeds: list[int | None] = [int(rng.integers(99)) for _ in range(ENVS)]
+            for seed in (None, seeds):
                 options = {"reset_mask": ended.copy()}
                 fresh = native.reset(seed=seed, options=dict(options))
                 assert_same(fresh, singles.reset(seed=seed, options=dict(options)), "masked reset")

@@ -53,7 +53,7 @@ def test_philox_gives_the_published_answers(
 
 
 def test_uniforms_and_normals_have_their_moments() -> None:
-    key = make_key("train", 0)
+    key = make_key(Split.TRAIN, 0)
     u = np.array([uniforms(key, 0, 0, i, b) for i, b in product(range(2000), range(5))])
     z = np.array([normals(key, 1, 0, i, b) for i, b in product(range(2000), range(5))])
     assert ((u > 0) & (u < 1)).all()
@@ -67,7 +67,7 @@ def test_uniforms_and_normals_have_their_moments() -> None:
 def test_addresses_are_disjoint() -> None:
     keys = {tuple(make_key(tag, seed)) for tag in Split for seed in range(3000)}
     assert len(keys) == len(Split) * 3000
-    key = make_key("test", 2**40)
+    key = make_key(Split.TEST, 2**40)
     draws = [
         uniforms(key, stream, episode, request, block)
         for stream, episode, request, block in product(range(4), repeat=4)
