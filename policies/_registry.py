@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from importlib import import_module
 from importlib.resources import as_file, files
@@ -13,7 +14,7 @@ import numpy as np
 from laps_env.catalog import TUNED, list_learned, list_policies, tuning_results
 from laps_env.policies.base.policy import Policy
 from laps_env.policies.base.rule_from_file import file_of, is_rule_file, rule_from_file
-from laps_env.policies.base.rule_spec import RuleSpec
+from laps_env.policies.base.rule_spec import Floats, Parameter, RuleSpec
 from laps_env.policies.base.traffic_model import fit_traffic_model
 from laps_env.policies.networks.model_file import (
     CARD,
@@ -84,6 +85,10 @@ def _rule_of_others(name: Any, scenario: str) -> RuleSpec:
         return rule_from_file(name)
     if isinstance(name, str) and is_model(name):
         return load_rule(name, name, scenario)
+    if isinstance(name, str) and name.endswith(".py"):
+        raise ValueError(
+            f"policy: expected the name of the RuleSpec behind the file, {name}:NAME; got {name!r}"
+        )
     raise ValueError(
         f"policy: expected one of {', '.join(list_policies())}, each with or without "
         f"+{SMARTSPEC}; got {name!r}"
@@ -146,12 +151,30 @@ def _fill_in(
 ) -> Policy:
     """A rule with its defaults, these settings, and the laws of the scenario that it needs."""
     values = _replaced(name, {p.name: float(p.default) for p in spec.parameters}, settings)
+    _warn_of_ranges(name, spec.parameters, values)
     params = np.array(list(values.values()), np.float64)
     if spec.fitted is not None:
-        traffic = fit_traffic_model(scenario, predictor_error)
-        params = np.concatenate([params, spec.fitted(traffic)])
+        params = np.concatenate([params, _fitted(name, spec, scenario, predictor_error)])
     categories = scenario.requests.categories if spec.by_category else None
     return Policy(name, spec, values, params, categories=categories)
+
+
+def _fitted(
+    name: str, spec: RuleSpec, scenario: Scenario, predictor_error: PredictorError
+) -> Floats:
+    """The constants that a rule makes of its scenario's traffic."""
+    assert spec.fitted is not None  # the caller asked
+    try:
+        constants = np.asarray(spec.fitted(fit_traffic_model(scenario, predictor_error)), float)
+    except Exception as error:  # whatever somebody's function raises
+        raise ValueError(
+            f"{name}: fitted: expected constants, got {type(error).__name__}: {error}"
+        ) from error
+    if constants.ndim != 1 or not np.isfinite(constants).all():
+        raise ValueError(
+            f"{name}: fitted: expected finite numbers [n], got {constants.shape} {constants!r:.80}"
+        )
+    return constants
 
 
 def _replaced(name: str, values: dict[str, float], settings: dict[str, float]) -> dict[str, float]:
@@ -162,6 +185,17 @@ def _replaced(name: str, values: dict[str, float], settings: dict[str, float]) -
     if not all(isinstance(value, bool) or is_finite(value) for value in settings.values()):
         raise ValueError(f"{name}: expected finite parameters, got {settings}")
     return values | {key: float(value) for key, value in settings.items()}
+
+
+def _warn_of_ranges(name: str, parameters: tuple[Parameter, ...], values: dict[str, float]) -> None:
+    """Say where a value is beyond those that make sense, as far as anybody has tried."""
+    for p in parameters:
+        if not p.low <= values[p.name] <= p.high:
+            warnings.warn(
+                f"{name}: {p.name}: expected {p.low:g}..{p.high:g}, the range that it is tuned in, "
+                f"got {values[p.name]:g}",
+                stacklevel=4,
+            )
 
 
 def with_settings(policy: Policy, **settings: float) -> Policy:

@@ -226,7 +226,7 @@ def test_a_rule_that_cannot_be_imported_says_why_in_a_line(
         ("none.py:spec", "policy: expected a file with a rule, got none.py"),
         ("mine.py:rule_of_mine", "expected a RuleSpec of that name in the file, got None"),
         ("mine.py:number", "expected a RuleSpec of that name in the file, got 3"),
-        ("mine.py", "policy: expected one of"),
+        ("mine.py", "expected the name of the RuleSpec behind the file, mine.py:NAME"),
         ("json.py:spec", "expected a file that is named like no other module"),
         ("antigravity.py:spec", "expected a file that is named like no other module"),
     ],

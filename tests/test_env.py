@@ -237,3 +237,13 @@ def test_every_default_is_in_the_signature() -> None:
         assert single[name].default == vector[name].default, name
     kinds = {p.kind for name, p in [*single.items(), *vector.items()] if name in options}
     assert kinds == {inspect.Parameter.KEYWORD_ONLY}
+
+
+def test_the_live_environment_has_the_defaults_of_the_replay() -> None:
+    live = pytest.importorskip("laps_env.live.env").SpecDecodeLive
+    found = inspect.signature(live.__init__).parameters
+    assert found["scenario"].default == "demo"
+    replayed = inspect.signature(SpecDecodeReplay.__init__).parameters
+    # Nobody knows the true length there, so predictions have no error to set.
+    for name in replayed.keys() - {"self", "scenario", "predictor_error"}:
+        assert found[name].default == replayed[name].default, name

@@ -154,16 +154,16 @@ def test_predictions_do_not_come_from_the_truth() -> None:
     [
         (
             {"clock": "sundial"},
-            r"clock: expected one of \('measured', 'calibrated'\), got 'sundial'",
+            r"clock: expected one of measured, calibrated; got 'sundial'",
         ),
-        ({"predictor_error": 0.3}, "predictor_error: expected none on a live server.* got 0.3"),
+        ({"predictor_error": 0.3}, "unexpected keyword argument 'predictor_error'"),
         ({"temperature": -1.0}, "temperature: expected a number >= 0, got -1.0"),
         ({"max_new_tokens": 120}, r"prompt demo_prompts/\d+: expected at most -?\d+ tokens"),
         ({"prompts": ("nowhere.jsonl",)}, "nowhere.jsonl"),
     ],
 )
 def test_bad_arguments(options: dict[str, Any], message: str) -> None:
-    with pytest.raises((ValueError, OSError), match=message):
+    with pytest.raises((ValueError, OSError, TypeError), match=message):
         live(**options)
 
 

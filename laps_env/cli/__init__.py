@@ -5,6 +5,7 @@ Modules of sub-commands are light: what does their work is imported when they ru
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -59,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         command = parse(COMMANDS[name], rest, f"laps-env {name}")
         status = command.run()
+    except BrokenPipeError:  # whoever read has seen enough, `| head` for one
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
     except (ImportError, MemoryError, OSError, ValueError) as error:
         status = _failed(str(error), name)
     except KeyboardInterrupt as interrupted:

@@ -42,7 +42,7 @@ class EnvOptions:
         for name in ("num_requests", "slots"):  # what an observation counts exactly
             check_count(name, getattr(self, name), most=int(MAX_COUNT))
         check_count("queue_limit", self.queue_limit, optional=True)
-        check_positive("reward_scale", self.reward_scale)
+        object.__setattr__(self, "reward_scale", check_positive("reward_scale", self.reward_scale))
         if self.time_limit_s is not None:
             check_positive("time_limit_s", self.time_limit_s)
         if self.interface not in INTERFACES:

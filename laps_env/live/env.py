@@ -28,10 +28,11 @@ from laps_env.sim.loops import (
     open_scores,
     open_sequential,
 )
-from laps_env.utils.splits import as_split
+from laps_env.utils.checks import check_one_of
+from laps_env.utils.splits import Split, as_split
 from laps_env.workloads import Workload
 from laps_env.workloads.length_model import LengthModel
-from laps_env.workloads.scenarios import get_scenario
+from laps_env.workloads.scenarios import Scenario, get_scenario
 
 Clock = Literal["measured", "calibrated"]
 
@@ -66,8 +67,10 @@ class SpecDecodeLive(SpecDecodeReplay):
         temperature, top_p: Choice of tokens; temperature 0 is greedy, and only greedy texts do not
             depend on the schedule's draft lengths.
         clock: Clock of the rounds, ``"measured"`` or ``"calibrated"``, see Description.
-        **options: Options of `SpecDecodeReplay`; ``predictor_error`` has no meaning where nobody
-            knows the true length, a length model predicts it from the prompt.
+        scenario, load, num_requests, slots, batch_size, draft_length, pool_tokens, time_limit_s,
+            queue_limit, reward_scale, split, interface, max_episode_steps, render_mode: Arguments
+            of `SpecDecodeReplay`. There is no ``predictor_error``, where nobody knows the true
+            length: a length model predicts it from the prompt.
 
     Raises:
         ValueError: An argument out of range, models that do not go together, a prompt longer than
@@ -83,26 +86,6 @@ class SpecDecodeLive(SpecDecodeReplay):
     - v0: first version.
     """
 
-    def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:
-        check_render_mode(render_mode, self.metadata["render_modes"])
-        self._stand_before(LiveRow(**options), render_mode)
-
-    def provenance(self) -> dict[str, str]:
-        """The models, the device, the type and the clock."""
-        assert isinstance(self._envs, LiveRow)  # it was made so
-        pair = self._envs.pair
-        return {
-            "target": Path(pair.target_name).name,
-            "draft": Path(pair.draft_name).name,
-            "device": str(pair.target.device),
-            "dtype": str(pair.target.dtype).removeprefix("torch."),
-            "clock": self._envs.clock,
-        }
-
-
-class LiveRow(SpecDecodeReplayVectorEnv):
-    """The vector environment of the one row behind `SpecDecodeLive`: same table, real rounds."""
-
     def __init__(
         self,
         *,
@@ -115,36 +98,109 @@ class LiveRow(SpecDecodeReplayVectorEnv):
         temperature: float = 0.0,
         top_p: float = 1.0,
         clock: Clock = "measured",
+        scenario: str | Scenario = "demo",
+        load: float | str = 0.9,
+        num_requests: int = 200,
+        slots: int = 64,
+        batch_size: int | None = None,
+        draft_length: int | str | None = None,
+        pool_tokens: int | None = None,
+        time_limit_s: float | None = None,
+        queue_limit: int | None = None,
+        reward_scale: float = 1.0,
+        split: str = Split.TRAIN,
+        interface: str = "sequential",
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        check_render_mode(render_mode, self.metadata["render_modes"])
+        check_one_of("clock", clock, get_args(Clock))
+        decoding = Decoding(temperature, top_p)
+        if not isinstance(target, Pair):
+            target = load_pair(target, draft, device=device, dtype=dtype)
+        envs = LiveServer(
+            target,
+            prompt_requests(target, prompts, max_new_tokens),
+            decoding,
+            clock,
+            scenario=scenario,
+            load=load,
+            num_requests=num_requests,
+            slots=slots,
+            batch_size=batch_size,
+            draft_length=draft_length,
+            pool_tokens=pool_tokens,
+            time_limit_s=time_limit_s,
+            queue_limit=queue_limit,
+            reward_scale=reward_scale,
+            split=split,
+            interface=interface,
+            max_episode_steps=max_episode_steps,
+        )
+        self._stand_before(envs, render_mode)
+
+    def provenance(self) -> dict[str, str]:
+        """Names of the models, the device, the type and the clock."""
+        assert isinstance(self._envs, LiveServer)  # it was made so
+        pair = self._envs.pair
+        return {
+            "target": Path(pair.target_name).name,
+            "draft": Path(pair.draft_name).name,
+            "device": str(pair.target.device),
+            "dtype": str(pair.target.dtype).removeprefix("torch."),
+            "clock": self._envs.clock,
+        }
+
+
+def prompt_requests(pair: Pair, prompts: Sequence[str], max_new_tokens: int) -> PromptRequests:
+    """Requests from prompt files, in the tokens of a pair, with predicted lengths.
+
+    Args:
+        pair: Models that will serve them.
+        prompts: Prompt files (`laps_env.live.prompts.read_questions`).
+        max_new_tokens: Most output tokens of a request.
+
+    Raises:
+        ValueError: A prompt is longer than the context, or there are too few.
+    """
+    return PromptRequests(
+        read_questions(prompts),
+        pair.tokenizer,
+        limit=max_new_tokens,
+        context=pair.context - MAX_DRAFT_LENGTH - 1,
+        length_model=LengthModel.load(),
+    )
+
+
+class LiveServer(SpecDecodeReplayVectorEnv):
+    """Vector environment of one behind `SpecDecodeLive`: same table, real rounds.
+
+    Args:
+        pair: Models that serve.
+        requests: Prompts that are served, in place of the scenario's requests.
+        decoding: Choice of tokens.
+        clock: Clock of the rounds.
+        scenario: Scenario whose server and arrivals count.
+        **options: Other options of the vector environment.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        requests: PromptRequests,
+        decoding: Decoding,
+        clock: Clock,
+        *,
+        scenario: str | Scenario,
         **options: Any,
     ) -> None:
-        if clock not in get_args(Clock):
-            raise ValueError(f"clock: expected one of {get_args(Clock)}, got {clock!r}")
-        if options.get("predictor_error") is not None:
-            raise ValueError(
-                "predictor_error: expected none on a live server, where nobody knows the true "
-                f"lengths, got {options['predictor_error']!r}"
-            )
-        decoding = Decoding(temperature, top_p)
-        named = get_scenario(options.pop("scenario", "demo"))
-        if isinstance(target, Pair):
-            pair = target
-        else:
-            pair = load_pair(target, draft, device=device, dtype=dtype)
-        self.requests = PromptRequests(
-            read_questions(prompts),
-            pair.tokenizer,
-            limit=max_new_tokens,
-            context=pair.context - MAX_DRAFT_LENGTH - 1,
-            length_model=LengthModel.load(),
-        )
-        options |= {"autoreset_mode": AutoresetMode.DISABLED}
-        super().__init__(1, scenario=replace(named, requests=self.requests), **options)
-        longest = max(len(p.tokens) for p in (*self.requests.train, *self.requests.test))
-        self.pair = pair
-        self.clock = clock
+        served = replace(get_scenario(scenario), requests=requests)
+        super().__init__(1, scenario=served, autoreset_mode=AutoresetMode.DISABLED, **options)
+        self.pair, self.requests, self.clock = pair, requests, clock
+        longest = max(len(p.tokens) for p in (*requests.train, *requests.test))
         self.engine = pair.engine(
             slots=self.options.slots,
-            length=longest + max_new_tokens + MAX_DRAFT_LENGTH + 1,
+            length=longest + requests.limit + MAX_DRAFT_LENGTH + 1,
             decoding=decoding,
         )
         self.generations: list[Generation] = []

@@ -10,6 +10,10 @@ import numpy as np
 from laps_env.utils.checks import is_finite
 from laps_env.utils.jit import inlined
 
+#: Largest constant of a cost model: a quarter of an hour for a pass or a token, at which the clock
+#: of an episode does not wrap.
+LARGEST_NS = 1e12
+
 
 @dataclass(frozen=True)
 class CostModel:
@@ -29,7 +33,7 @@ class CostModel:
         source: Origin of the numbers, with what had to be assumed.
 
     Raises:
-        ValueError: A constant is negative or not finite, or a round would take no time.
+        ValueError: A constant is out of range, or a round would take no time.
     """
 
     overhead_ns: float
@@ -47,8 +51,10 @@ class CostModel:
     def __post_init__(self) -> None:
         for name in CONSTANT_NAMES:
             value = getattr(self, name)
-            if not (is_finite(value) and value >= 0):
-                raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
+            if not (is_finite(value) and 0 <= value <= LARGEST_NS):
+                raise ValueError(
+                    f"{name}: expected a number in 0 .. {LARGEST_NS:g} (nanoseconds), got {value!r}"
+                )
         if self.overhead_ns + self.target_pass_ns < 1:
             raise ValueError("expected overhead_ns + target_pass_ns >= 1 ns: time must pass")
 

@@ -154,7 +154,9 @@ def draft(c: Any, server: Any, e: Episode) -> tuple[int, int, int, int, int]:
         slot = e.slots[e.batch[k]]
         draft_length = draft_length_of(server, e, slot, chosen)
         server.last_draft_length = max(server.last_draft_length, draft_length)
-        slot.drafting = drafted_tokens(e.max_draft, position_of(e, slot), draft_length)
+        slot.drafting = draft_length
+        if e.max_draft.size > 0:  # the position costs a look at the request
+            slot.drafting = drafted_tokens(e.max_draft, position_of(e, slot), draft_length)
         verify += slot.drafting + 1
         drafted += slot.drafting
         draft_kv += slot.drafting * slot.context

@@ -68,7 +68,8 @@ def convert_document(document: Any, kind: type[Typed], format_: str, version: in
     for name, value in (("format", format_), ("version", version)):
         found = document.get(name)
         if type(found) is not type(value) or found != value:
-            raise ValueError(f"{name}: expected {value!r}, got {shown(found)}")
+            advice = ": made by another version, make it again" if name == "version" else ""
+            raise ValueError(f"{name}: expected {value!r}, got {shown(found)}{advice}")
     members = {name: v for name, v in document.items() if name not in ("format", "version")}
     return convert(members, kind)
 

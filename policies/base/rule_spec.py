@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from laps_env.utils.checks import check_count
 from laps_env.utils.jit import no_preparation, prepare, rule
 
 Floats = npt.NDArray[np.float64]
@@ -50,6 +51,10 @@ class RuleSpec:
         by_category: Whether the fitted constants are per task category, so that the rule serves
             only traffic of the categories that it was fitted on.
         clairvoyant: Whether the rule finds the true remaining rounds in its first cell.
+
+    Raises:
+        ValueError: A member is of the wrong kind; the message names it, what was expected and what
+            came.
     """
 
     name: str
@@ -64,3 +69,27 @@ class RuleSpec:
     fitted: Callable[[Any], Floats] | None = None
     by_category: bool = False
     clairvoyant: bool = False
+
+    def __post_init__(self) -> None:
+        kinds: dict[str, tuple[type, str]] = {
+            "name": (str, "a text"),
+            "title": (str, "a text"),
+            "rule": (rule, "a function under the decorator rule"),
+            "prepare": (prepare, "a function under the decorator prepare"),
+            "parameters": (tuple, "a tuple of Parameter"),
+        }
+        for member, (kind, expected) in kinds.items():
+            self._check(member, isinstance(getattr(self, member), kind), expected)
+        parameters = all(isinstance(p, Parameter) for p in self.parameters)
+        self._check("parameters", parameters, "a tuple of Parameter")
+        fits = self.fitted is None or callable(self.fitted)
+        self._check("fitted", fits, "a function of the traffic model, or None")
+        check_count(f"{self.name}: cells", self.cells)
+        check_count(f"{self.name}: slots", self.slots, optional=True)
+        for member in ("shared", "shared_per_slot"):
+            check_count(f"{self.name}: {member}", getattr(self, member), least=0)
+
+    def _check(self, member: str, fine: bool, expected: str) -> None:
+        if not fine:
+            value = getattr(self, member)
+            raise ValueError(f"{self.name}: {member}: expected {expected}, got {value!r:.80}")

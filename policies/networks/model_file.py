@@ -22,7 +22,7 @@ from laps_env.utils.documents import read_document, write_document
 from laps_env.utils.files import write_beside
 
 FORMAT = "laps-env learned policy"
-VERSION = 1
+VERSION = 2
 CARD, WEIGHTS = "card.json", "model.safetensors"
 
 #: Members that a card must have so that the weights are read as they were meant.

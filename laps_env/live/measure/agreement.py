@@ -53,7 +53,7 @@ def compare_rounds(live: Workload, known: Workload) -> tuple[int, int]:
     """Rounds that a live server ran, and how many went otherwise than was recorded.
 
     Args:
-        live: Workload that has come true there (`LiveRow.workload`).
+        live: Workload that has come true there (`LiveServer.workload`).
         known: Same requests as recorded.
     """
     rounds = apart = 0

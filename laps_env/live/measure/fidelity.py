@@ -107,7 +107,7 @@ def run(
         report: Callback told of each step.
 
     Raises:
-        ValueError: Too few repetitions, or an error of `LiveRow`.
+        ValueError: Too few repetitions, or an error of `LiveServer`.
     """
     check_count("repetitions", repetitions, least=2)
     questions = read_questions(settings.prompts)

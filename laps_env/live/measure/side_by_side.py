@@ -15,7 +15,8 @@ from laps_env.envs.vector import SpecDecodeReplayVectorEnv
 from laps_env.evaluation.episodes import measure_saturation
 from laps_env.evaluation.grid import TEST_SEEDS
 from laps_env.live.engine.loading import Pair
-from laps_env.live.env import LiveRow
+from laps_env.live.engine.verification import Decoding
+from laps_env.live.env import LiveServer, prompt_requests
 from laps_env.live.measure.agreement import METRICS, Exactness, Metrics, compare_rounds
 from laps_env.live.measure.recording import Job, Recorder, assemble
 from laps_env.live.prompts import DEMO_PROMPTS, Question, encode
@@ -148,13 +149,13 @@ class Servers:
             "num_requests": settings.num_requests,
             "slots": max(settings.num_requests, server.batch_size),
             "split": "test",
-            "autoreset_mode": AutoresetMode.DISABLED,
         }
         self._live = {
-            policy: LiveRow(
-                target=pair,
-                prompts=settings.prompts,
-                max_new_tokens=settings.max_new_tokens,
+            policy: LiveServer(
+                pair,
+                prompt_requests(pair, settings.prompts, settings.max_new_tokens),
+                Decoding(),
+                "measured",
                 scenario=replace(scenario, saturation_rps=self.saturation_rps),
                 **self._options,
             )
@@ -202,7 +203,9 @@ class Servers:
     def _replay(self, cost: CostModel) -> SpecDecodeReplayVectorEnv:
         server = self._scenario.server.with_changes(cost=cost)
         scenario = replace(self._scenario, server=server)
-        return SpecDecodeReplayVectorEnv(1, scenario=scenario, **self._options)
+        return SpecDecodeReplayVectorEnv(
+            1, scenario=scenario, autoreset_mode=AutoresetMode.DISABLED, **self._options
+        )
 
     def _follow(
         self, policy: str, rows: SpecDecodeReplayVectorEnv, workload: Workload
