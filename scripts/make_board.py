@@ -40,7 +40,7 @@ def measured_on(results: Results, loads: str) -> str:
     scenarios = {row.scenario for row in results.rows}
     return (
         f"{len(scenarios)} scenarios, load {loads}, {first.episodes} workloads of "
-        f"{first.num_requests} requests each; simulator {results.simulator}"
+        f"{first.num_requests} requests each; simulator {results.simulator}."
     )
 
 
@@ -60,7 +60,8 @@ def families_side_by_side(results: Results) -> str:
         for name in shown
     ]
     columns = [f"{family}, {what}" for family in ("135m", "8b") for what in ("mean", "p99")]
-    return f"{markdown_table(['policy', *columns], cells)}\n\n{measured_on(results, '0.9')}."
+    table = markdown_table(["policy", *columns], cells)
+    return f"{table}\n\n{measured_on(results, str(RESULTS_LOAD))}"
 
 
 def board(results: Results) -> str:
@@ -73,7 +74,7 @@ def board(results: Results) -> str:
     )
     return "\n\n".join(
         [
-            f"{measured_on(results, loads)}.",
+            measured_on(results, loads),
             leaderboard_table(leaderboard([results])),
             f"![Mean latency of each policy relative to {results.reference}](results.png)",
             f"At load {RESULTS_LOAD}: first mean latency / that of `{results.reference}` (95 % "
@@ -102,17 +103,16 @@ def family_tables(family: str, rows: list[Row], reference: str) -> str:
     error = rows[0].predictor_error
     told = "of a length model" if error == RECORDED else f"with an error of sd {error} (log)"
     title = f"**{family[0].upper()}{family[1:]}**, length predictions {told}:"
-    tables = (
-        cross_table("scenario", names, ratios),
-        cross_table("scenario", [*names, reference], tails),
-    )
+    tables = by_scenario(names, ratios), by_scenario([*names, reference], tails)
     return "\n\n".join((title, *tables))
 
 
-def cross_table(corner: str, names: list[str], cells: dict[str, dict[str, str]]) -> str:
-    """A line per entry of ``cells``, a column per name."""
-    lines = [[of, *(line.get(name, "-") for name in names)] for of, line in cells.items()]
-    return markdown_table([corner, *(f"`{name}`" for name in names)], lines)
+def by_scenario(policies: list[str], cells: dict[str, dict[str, str]]) -> str:
+    """A line per scenario of ``cells``, a column per policy."""
+    lines = [
+        [name, *(line.get(policy, "-") for policy in policies)] for name, line in cells.items()
+    ]
+    return markdown_table(["scenario", *(f"`{policy}`" for policy in policies)], lines)
 
 
 def standing_table(results: Results) -> str:
