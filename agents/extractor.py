@@ -26,13 +26,13 @@ class Tables(NamedTuple):
     Attributes:
         requests: Features of the requests present, float [M, P].
         servers: Features of the servers, float [E, S].
-        row, slot: Table and slot of each request, int64 [M].
+        table, slot: Table and slot of each request, int64 [M].
         slots: Number of slots N.
     """
 
     requests: torch.Tensor
     servers: torch.Tensor
-    row: torch.Tensor
+    table: torch.Tensor
     slot: torch.Tensor
     slots: int
 
@@ -60,15 +60,15 @@ class TableExtractor(BaseFeaturesExtractor):
     def forward(self, observations: dict[str, torch.Tensor]) -> Tables:
         """Features of ``queue`` [E, N, F] and ``server`` [E, G]."""
         queue, server = (observations[name].cpu().numpy() for name in ("queue", "server"))
-        row, slot = np.nonzero(queue[:, :, OCCUPIED])
-        requests = np.empty((row.size, len(REQUEST_FEATURES)), np.float32)
+        table, slot = np.nonzero(queue[:, :, OCCUPIED])
+        requests = np.empty((table.size, len(REQUEST_FEATURES)), np.float32)
         servers = np.empty((len(queue), len(SERVER_FEATURES)), np.float32)
-        _describe(queue, server, self.laws, row, slot, requests, servers)
+        _describe(queue, server, self.laws, table, slot, requests, servers)
         requests *= self.kept
         device = observations["queue"].device
-        arrays = (requests, servers, row, slot)
-        packed, shared, rows, slots = (torch.from_numpy(array).to(device) for array in arrays)
-        return Tables(packed, shared, rows, slots, queue.shape[1])
+        arrays = (requests, servers, table, slot)
+        packed, shared, tables, slots = (torch.from_numpy(array).to(device) for array in arrays)
+        return Tables(packed, shared, tables, slots, queue.shape[1])
 
 
 @jit
@@ -76,7 +76,7 @@ def _describe(
     queue: npt.NDArray[np.float32],
     server: npt.NDArray[np.float32],
     laws: npt.NDArray[np.float64],
-    row: npt.NDArray[np.int64],
+    table: npt.NDArray[np.int64],
     slot: npt.NDArray[np.int64],
     requests: npt.NDArray[np.float32],
     servers: npt.NDArray[np.float32],
@@ -84,7 +84,7 @@ def _describe(
     begin = 0
     for i in range(queue.shape[0]):
         end = begin
-        while end < row.size and row[end] == i:
+        while end < table.size and table[end] == i:
             entry = queue[i, slot[end]]
             describe_request(entry, server[i], laws[int(entry[CATEGORY])], requests[end])
             end += 1

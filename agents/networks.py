@@ -25,15 +25,15 @@ REQUEST, SERVER = len(REQUEST_FEATURES), len(SERVER_FEATURES)
 VALUE_WIDTH = 64
 
 
-def pooled_mean(rows: torch.Tensor, tables: Tables) -> torch.Tensor:
+def pooled_mean(values: torch.Tensor, tables: Tables) -> torch.Tensor:
     """Means over the requests of each table, [E, H]; 0 for an empty one."""
-    sums = rows.new_zeros(len(tables.servers), rows.shape[1])
-    return sums.index_add(0, tables.row, rows) / present(tables).clamp(min=1)
+    sums = values.new_zeros(len(tables.servers), values.shape[1])
+    return sums.index_add(0, tables.table, values) / present(tables).clamp(min=1)
 
 
 def present(tables: Tables) -> torch.Tensor:
     """Requests of each table, [E, 1]."""
-    counts = torch.bincount(tables.row, minlength=len(tables.servers))
+    counts = torch.bincount(tables.table, minlength=len(tables.servers))
     return counts[:, None].to(tables.servers.dtype)
 
 
@@ -100,7 +100,7 @@ class PointerNetwork(Scorer):
     def around(self, tables: Tables) -> torch.Tensor:
         """What the first layer gets from a request's context and from its server, [M, H]."""
         mean = pooled_mean(torch.relu(self.pool(tables.requests)), tables)
-        return (self.context(mean) + self.server(tables.servers))[tables.row]
+        return (self.context(mean) + self.server(tables.servers))[tables.table]
 
     def forward(self, tables: Tables) -> torch.Tensor:
         """Scores [M]."""
@@ -139,20 +139,20 @@ class AttentionNetwork(PointerNetwork):
         """What the first layer gets from a request's context and from its server, [M, H]."""
         absent = torch.ones(len(tables.servers), tables.slots, dtype=torch.bool)
         absent = absent.to(tables.requests.device)
-        absent[tables.row, tables.slot] = False
+        absent[tables.table, tables.slot] = False
         absent[absent.all(1)] = False  # a table without requests: no NaN, nothing is read
-        rows = tables.requests
-        heads = (self.query(rows), self.key(rows), torch.relu(self.pool(rows)))
+        own = tables.requests
+        heads = (self.query(own), self.key(own), torch.relu(self.pool(own)))
         query, key, value = (self._by_head(part, tables) for part in heads)
         mixed = scaled_dot_product_attention(query, key, value, attn_mask=~absent[:, None, None])
-        context = mixed.transpose(1, 2).flatten(2)[tables.row, tables.slot]
-        return self.context(context) + self.server(tables.servers)[tables.row]
+        context = mixed.transpose(1, 2).flatten(2)[tables.table, tables.slot]
+        return self.context(context) + self.server(tables.servers)[tables.table]
 
     @staticmethod
-    def _by_head(rows: torch.Tensor, tables: Tables) -> torch.Tensor:
+    def _by_head(values: torch.Tensor, tables: Tables) -> torch.Tensor:
         """[M, POOLED] as [E, HEADS, N, d], 0 where there is no request."""
-        padded = rows.new_zeros(len(tables.servers), tables.slots, HEADS, POOLED // HEADS)
-        padded[tables.row, tables.slot] = rows.view(-1, HEADS, POOLED // HEADS)
+        padded = values.new_zeros(len(tables.servers), tables.slots, HEADS, POOLED // HEADS)
+        padded[tables.table, tables.slot] = values.view(-1, HEADS, POOLED // HEADS)
         return padded.transpose(1, 2)
 
     def arrays(self) -> dict[str, torch.Tensor]:
@@ -180,11 +180,11 @@ class FlatNetwork(Scorer):
 
     def forward(self, tables: Tables) -> torch.Tensor:
         """Scores [M]."""
-        rows = tables.requests.new_zeros(len(tables.servers), self.slots, REQUEST)
-        rows[tables.row, tables.slot] = tables.requests
-        hidden = torch.relu(self.first(torch.cat([rows.flatten(1), tables.servers], dim=1)))
+        side = tables.requests.new_zeros(len(tables.servers), self.slots, REQUEST)
+        side[tables.table, tables.slot] = tables.requests
+        hidden = torch.relu(self.first(torch.cat([side.flatten(1), tables.servers], dim=1)))
         scores = self.scores(torch.relu(self.second(hidden)))
-        return scores[tables.row, tables.slot]
+        return scores[tables.table, tables.slot]
 
     def arrays(self) -> dict[str, torch.Tensor]:
         """The weights as the compiled rule names them."""

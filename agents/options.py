@@ -7,10 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib.resources import files
-from typing import Any, Literal, TypeVar, get_args
+from itertools import product
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from laps_env.catalog import list_policies, list_scenarios
-from laps_env.utils.checks import check_count, check_one_of, check_positive, is_finite
+from laps_env.utils.checks import (
+    check_count,
+    check_not_negative,
+    check_one_of,
+    check_positive,
+    is_finite,
+)
+
+if TYPE_CHECKING:
+    from laps_env.workloads.predictors import PredictorError
+    from laps_env.workloads.scenarios import Scenario
 
 #: Error of length predictions: sd of log(predicted / true), as recorded, or the scenario's own.
 Error = float | Literal["recorded"] | None
@@ -32,7 +43,7 @@ class Traffic:
         loads: Shares of saturation.
 
     Raises:
-        ValueError: one of them is empty or out of range.
+        ValueError: One of them is empty or out of range.
     """
 
     scenario: tuple[str, ...] = ("mixed-serial-135m",)
@@ -46,10 +57,24 @@ class Traffic:
         for scenario in self.scenario:
             check_one_of("scenario", scenario, list_scenarios())
         for error in self.predictor_errors:
-            if error not in (None, "recorded") and not (is_finite(error) and float(error) >= 0):
-                raise ValueError(f"predictor error: expected a finite number >= 0, got {error!r}")
+            if error not in (None, "recorded"):
+                check_not_negative("predictor error", error)
         for load in self.loads:
             check_positive("loads", load)
+
+    def sources(self) -> list[tuple[Scenario, PredictorError]]:
+        """Each scenario with each error of its length predictions.
+
+        Raises:
+            ValueError: Recorded predictions of a scenario that has none.
+        """
+        from laps_env.workloads.scenarios import get_scenario  # compiles, which options must not
+
+        pairs = product(map(get_scenario, self.scenario), self.predictor_errors)
+        sources: list[tuple[Scenario, PredictorError]] = list(pairs)
+        for scenario, error in sources:
+            scenario.error_in_force(error)
+        return sources
 
     @property
     def combinations(self) -> int:
@@ -90,7 +115,7 @@ class PPOOptions(Traffic):
         trace: Lambda of the advantage, per round.
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: A value out of range.
     """
 
     curriculum: int = 0
@@ -124,8 +149,7 @@ class PPOOptions(Traffic):
             check_count(name, getattr(self, name), least=0)
         for name in ("learning_rate", "clip", "horizon", "exploration"):
             check_positive(name, getattr(self, name))
-        if not (is_finite(self.entropy) and self.entropy >= 0):
-            raise ValueError(f"entropy: expected a finite number >= 0, got {self.entropy!r}")
+        check_not_negative("entropy", self.entropy)
         if not (is_finite(self.trace) and 0 <= self.trace <= 1):
             raise ValueError(f"trace: expected a number from 0 to 1, got {self.trace!r}")
         if self.teacher not in ("none", *list_policies()):
@@ -158,7 +182,7 @@ class IndexOptions(Traffic):
         seed: Seed of the search; runs of different seeds share no workload.
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: A value out of range.
     """
 
     num_requests: int = 500
@@ -173,8 +197,7 @@ class IndexOptions(Traffic):
             check_count(name, getattr(self, name))
         check_count("cells", self.cells, optional=True)
         check_count("seed", self.seed, least=0)
-        if not (is_finite(self.tail) and self.tail >= 0):
-            raise ValueError(f"tail: expected a finite number >= 0, got {self.tail!r}")
+        check_not_negative("tail", self.tail)
 
     def score(self, log_ratios: Sequence[float]) -> float:
         """Log ratio of mean latency, and ``tail`` times that of the p99 latency."""
@@ -196,8 +219,8 @@ def usual_options(kind: type[Kind], **given: Any) -> Kind:
         **given: Options by name.
 
     Raises:
-        ValueError: an option out of range.
-        TypeError: an unknown option.
+        ValueError: An option out of range.
+        TypeError: An unknown option.
     """
     (algorithm,) = (name for name, known in ALGORITHMS.items() if known is kind)
     return kind(**hyperparameters(algorithm, given.get("scenario", kind().scenario)) | given)
@@ -230,7 +253,7 @@ class Budget:
     """When a run ends: after so many minutes of work, or after so many blocks.
 
     Raises:
-        ValueError: not one of both, or not above 0.
+        ValueError: Not one of both, or not above 0.
     """
 
     minutes: float | None = None

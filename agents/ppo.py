@@ -24,19 +24,18 @@ from laps_env.agents.imitation import Teacher, imitate
 from laps_env.agents.options import PPOOptions
 from laps_env.agents.queue_policy import QueuePolicy
 from laps_env.agents.relative import RelativeReward
-from laps_env.agents.traffic import sources_of
 from laps_env.agents.vec_env import ReplayVecEnv
 from laps_env.evaluation.grid import REFERENCE
 from laps_env.policies.base.traffic_model import Floats, fit_traffic_model
 from laps_env.policies.gittins import INDEX_SIZE, index_tables
 
-#: Seeds of blocks lie so far apart that rows of different blocks share no workload.
+#: Seeds of blocks lie so far apart that environments of different blocks share no workload.
 SEED_STRIDE = 2**20
 
 
 def groups_of(options: PPOOptions) -> list[ActionRepeat]:
     """A vector environment per scenario, predictor error and load."""
-    cells = list(product(sources_of(options), options.loads))
+    cells = list(product(options.sources(), options.loads))
     return [
         ActionRepeat(
             options.envs // len(cells),
@@ -57,19 +56,14 @@ def law_table(options: PPOOptions) -> tuple[Floats, list[int]]:
     """Constants per category of all traffic [K, C], and where each vector environment's begin."""
     tables = [
         index_tables(fit_traffic_model(scenario, error)).reshape(-1, INDEX_SIZE)
-        for scenario, error in sources_of(options)
+        for scenario, error in options.sources()
     ]
     starts = np.cumsum([0, *map(len, tables[:-1])]).tolist()
     return np.concatenate(tables), [start for start in starts for _ in options.loads]
 
 
 class PPOTrainer:
-    """Trains a queue policy, block by block.
-
-    Args:
-        options: Options of the training.
-        folder: Folder of checkpoints and logs.
-    """
+    """Trains a queue policy, block by block; its logs go to the folder of the run."""
 
     def __init__(self, options: PPOOptions, folder: Path) -> None:
         self.options, self.folder = options, folder
@@ -79,7 +73,7 @@ class PPOTrainer:
         self._loads = [float(envs.options.load) for envs in self.venv.groups]
         # Rewards in horizons keep values of order one: gradients of scorer and valuer are clipped
         # together, and a large one of the latter would leave nothing of the former.
-        scale = np.array(self.venv.per_row(lambda envs: envs.options.reward_scale))
+        scale = np.array(self.venv.per_env(lambda envs: envs.options.reward_scale))
         self._rewards = rewards
         self.model = MaskablePPO(
             QueuePolicy,

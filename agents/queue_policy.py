@@ -83,7 +83,7 @@ class QueuePolicy(MaskableActorCriticPolicy):
     def logits(self, tables: Tables) -> torch.Tensor:
         """Logits of all actions, [E, N + 1]."""
         logits = tables.servers.new_full((len(tables.servers), tables.slots + 1), NEVER)
-        return logits.index_put((tables.row, tables.slot), self.scorer(tables))
+        return logits.index_put((tables.table, tables.slot), self.scorer(tables))
 
     def soften(self, obs: Any, masks: np.ndarray, entropy: float) -> None:
         """Scale the scores so that choices have this mean entropy, in nats, where there is one.

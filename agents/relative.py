@@ -39,42 +39,42 @@ class RelativeReward(VecEnvWrapper):
     def __init__(self, venv: ReplayVecEnv, make_reference: Callable[[Scenario], Policy]) -> None:
         super().__init__(venv)
         self._places = venv.places
-        self._policies = venv.per_row(lambda envs: make_reference(envs.options.get_scenario()))
-        self._scale = np.array(venv.per_row(lambda envs: envs.options.reward_scale))
+        self._policies = venv.per_env(lambda envs: make_reference(envs.options.get_scenario()))
+        self._scale = np.array(venv.per_env(lambda envs: envs.options.reward_scale))
         most = max(envs.options.num_requests for envs in venv.groups)
         self._times = np.zeros((2, self.num_envs, most), np.int64)
         self._before = np.zeros(self.num_envs)
 
     def reset(self) -> Any:
-        """Start all rows."""
+        """Start all environments."""
         observation = self.venv.reset()
-        for row in range(self.num_envs):
-            self._serve(row)
+        for index in range(self.num_envs):
+            self._serve(index)
         return observation
 
     def step_wait(self) -> Any:
-        """Take the step; a row that ends gets what is left of the reference's episode."""
+        """Take the step; an environment that ends gets what is left of the reference's episode."""
         observation, rewards, dones, infos = self.venv.step_wait()
         integral = np.empty(self.num_envs)
         now = [envs.simulation.state.servers["now"][i] for envs, i in self._places]
         _integrate(self._times, np.where(dones, np.iinfo(np.int64).max, now), integral)
         relative = rewards + (integral - self._before) / self._scale
         self._before = integral
-        for row in np.flatnonzero(dones).tolist():
-            self._serve(row)
+        for index in np.flatnonzero(dones).tolist():
+            self._serve(index)
         return observation, relative.astype(np.float32), dones, infos
 
-    def _serve(self, row: int) -> None:
-        """Serve the row's workload with the reference."""
-        envs, i = self._places[row]
+    def _serve(self, index: int) -> None:
+        """Serve an environment's workload with the reference."""
+        envs, i = self._places[index]
         workload: Workload = envs.workload(i)
         scenario = envs.options.get_scenario()
-        simulation = serve(self._policies[row], workload, scenario, slots=envs.options.slots)
+        simulation = serve(self._policies[index], workload, scenario, slots=envs.options.slots)
         requests = simulation.requests()
-        self._times[:, row] = 0
-        self._times[0, row, : requests.size] = requests["arrival_ns"]
-        self._times[1, row, : requests.size] = requests["completion_ns"]
-        self._before[row] = 0.0
+        self._times[:, index] = 0
+        self._times[0, index, : requests.size] = requests["arrival_ns"]
+        self._times[1, index, : requests.size] = requests["completion_ns"]
+        self._before[index] = 0.0
 
 
 @jit
@@ -85,10 +85,10 @@ def _integrate(
 
     ``times`` [2, E, R]: arrivals and completions.
     """
-    for row in range(times.shape[1]):
+    for index in range(times.shape[1]):
         total = 0
         for k in range(times.shape[2]):
-            arrival, completion = times[0, row, k], times[1, row, k]
-            if arrival < until[row]:
-                total += min(completion, until[row]) - arrival
-        integral[row] = total * 1e-9
+            arrival, completion = times[0, index, k], times[1, index, k]
+            if arrival < until[index]:
+                total += min(completion, until[index]) - arrival
+        integral[index] = total * 1e-9

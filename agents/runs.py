@@ -25,7 +25,6 @@ from laps_env.agents.checkpoint import has_checkpoint, load_checkpoint, save_che
 from laps_env.agents.index_search import START, search
 from laps_env.agents.options import Budget, IndexOptions, Options, PPOOptions
 from laps_env.agents.ppo import PPOTrainer
-from laps_env.agents.traffic import sources_of
 from laps_env.evaluation.objective import SLOTS, Objective, with_weights
 from laps_env.policies import RuleSpec
 from laps_env.policies._registry import network_rule
@@ -66,21 +65,17 @@ def train(options: Options, folder: Path, budget: Budget, at: Callable[[float, s
     """
     folder.mkdir(parents=True, exist_ok=True)
     with Journal(folder / "journal", about_run(options), Block) as journal:
-        _train(Run(options, folder, journal), budget, at)
-
-
-def _train(run: Run, budget: Budget, at: Callable[[float, str], None]) -> None:
-    entries = run.journal.entries
-    if isinstance(run.options, IndexOptions):
-        blocks = run.index_blocks()
-    else:
-        blocks = run.ppo_blocks(lambda text: at(budget.spent(entries), text))
-    with closing(blocks):
-        while budget.spent(entries) < 1:
-            began = time.perf_counter()
-            entry = next(blocks)
-            run.journal.add({**entry, "seconds": time.perf_counter() - began})
-            at(budget.spent(entries), run.progress())
+        run, entries = Run(options, folder, journal), journal.entries
+        if isinstance(options, IndexOptions):
+            blocks = run.index_blocks()
+        else:
+            blocks = run.ppo_blocks(lambda text: at(budget.spent(entries), text))
+        with closing(blocks):
+            while budget.spent(entries) < 1:
+                began = time.perf_counter()
+                entry = next(blocks)
+                journal.add({**entry, "seconds": time.perf_counter() - began})
+                at(budget.spent(entries), run.progress())
 
 
 def about_run(options: Options) -> dict[str, Any]:
@@ -89,17 +84,10 @@ def about_run(options: Options) -> dict[str, Any]:
 
 
 class Run:
-    """A run in its folder.
-
-    Args:
-        options: Options of what is trained.
-        folder: Folder of this run.
-        journal: Journal of this run, open.
-    """
+    """A run in its folder, with its open journal."""
 
     def __init__(self, options: Options, folder: Path, journal: Journal) -> None:
         self.options, self.folder, self.journal = options, folder, journal
-        self.about = about_run(options)
 
     def progress(self) -> str:
         """The last block in words."""
@@ -115,7 +103,7 @@ class Run:
         assert isinstance(options, IndexOptions)
         rule = network_rule("index", "candidate", {"weights": START})
         objective = Objective(
-            sources_of(options),
+            options.sources(),
             options.loads,
             options.num_requests,
             repeats=options.repeats,
@@ -134,59 +122,54 @@ class Run:
         )
         for _ in islice(generations, len(known)):
             pass
-        if not self.journal.entries:
-            yield self._index_block([], START, look)
-        while True:
-            block = list(islice(generations, GENERATIONS))
-            yield self._index_block([scores for scores, _ in block], block[-1][1], look)
 
-    def _index_block(
-        self, scores: list[list[float]], weights: Floats, look: Callable[[Floats], list[float]]
-    ) -> Entry:
-        validation = look(weights.ravel())
-        self._keep_if_best("index", {"weights": weights}, validation)
-        return {"scores": scores, "validation": validation}
+        def block(scores: list[list[float]], weights: Floats) -> Entry:
+            validation = look(weights.ravel())
+            self._keep_if_best("index", {"weights": weights}, validation)
+            return {"scores": scores, "validation": validation}
+
+        if not self.journal.entries:
+            yield block([], START)
+        while True:
+            found = list(islice(generations, GENERATIONS))
+            yield block([scores for scores, _ in found], found[-1][1])
 
     def ppo_blocks(self, report: Callable[[str], None]) -> Generator[Entry]:
         """Blocks of PPO, from the last checkpoint."""
         options = self.options
         assert isinstance(options, PPOOptions)
         with closing(PPOTrainer(options, self.folder)) as trainer:
-            yield from self._ppo_blocks(trainer, report)
-
-    def _ppo_blocks(self, trainer: PPOTrainer, report: Callable[[str], None]) -> Generator[Entry]:
-        kind, shapes = trainer.options.network, trainer.policy.scorer.shapes
-        look = self._look(network_rule(kind, "candidate", trainer.policy.numpy_arrays()))
-        if has_checkpoint(self.folder):
-            state = load_checkpoint(self.folder, trainer.policy)
-            trainer.block, trainer.model.num_timesteps = state["block"], state["steps"]
-        done = len(self.journal.entries)
-        if trainer.block - done not in (0, 1):
-            raise ValueError(
-                f"{self.folder}: expected the checkpoint of block {done}, got that of "
-                f"{trainer.block or 'none'}"
-            )
-        if trainer.block > done:  # killed between checkpoint and journal
-            yield state["entry"]
-        while True:
-            trainer.run_block(report)
-            arrays = trainer.policy.numpy_arrays()
-            validation = look(flatten(arrays, shapes))
-            self._keep_if_best(kind, arrays, validation)
-            steps = trainer.model.num_timesteps
-            entry = {"steps": steps, "validation": validation}
-            state = {"block": trainer.block, "steps": steps, "entry": entry}
-            save_checkpoint(self.folder, trainer.policy, trainer.block, state)
-            yield entry
+            kind, shapes = trainer.options.network, trainer.policy.scorer.shapes
+            look = self._look(network_rule(kind, "candidate", trainer.policy.numpy_arrays()))
+            if has_checkpoint(self.folder):
+                state = load_checkpoint(self.folder, trainer.policy)
+                trainer.block, trainer.model.num_timesteps = state["block"], state["steps"]
+            done = len(self.journal.entries)
+            if trainer.block - done not in (0, 1):
+                raise ValueError(
+                    f"{self.folder}: expected the checkpoint of block {done}, got that of "
+                    f"{trainer.block or 'none'}"
+                )
+            if trainer.block > done:  # killed between checkpoint and journal
+                yield state["entry"]
+            while True:
+                trainer.run_block(report)
+                arrays = trainer.policy.numpy_arrays()
+                validation = look(flatten(arrays, shapes))
+                self._keep_if_best(kind, arrays, validation)
+                steps = trainer.model.num_timesteps
+                entry = {"steps": steps, "validation": validation}
+                state = {"block": trainer.block, "steps": steps, "entry": entry}
+                save_checkpoint(self.folder, trainer.policy, trainer.block, state)
+                yield entry
 
     def _look(self, rule: RuleSpec) -> Callable[[Floats], list[float]]:
         """A function from weights to log ratios of mean and p99 latency on *validation*."""
-        cells = len(sources_of(self.options)) * len(self.options.loads)
         objective = Objective(
-            sources_of(self.options),
+            self.options.sources(),
             self.options.loads,
             VALIDATION_REQUESTS,
-            repeats=max(1, VALIDATION_WORKLOADS // cells),
+            repeats=max(1, VALIDATION_WORKLOADS // self.options.combinations),
             slots=rule.slots or SLOTS,
         )
         pool = ThreadPoolExecutor(torch.get_num_threads())
@@ -204,12 +187,9 @@ class Run:
         score = self.options.score
         earlier = [score(entry["validation"]) for entry in self.journal.entries]
         if score(validation) < min(earlier, default=np.inf):
-            self._save(kind, arrays, validation)
-
-    def _save(self, kind: str, arrays: dict[str, Any], validation: list[float]) -> None:
-        about = {
-            "training": self.about,
-            "blocks": len(self.journal.entries) + 1,
-            "log_ratios_to_reference_on_validation": validation,
-        }
-        save_model(self.folder, kind, arrays, about)
+            about = {
+                "training": about_run(self.options),
+                "blocks": len(earlier) + 1,
+                "log_ratios_to_reference_on_validation": validation,
+            }
+            save_model(self.folder, kind, arrays, about)

@@ -26,8 +26,8 @@ class Tasks:
     """Ray tasks under way: started, tried again, collected as they finish.
 
     Args:
-        attempts: of a task that fails or is lost.
-        cores: that each task reserves.
+        attempts: Attempts at a task that fails or is lost.
+        cores: Cores that each task reserves.
     """
 
     def __init__(self, attempts: int, cores: int) -> None:
@@ -71,7 +71,7 @@ def is_finished(training: Training, folder: Path) -> bool:
     """Whether the folder holds the model of this training.
 
     Raises:
-        ValueError: it holds one of that name that was trained otherwise, or shorter.
+        ValueError: It holds one of that name that was trained otherwise, or shorter.
     """
     own = folder / training.name
     if not is_model(own):

@@ -24,13 +24,13 @@ Observation = dict[str, npt.NDArray[np.float32]]
 Infos = list[dict[str, Any]]
 Made = TypeVar("Made")
 
-#: Of a row that goes on: one for all, because a dict for each costs as much as the step itself;
-#: nobody can write into it.
+#: Info of a server that goes on: one for all, because a dict for each costs as much as the step
+#: itself; nobody can write into it.
 GOES_ON: Any = MappingProxyType({"TimeLimit.truncated": False})
 
 
 class ReplayVecEnv(VecEnv):
-    """Servers of one or several vector environments, row below row; arrays are fresh at every step.
+    """Servers of one or several vector environments, one after the other, with fresh arrays.
 
     An info is read-only and empty, but for ``TimeLimit.truncated`` and, in a dict of its own, what
     an ended episode leaves: ``terminal_observation``, ``episode`` (``r`` return, ``l`` steps, ``t``
@@ -66,12 +66,12 @@ class ReplayVecEnv(VecEnv):
                     f"and {envs.single_action_space}"
                 )
         self.groups = groups
-        #: The vector environment of each row, and which of its rows it is.
+        #: The vector environment of each index, and which of its servers it is.
         self.places = [(envs, i) for envs in groups for i in range(envs.num_envs)]
         sizes = [envs.num_envs for envs in groups]
         ends = np.cumsum(sizes).tolist()
-        #: The rows of each group.
-        self.rows = [range(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+        #: Indices of each group.
+        self.members = [range(end - size, end) for size, end in zip(sizes, ends, strict=True)]
         self._category = np.repeat(first_category or [0] * len(groups), sizes).astype(np.float32)
         self._actions: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         self._lengths = np.zeros(sum(sizes), np.int64)
@@ -81,13 +81,17 @@ class ReplayVecEnv(VecEnv):
         super().__init__(sum(sizes), first.single_observation_space, first.single_action_space)
 
     def reset(self) -> Observation:
-        """Start all rows, with the seeds and options given before, which count once."""
+        """Start all environments, with the seeds and options given before, which count once."""
         options = self._options[0]
         if any(other != options for other in self._options):
-            raise ValueError(f"options: expected the same for all rows, got {self._options}")
+            raise ValueError(
+                f"options: expected the same for all environments, got {self._options}"
+            )
         parts = []
-        for envs, rows in zip(self.groups, self.rows, strict=True):
-            observation, _ = envs.reset(seed=[self._seeds[row] for row in rows], options=options)
+        for envs, members in zip(self.groups, self.members, strict=True):
+            observation, _ = envs.reset(
+                seed=[self._seeds[index] for index in members], options=options
+            )
             parts.append(observation)
         self._lengths[:] = 0
         self._reset_seeds()
@@ -105,13 +109,15 @@ class ReplayVecEnv(VecEnv):
         self._lengths += 1
         infos: Infos = [GOES_ON] * self.num_envs
         observations, rewards, dones = [], [], []
-        for envs, rows in zip(self.groups, self.rows, strict=True):
-            own = self._actions[rows.start : rows.stop]
+        for envs, members in zip(self.groups, self.members, strict=True):
+            own = self._actions[members.start : members.stop]
             observation, reward, terminated, truncated, info = envs.step(own)
-            self.dt[rows.start : rows.stop] = info["dt"]
+            self.dt[members.start : members.stop] = info["dt"]
             ended = terminated | truncated
             for i in np.flatnonzero(ended).tolist():
-                infos[rows[i]] = self._last_info(rows[i], i, info, truncated=bool(truncated[i]))
+                infos[members[i]] = self._last_info(
+                    members[i], i, info, truncated=bool(truncated[i])
+                )
             observations.append(observation)
             rewards.append(reward)
             dones.append(ended)
@@ -120,7 +126,7 @@ class ReplayVecEnv(VecEnv):
         return self._joined(observations), np.concatenate(rewards, dtype=np.float32), done, infos
 
     def _joined(self, parts: list[Observation]) -> Observation:
-        """One observation of all rows; alone, the group's own arrays, which are fresh."""
+        """One observation of all environments; alone, the group's own arrays, which are fresh."""
         if len(parts) == 1:
             return parts[0]
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -135,18 +141,18 @@ class ReplayVecEnv(VecEnv):
         return own
 
     def _last_info(
-        self, row: int, i: int, info: dict[str, Any], *, truncated: bool
+        self, index: int, i: int, info: dict[str, Any], *, truncated: bool
     ) -> dict[str, Any]:
-        """Of row i of a group, which is this row."""
+        """Of server i of a group, which has this index."""
         last, columns = info["final_obs"][i], info["final_info"]["summary"]
-        last["queue"][:, CATEGORY] += self._category[row] * last["queue"][:, OCCUPIED]
+        last["queue"][:, CATEGORY] += self._category[index] * last["queue"][:, OCCUPIED]
         summary = {name: value[i] for name, value in columns.items() if not name.startswith("_")}
         return {
             "TimeLimit.truncated": truncated,
             "terminal_observation": last,
             "episode": {
                 "r": summary["return"],
-                "l": int(self._lengths[row]),
+                "l": int(self._lengths[index]),
                 "t": time.perf_counter() - self._began,
             },
             "summary": summary,
@@ -156,28 +162,30 @@ class ReplayVecEnv(VecEnv):
         """Nothing is held."""
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """An attribute of the rows' vector environment, once per row."""
-        return [getattr(self.places[row][0], attr_name) for row in self._get_indices(indices)]
+        """An attribute of the vector environment behind each index."""
+        return [getattr(self.places[index][0], attr_name) for index in self._get_indices(indices)]
 
-    def per_row(self, make: Callable[[SpecDecodeReplayVectorEnv], Made]) -> list[Made]:
-        """What is made of each vector environment, once, for each of its rows."""
+    def per_env(self, make: Callable[[SpecDecodeReplayVectorEnv], Made]) -> list[Made]:
+        """What is made of each vector environment, once, for each of its servers."""
         made = [make(envs) for envs in self.groups]
         return [
             own for own, envs in zip(made, self.groups, strict=True) for _ in range(envs.num_envs)
         ]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Refused: rows share one object.
+        """Refused: servers share one object.
 
         Raises:
             AttributeError: Raised always.
         """
-        raise AttributeError(f"{attr_name}: expected nothing to be set on rows of one environment")
+        raise AttributeError(
+            f"{attr_name}: expected nothing to be set on servers of one environment"
+        )
 
     def env_method(
         self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any
     ) -> list[Any]:
-        """``action_masks`` of rows, or a method that takes the row first (``summary``, ...).
+        """``action_masks`` of servers, or a method that takes the index first (``summary``, ...).
 
         Raises:
             AttributeError: The vector environment has no such method.
@@ -185,10 +193,10 @@ class ReplayVecEnv(VecEnv):
         wanted = self._get_indices(indices)
         if method_name == "action_masks":
             masks = [mask for envs in self.groups for mask in envs.action_masks()]
-            return [masks[row] for row in wanted]
-        places = [self.places[row] for row in wanted]
+            return [masks[index] for index in wanted]
+        places = [self.places[index] for index in wanted]
         return [getattr(envs, method_name)(i, *args, **kwargs) for envs, i in places]
 
     def env_is_wrapped(self, wrapper_class: Any, indices: VecEnvIndices = None) -> list[bool]:
-        """No row is wrapped, but ``episode`` is reported as by a monitor."""
+        """None is wrapped, but ``episode`` is reported as by a monitor."""
         return [wrapper_class is Monitor for _ in self._get_indices(indices)]

@@ -42,7 +42,7 @@ class Alone:
         self.rng = np.random.default_rng(0)
 
     def run(self, steps: int) -> float:
-        """Steps of all rows per second."""
+        """Steps of all environments per second."""
         actions = np.zeros(ENVS, np.int64)
         began = time.perf_counter()
         for _ in range(steps):
@@ -52,7 +52,7 @@ class Alone:
         return steps * ENVS / (time.perf_counter() - began)
 
     def step(self, actions: Any) -> None:
-        """One step of all rows."""
+        """One step of all environments."""
         self.envs.step(actions)
 
 
@@ -66,7 +66,7 @@ class Adapted(Alone):
         self.adapter.reset()
 
     def step(self, actions: Any) -> None:
-        """One step of all rows."""
+        """One step of all environments."""
         self.adapter.step_async(actions)
         self.adapter.step_wait()
 

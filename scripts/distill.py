@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -239,12 +240,9 @@ def main() -> None:
     )
     head.frequent = frequent_tokens(texts, config.vocab_size, recipe.frequent_tokens)
     start_as_identity(head)
-    distiller = Distiller(
-        head,
-        target.get_input_embeddings().get_parameter("weight").detach(),
-        target.get_output_embeddings().weight.detach(),
-        recipe,
-    )
+    embedded: Any = target.get_input_embeddings()
+    output: Any = target.get_output_embeddings()
+    distiller = Distiller(head, embedded.weight.detach(), output.weight.detach(), recipe)
     shown = train(distiller, texts, recipe)
     outputs = sum(len(t.tokens) - t.prompt for t in texts)
     card = {

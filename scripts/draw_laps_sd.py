@@ -67,10 +67,10 @@ def draw() -> Figure:
     handles = [Line2D([], [], color=color, linewidth=7) for color in names.values()]
     figure.legend(handles, list(names), loc="outside upper center", ncols=3, frameon=False)
     for seen in rates:
-        count, rate, was_stable = (np.array(part) for part in zip(*seen, strict=True))
+        count, rate, is_stable = (np.array(part) for part in zip(*seen, strict=True))
         lower.plot(count, rate, color=WAITING, linewidth=1, zorder=1)
         for known, color in ((False, UNCERTAIN), (True, STABLE)):
-            chosen = was_stable == known
+            chosen = is_stable == known
             lower.scatter(count[chosen], rate[chosen], s=5, color=color, zorder=2)
     lower.set_xscale("log")
     lower.set_xlabel("rounds that a request has had")

@@ -14,6 +14,7 @@ import numpy as np
 
 from laps_env import policies
 from laps_env.policies.laps_sd import estimated_time, is_stable
+from laps_env.report.tables import markdown_table
 from laps_env.sim.loops import run_rule
 from laps_env.sim.observation import ACCEPTED, DRAFTED, GENERATED_TOKENS
 from laps_env.sim.simulation import Simulation
@@ -146,21 +147,18 @@ def readings(scenario: Scenario, courses: list[Course]) -> dict[str, Errors]:
 def readings_table(by_scenario: dict[str, dict[str, Errors]]) -> str:
     """Markdown table of the readings."""
     lines = [
-        "| reading | " + " | ".join(by_scenario) + " |",
-        "|---|" + "---|" * len(by_scenario),
+        [
+            reading,
+            *(" / ".join(f"{e:.1%}" for e in found[reading]) for found in by_scenario.values()),
+        ]
+        for reading in next(iter(by_scenario.values()))
     ]
-    for reading in next(iter(by_scenario.values())):
-        cells = [" / ".join(f"{e:.1%}" for e in found[reading]) for found in by_scenario.values()]
-        lines.append(f"| {reading} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return markdown_table(["reading", *by_scenario], lines)
 
 
 def estimate_table(courses: dict[str, list[Course]]) -> str:
     """Median and mean error of the rest of T, by rounds seen and predictor error, in markdown."""
-    lines = [
-        "| scenario | predictor error | " + " | ".join(f"{k} rounds" for k in ROUNDS_SEEN) + " |",
-        "|---|---|" + "---|" * len(ROUNDS_SEEN),
-    ]
+    lines = []
     for name, recorded in courses.items():
         for error in PREDICTOR_ERRORS:
             lengths = predictions(get_scenario(name), error)
@@ -171,5 +169,6 @@ def estimate_table(courses: dict[str, list[Course]]) -> str:
                 ]
                 found = errors(pairs) if pairs else None
                 cells.append(f"{found.median:.0%} / {found.mean:.0%}" if found else "-")
-            lines.append(f"| {name} | {error} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            lines.append([name, error, *cells])
+    headings = (f"{k} rounds" for k in ROUNDS_SEEN)
+    return markdown_table(["scenario", "predictor error", *headings], lines)

@@ -36,7 +36,7 @@ def family(name: str) -> str:
 
 
 def cell_of(row: Row) -> Cell:
-    """What a row was measured on."""
+    """Scenario, load, error, slots and episodes that a row was measured on."""
     return (row["scenario"], row["load"], row["predictor_error"], row["slots"], row["episodes"])
 
 
@@ -138,7 +138,7 @@ def draw_curves(journals: dict[str, list[list[Row]]], path: Path) -> None:
     axes.axhline(1.0, color="black", linewidth=0.8)
     axes.set_xscale("log")
     axes.set_xlabel("minutes of training")
-    axes.set_ylabel(f"mean latency / {REFERENCE}, tune set")
+    axes.set_ylabel(f"mean latency / {REFERENCE}, validation split")
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
 

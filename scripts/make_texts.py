@@ -24,7 +24,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from laps_env.live.engine.kv_slots import SlotModel
-from laps_env.live.prompts import partition, read_questions
+from laps_env.live.prompts import encode, partition, read_questions
 from laps_env.utils.files import write_beside
 
 #: Texts of a category are made until there are about this many, from at most this many samples
@@ -64,7 +64,7 @@ def plan(files: list[str], tokenizer, seed: int) -> list[Text]:
     sizes = Counter(q.category for q in questions)
     texts = []
     for question in questions:
-        prompt = chat(tokenizer, question.turns[0])
+        prompt = encode(tokenizer, question.turns[:1])
         samples = min(MOST_SAMPLES, -(-TEXTS_PER_CATEGORY // sizes[question.category]))
         texts += [Text(list(prompt), 0.0 if k == 0 else TEMPERATURE) for k in range(samples)]
     opening, closing = around_question(tokenizer)
@@ -74,12 +74,6 @@ def plan(files: list[str], tokenizer, seed: int) -> list[Text]:
     ]
     random.Random(seed).shuffle(texts)
     return texts
-
-
-def chat(tokenizer, question: str) -> list[int]:
-    """The prompt of a first turn."""
-    message = [{"role": "user", "content": question}]
-    return tokenizer.apply_chat_template(message, add_generation_prompt=True)["input_ids"]
 
 
 def around_question(tokenizer) -> tuple[list[int], list[int]]:
@@ -99,12 +93,12 @@ def generate(
     waiting = iter(texts)
     slots: list[Text | None] = [None] * batch
     while True:
-        for row in range(batch):
-            if slots[row] is None and (text := next(waiting, None)) is not None:
-                out = model.forward([row], [text.tokens[:-1]], [0], last_logits=True)
+        for slot in range(batch):
+            if slots[slot] is None and (text := next(waiting, None)) is not None:
+                out = model.forward([slot], [text.tokens[:-1]], [0], last_logits=True)
                 text.hidden.append(out.hidden[0].clone())
                 text.fed = len(text.tokens) - 1
-                slots[row] = text
+                slots[slot] = text
         running = [text for text in slots if text is not None]
         if not running:
             return
@@ -113,34 +107,33 @@ def generate(
         starts = [0 if text is None else text.fed for text in slots]
         out = model.forward(range(batch), fed, starts, last_logits=True)
         following = choose(out.logits[:, 0], slots, rng)
-        for row, text in enumerate(slots):
+        for slot, text in enumerate(slots):
             if text is None:
                 continue
-            text.hidden.append(out.hidden[row].clone())
+            text.hidden.append(out.hidden[slot].clone())
             text.fed += 1
             if text.fed < len(text.tokens):
                 continue
-            text.tokens.append(following[row])
-            if text.then is not None and following[row] == stop:
+            text.tokens.append(following[slot])
+            if text.then is not None and following[slot] == stop:
                 text.tokens += text.then
                 text.prompt = len(text.tokens)
                 text.then, text.temperature, text.limit = None, 0.0, ANSWER_TOKENS
-            elif following[row] == stop or len(text.tokens) - text.prompt == text.limit:
-                slots[row] = None
+            elif following[slot] == stop or len(text.tokens) - text.prompt == text.limit:
+                slots[slot] = None
                 if text.then is None:  # a made-up question that does not end is thrown away
                     yield text
 
 
 def choose(logits: Tensor, slots: list[Text | None], rng: torch.Generator) -> list[int]:
-    """The next token of every row [batch]."""
+    """The next token of every slot [batch]."""
     chosen = logits.argmax(-1)
-    warm = {
-        row: text.temperature for row, text in enumerate(slots) if text and text.temperature > 0
-    }
+    heat = {slot: text.temperature for slot, text in enumerate(slots) if text is not None}
+    warm = [slot for slot, temperature in heat.items() if temperature > 0]
     if warm:
-        temperatures = torch.tensor(list(warm.values()))[:, None]
-        chances = (logits[list(warm)].float() / temperatures).softmax(-1)
-        chosen[list(warm)] = torch.multinomial(chances, 1, generator=rng)[:, 0]
+        temperatures = torch.tensor([heat[slot] for slot in warm])[:, None]
+        chances = (logits[warm].float() / temperatures).softmax(-1)
+        chosen[warm] = torch.multinomial(chances, 1, generator=rng)[:, 0]
     return chosen.tolist()
 
 
@@ -176,10 +169,7 @@ def main() -> None:
     texts = plan(options.prompts, tokenizer, options.seed + shards)
     rng = torch.Generator().manual_seed(options.seed + shards)
     groups = [
-        (
-            [t for t in texts if len(t.tokens) > LONG_PROMPT][:LONG_TEXTS],
-            options.batch // 8,
-        ),
+        ([t for t in texts if len(t.tokens) > LONG_PROMPT][:LONG_TEXTS], options.batch // 8),
         ([t for t in texts if len(t.tokens) <= LONG_PROMPT], options.batch),
     ]
     finished: list[Text] = []

@@ -1,9 +1,9 @@
 """Put the runs of a sweep together as a model that the package carries; see docs/learned.md.
 
     laps-env sweep sweeps/index.toml --out runs/index
-    python scripts/ship.py runs/index learned_index
+    python scripts/package_model.py runs/index learned_index
     laps-env sweep sweeps/pointer.toml --out runs/pointer
-    python scripts/ship.py runs/pointer learned
+    python scripts/package_model.py runs/pointer learned
 
 For each run the weights that were best on the *validation* split: of a run on one scenario those of
 that scenario, of the run on many those of all others.

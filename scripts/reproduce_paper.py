@@ -7,15 +7,17 @@ Three questions: by how much LAPS-SD lowers the mean latency against each baseli
 
 from __future__ import annotations
 
-import argparse
 import os
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import tyro
 from estimate_error import (
     ESTIMATED_REQUESTS,
     Errors,
@@ -29,6 +31,8 @@ from laps_env import policies
 from laps_env.evaluation.episodes import evaluate_episode
 from laps_env.evaluation.statistics import ratio_with_interval
 from laps_env.policies._registry import get_rule
+from laps_env.report.tables import markdown_table
+from laps_env.utils.checks import check_count
 from laps_env.utils.files import check_output, write_beside
 from laps_env.workloads import Workload
 from laps_env.workloads.scenarios import Scenario, get_scenario, list_scenarios
@@ -47,14 +51,22 @@ PAPER_REDUCTION = 0.39
 PAPER_ESTIMATE_ERROR = 0.0684
 
 
+LOADS = (0.7, 0.9)
+REQUESTS = 1000
+
+
 @dataclass(frozen=True)
 class Options:
     """What is run."""
 
     episodes: int = 20
-    num_requests: int = 1000
-    loads: tuple[float, ...] = (0.7, 0.9)
+    """Workloads in each cell."""
     out: Path = Path("docs/reproduction.md")
+    """Page in Markdown."""
+
+    def __post_init__(self) -> None:
+        check_count("episodes", self.episodes, least=2)
+        check_output(self.out)
 
 
 Latencies = np.ndarray
@@ -70,11 +82,11 @@ def mean_latencies(
     return np.array([evaluate_episode(policy, w, scenario)["mean_latency_s"] for w in workloads])
 
 
-def draw(scenario: Scenario, load: float, split: str, options: Options) -> list[Workload]:
+def draw(scenario: Scenario, load: float, split: str, episodes: int) -> list[Workload]:
     """The first workloads of a set."""
     return [
-        scenario.workload(load=load, num_requests=options.num_requests, split=split, seed=seed)
-        for seed in range(options.episodes)
+        scenario.workload(load=load, num_requests=REQUESTS, split=split, seed=seed)
+        for seed in range(episodes)
     ]
 
 
@@ -87,10 +99,10 @@ def variant(rule: str, kind: str) -> str:
     return tuned if kind == "tuned" and tuned in policies.list_policies() else rule
 
 
-def reductions(scenario_name: str, load: float, options: Options) -> dict[str, Latencies]:
+def reductions(scenario_name: str, load: float, episodes: int) -> dict[str, Latencies]:
     """Mean latencies of LAPS-SD and of every baseline, both kinds, on the *test* workloads."""
     scenario = get_scenario(scenario_name)
-    workloads = draw(scenario, load, "test", options)
+    workloads = draw(scenario, load, "test", episodes)
     names = {variant(rule, kind) for rule in ("laps_sd", *BASELINES) for kind in KINDS}
     return {name: mean_latencies(name, scenario, workloads) for name in sorted(names)}
 
@@ -99,14 +111,11 @@ def reductions(scenario_name: str, load: float, options: Options) -> dict[str, L
 Reductions = dict[tuple[str, float, str], list[float]]
 
 
-def reduction_tables(options: Options) -> tuple[str, Reductions]:
+def reduction_tables(episodes: int) -> tuple[str, Reductions]:
     """A markdown table, and the reductions on the serial scenarios (the paper's setting)."""
-    cells = [(name, load) for name in SCENARIOS for load in options.loads]
-    measured = in_parallel(lambda cell: reductions(*cell, options), cells)
-    lines = [
-        "| scenario | load | constants | " + " | ".join(BASELINES) + " |",
-        "|---|---|---|" + "---|" * len(BASELINES),
-    ]
+    cells = [(name, load) for name in SCENARIOS for load in LOADS]
+    measured = in_parallel(lambda cell: reductions(*cell, episodes), cells)
+    lines = []
     serial: Reductions = {}
     for (scenario, load), latencies in zip(cells, measured, strict=True):
         for kind in KINDS:
@@ -117,10 +126,10 @@ def reduction_tables(options: Options) -> tuple[str, Reductions]:
                 )
                 low, high = interval or (ratio, ratio)
                 entries.append(f"{1 - ratio:+.0%} ({1 - high:+.0%}, {1 - low:+.0%})")
-                if scenario.endswith("-serial"):
+                if "-serial-" in scenario:
                     serial.setdefault((kind, load, baseline), []).append(1 - ratio)
-            lines.append(f"| {scenario} | {load} | {kind} | " + " | ".join(entries) + " |")
-    return "\n".join(lines), serial
+            lines.append([scenario, load, kind, *entries])
+    return markdown_table(["scenario", "load", "constants", *BASELINES], lines), serial
 
 
 # -- what the paper leaves open -------------------------------------------------------------------
@@ -140,18 +149,12 @@ def sweep_values() -> dict[str, list[float]]:
     return values
 
 
-def sweep_table(options: Options) -> str:
+def sweep_table(episodes: int) -> str:
     """Latency relative to the default setting, one parameter at a time, on *validation*."""
-    lines = [
-        "| parameter | values | "
-        + " | ".join(f"{s}, load {load}" for s in SWEPT_SCENARIOS for load in options.loads)
-        + " |",
-        "|---|---|" + "---|" * (len(SWEPT_SCENARIOS) * len(options.loads)),
-    ]
+    places = list(product(SWEPT_SCENARIOS, LOADS))
     columns = [
-        (get_scenario(name), draw(get_scenario(name), load, "validation", options))
-        for name in SWEPT_SCENARIOS
-        for load in options.loads
+        (get_scenario(name), draw(get_scenario(name), load, "validation", episodes))
+        for name, load in places
     ]
     base = [mean_latencies("laps_sd", s, w).sum() for s, w in columns]
 
@@ -162,14 +165,16 @@ def sweep_table(options: Options) -> str:
             return mean_latencies("laps_sd", replace(scenario, server=server), workloads).sum()
         return mean_latencies("laps_sd", scenario, workloads, **{name: value}).sum()
 
+    lines = []
     swept = {**sweep_values(), "acceptance_window": [2.0, 5.0, 10.0, 20.0, 40.0]}
     for name, values in swept.items():
         tasks = [(name, value, k) for k in range(len(columns)) for value in values]
         ratios = in_parallel(lambda t: cell(*t) / base[t[2]], tasks)
         by_column = np.array(ratios).reshape(len(columns), len(values))
-        shown = " | ".join(" ".join(f"{r:.3f}" for r in row) for row in by_column)
-        lines.append(f"| `{name}` | {' '.join(f'{v:g}' for v in values)} | {shown} |")
-    return "\n".join(lines)
+        shown = [" ".join(f"{r:.3f}" for r in column) for column in by_column]
+        lines.append([f"`{name}`", " ".join(f"{v:g}" for v in values), *shown])
+    headings = [f"{scenario}, load {load}" for scenario, load in places]
+    return markdown_table(["parameter", "values", *headings], lines)
 
 
 def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
@@ -271,30 +276,23 @@ def verdict_on_estimate(by_scenario: dict[str, dict[str, Errors]]) -> str:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--episodes", type=int, default=Options.episodes)
-    parser.add_argument("--out", type=Path, default=Options.out)
-    arguments = parser.parse_args()
-    if arguments.episodes < 2:
-        parser.error(f"--episodes: expected at least 2, got {arguments.episodes}")
     try:
-        check_output(arguments.out)
+        options = tyro.cli(Options, description=__doc__)
     except ValueError as reason:
-        parser.error(f"--out: {reason}")
-    options = Options(episodes=arguments.episodes, out=arguments.out)
-    table, serial = reduction_tables(options)
+        sys.exit(f"reproduce_paper: error: {reason}")
+    table, serial = reduction_tables(options.episodes)
     courses = {name: record_courses(get_scenario(name)) for name in SWEPT_SCENARIOS}
     found = {name: readings(get_scenario(name), courses[name]) for name in SWEPT_SCENARIOS}
     page = PAGE.format(
         episodes=options.episodes,
-        requests=options.num_requests,
+        requests=REQUESTS,
         estimated=ESTIMATED_REQUESTS,
         verdict_latency=verdict_on_latency(serial),
         verdict_estimate=verdict_on_estimate(found),
         reductions=table,
         readings=readings_table(found),
         estimates=estimate_table(courses),
-        sweep=sweep_table(options),
+        sweep=sweep_table(options.episodes),
     )
     write_beside(options.out, [page.encode()])
     print(f"wrote {options.out}")

@@ -1,6 +1,10 @@
 """Fixtures shared by the tests."""
 
 import os
+
+# Before torch is imported: barriers between threads cost more than tiny models do.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import shutil
 from collections.abc import Iterator
 from pathlib import Path

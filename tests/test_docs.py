@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import io
 import json
 import re
@@ -172,14 +172,15 @@ def test_links_lead_to_files(page: Path) -> None:
     assert not missing
 
 
-@pytest.fixture(scope="module")
-def make_docs() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_docs", ROOT / "scripts" / "make_docs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def make_docs(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    return importlib.import_module("make_docs")
+
+
+@pytest.fixture
+def make_board(make_docs: ModuleType) -> ModuleType:
+    return importlib.import_module("make_board")
 
 
 def test_generated_parts_are_current(make_docs: ModuleType) -> None:
@@ -187,7 +188,9 @@ def test_generated_parts_are_current(make_docs: ModuleType) -> None:
         assert path.read_text(encoding="utf-8") == text, f"run scripts/make_docs.py: {path.name}"
 
 
-def test_results_fill_their_place_on_the_board(make_docs: ModuleType) -> None:
+def test_results_fill_their_place_on_the_board(
+    make_docs: ModuleType, make_board: ModuleType
+) -> None:
     numbers: dict[str, Any] = {
         "scenario": "chat-serial-8b",
         "ratio_to_reference": 1.5,
@@ -197,12 +200,29 @@ def test_results_fill_their_place_on_the_board(make_docs: ModuleType) -> None:
         make_row(policy, p99=12.34, load=load, **numbers)
         for policy, load in (("fcfs", 0.9), ("laps_sd_tuned", 0.9), ("fcfs", 0.7))
     )
-    results = make_results(row, reference, other)
+    base = make_row("laps_sd_tuned", load=0.7, **numbers)
+    results = make_results(row, reference, other, base)
     page = (ROOT / "docs" / "board.md").read_text(encoding="utf-8")
-    filled = make_docs.with_part(page, "board", make_docs.results_tables(results))
-    for cell in ("| 1.50 (1.25-1.75) |", "| 12.3 / n/a | 12.3 / n/a |"):
+    filled = make_docs.with_part(page, "board", make_board.board(results))
+    for cell in ("| 1.50 (1.25-1.75) |", "| 12.3 / n/a | 12.3 / n/a |", "load 0.9 and 0.7, 2 work"):
         assert cell in filled
     assert make_docs.with_part(filled, "board", "") == make_docs.with_part(page, "board", "")
+
+
+def test_families_stand_side_by_side(make_board: ModuleType) -> None:
+    """Ratios of the latencies themselves, per family, at the load of the tables alone."""
+    rows = [
+        make_row(policy, mean, p99, scenario=scenario, load=load, source={"acceptance": family})
+        for scenario, family, factor in (
+            ("chat-serial-135m", "recorded here", 2.0),
+            ("chat-serial-8b", "generator there", 3.0),
+        )
+        for load in (0.7, 0.9)
+        for policy, mean, p99 in (("laps_sd_tuned", 1.0, 2.0), ("fcfs", load * factor, factor))
+    ]
+    lines = make_board.families_side_by_side(make_results(*rows)).splitlines()
+    assert lines[2] == "| `laps_sd_tuned` | 1.00 | 1.00 | 1.00 | 1.00 |"
+    assert lines[3] == "| `fcfs` | 1.80 | 1.00 | 2.70 | 1.50 |"
 
 
 def test_missing_markers_are_named(make_docs: ModuleType) -> None:

@@ -127,10 +127,10 @@ def test_a_pass_that_does_not_fit_is_done_in_parts(
     room = 6
     whole = SlotModel._forward
 
-    def cramped(self: Any, slots: Any, tokens: Any, starts: Any, last_logits: bool) -> Any:
-        if len(slots) * max(map(len, tokens)) > room:
+    def cramped(self: Any, fed: Any, last_logits: bool) -> Any:
+        if len(fed.slots) * max(map(len, fed.tokens)) > room:
             raise torch.OutOfMemoryError("no room")
-        return whole(self, slots, tokens, starts, last_logits)
+        return whole(self, fed, last_logits)
 
     monkeypatch.setattr(SlotModel, "_forward", cramped)
     engine = Engine(target, DRAFTERS["head"](target, draft), slots=SLOTS, length=LENGTH)

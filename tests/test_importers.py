@@ -364,7 +364,7 @@ def test_bad_lines_can_be_skipped_and_are_counted(write, write_csv, ending):
     assert trace.prompt_tokens.tolist() == [5, 7]
     assert left_out.lines == {"malformed": 3}
     assert f"line {first}" in left_out.first["malformed"]
-    with pytest.raises(ValueError, match=r"on_error: expected one of .*, got 'ignore'"):
+    with pytest.raises(ValueError, match=r"on_error: expected one of raise, skip; got 'ignore'"):
         read_arrivals(path, on_error="ignore")
 
 

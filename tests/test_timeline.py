@@ -213,7 +213,7 @@ def test_timelines_of_different_requests_are_not_compared(timeline: Timeline) ->
         (["--requests", "0"], "num_requests: expected an integer >= 1"),
         (["--load", "-1"], "load: expected a finite number > 0"),
         (["--out", "nowhere/page.html"], "expected a file in an existing folder"),
-        (["--policies", "a/b.py:spec,a-b.py:spec"], "expected a trace for each"),
+        (["--policies", "a/b.py:spec,a-b.py:spec"], "outputs: expected a different name for each"),
         (["--results", "timeline.html"], "expected an output that is none of the inputs"),
         (["--load", "much"], "expected a number or 'recorded', got 'much'"),
         (["--results", "none.json"], "requests: expected none beside a results file, got 5"),

@@ -134,7 +134,7 @@ def test_options_count_once_and_are_the_same_for_all() -> None:
     apart = envs.reset()
     assert (apart["queue"][0] != apart["queue"][1]).any()
     envs.set_options([{"workload_seed": 5}, {}])
-    with pytest.raises(ValueError, match="options: expected the same for all rows"):
+    with pytest.raises(ValueError, match="options: expected the same for all environments"):
         envs.reset()
 
 

@@ -19,6 +19,7 @@ from laps_env.cli.command import (
     Text,
     progress,
 )
+from laps_env.utils.checks import check_count
 from laps_env.utils.files import outputs
 
 #: What ``--quick`` puts in place of the defaults: seconds, and no files.
@@ -114,8 +115,7 @@ class Evaluate(Command):
 
     def run(self) -> int:
         """Run, print the tables, write the files."""
-        outs = Outputs.of(self)
-        outs.check(self)
+        outs = self._outputs()
         with outputs(
             outs.json,
             outs.parquet,
@@ -126,15 +126,33 @@ class Evaluate(Command):
         ):
             self._evaluate(outs)
         index = None if outs.report is None else outs.report / "index.html"
-        written = {
-            "results": outs.json,
-            "table": outs.parquet,
-            "picture": outs.plot,
-            "report": index,
-        }
-        if any(written.values()):
-            print("\n" + ", ".join(f"{what}: {path}" for what, path in written.items() if path))
+        named = zip(
+            ("results", "table", "picture", "report"),
+            (outs.json, outs.parquet, outs.plot, index),
+            strict=True,
+        )
+        if written := [f"{what}: {path}" for what, path in named if path]:
+            print("\n" + ", ".join(written))
         return 0
+
+    def _outputs(self) -> Outputs:
+        """The outputs that were asked for, or the usual ones; those can be made here."""
+        results, plot, report = self.json, self.plot, self.report
+        if not self.quick and self.env == "replay":
+            if results is None:
+                results, report = Path("results.json"), report or Path("report")
+            plot = plot or _usual_picture(results)
+        if plot is not None:
+            from laps_env.report.picture import check_picture
+
+            if self.env == "live":
+                raise ValueError(f"plot: expected none with env live, got {plot}")
+            check_picture(plot)
+        if self.parquet is not None:
+            from laps_env.report.parquet import check_parquet
+
+            check_parquet()
+        return Outputs(results, self.parquet, plot, report)
 
     def _inputs(self) -> list[Path | str | None]:
         from laps_env.policies._registry import files_of
@@ -150,8 +168,7 @@ class Evaluate(Command):
         from laps_env.report.tables import results_text
         from laps_env.report.write import LiveReport, steps_of, write_report
 
-        if self.jobs is not None and self.jobs < 1:
-            raise ValueError(f"jobs: expected an integer >= 1, got {self.jobs}")
+        check_count("jobs", self.jobs, optional=True)
         grid, live = self._grid(), self.env == "live"
         report = LiveReport(outs.report) if live and outs.report is not None else None
         with ExitStack() as opened:
@@ -256,33 +273,6 @@ class Outputs:
     parquet: Path | None
     plot: Path | None
     report: Path | None
-
-    @classmethod
-    def of(cls, options: Evaluate) -> Outputs:
-        """The outputs that were asked for, or the usual ones."""
-        results, plot, report = options.json, options.plot, options.report
-        if not options.quick and options.env == "replay":
-            if results is None:
-                results, report = Path("results.json"), report or Path("report")
-            plot = plot or _usual_picture(results)
-        return cls(results, options.parquet, plot, report)
-
-    def check(self, options: Evaluate) -> None:
-        """Refuse what cannot be made here.
-
-        Raises:
-            ValueError: A picture of live results, or a library that is missing.
-        """
-        if self.plot is not None:
-            from laps_env.report.picture import check_picture
-
-            if options.env == "live":
-                raise ValueError(f"plot: expected none with env live, got {self.plot}")
-            check_picture(self.plot)
-        if self.parquet is not None:
-            from laps_env.report.parquet import check_parquet
-
-            check_parquet()
 
 
 def _usual_picture(results: Path) -> Path | None:

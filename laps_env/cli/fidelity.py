@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_
 import shlex
 import sys
 from dataclasses import dataclass
@@ -10,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from laps_env.cli.calibrate import set_threads
-from laps_env.cli.command import Command, Count, Text
+from laps_env.cli.command import Count
+from laps_env.cli.models import OnModels
+from laps_env.utils.documents import write_document
 from laps_env.utils.files import outputs, write_beside
 
 
-@dataclass(frozen=True)
-class Fidelity(Command):
+@dataclass(frozen=True, kw_only=True)
+class Fidelity(OnModels):
     """Compare the replay with the live server: a page in Markdown, and the raw rows.
 
     Finished repetitions go to a journal beside the rows, so the same command goes on where it was
@@ -25,12 +25,6 @@ class Fidelity(Command):
     $ laps-env fidelity --load 0.9 --out fidelity.md --json fidelity.json
     """
 
-    target: Text = None
-    """Folder or hub name of the target, by default the demo's."""
-    draft: Text = None
-    """Folder or hub name of the draft, by default the demo's."""
-    device: str = "auto"
-    """Device: auto, cpu, cuda or cuda:N."""
     scenario: str = "demo"
     """Name of the scenario: arrivals, batch and pool."""
     prompts: tuple[str, ...] = ()
@@ -47,8 +41,6 @@ class Fidelity(Command):
     """Tokens drafted in a round, by default the scenario's."""
     repetitions: int = 5
     """Live episodes of every policy."""
-    threads: Count = None
-    """Threads of torch on the CPU."""
     out: Path = Path("docs/fidelity.md")
     """Page in Markdown."""
     json: Path = Path("runs/fidelity.json")
@@ -60,7 +52,6 @@ class Fidelity(Command):
 
     def run(self) -> int:
         """Measure, compare, write."""
-        from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, load_pair
         from laps_env.live.measure.fidelity_page import compare, open_journal, raw, report, verdicts
         from laps_env.live.measure.side_by_side import Settings
         from laps_env.live.prompts import DEMO_PROMPTS
@@ -74,22 +65,16 @@ class Fidelity(Command):
             policies=self.policies,
             draft_length=self.draft_length,
         )
-        set_threads(self.threads)
         if self.json == type(self).json:
             self.json.parent.mkdir(exist_ok=True)  # not in the repository
         with outputs(self.out, self.json, inputs=settings.prompts, overwrite=self.overwrite):
-            target, draft = self.target or DEMO_TARGET, self.draft or DEMO_DRAFT
-            pair = load_pair(target, draft, device=self.device, dtype="float32")
+            pair = self.load_models("float32")
             with open_journal(self.json.with_suffix(".journal"), pair, settings) as journal:
-                command, told = self._command(), partial(print, flush=True)
+                command = shlex.join(["laps-env", *sys.argv[1:]])
+                told = partial(print, flush=True)
                 result = compare(pair, settings, self.repetitions, journal, command, told)
-                rows = json_.dumps(raw(result), indent=1) + "\n"
-                write_beside(self.json, [rows.encode()])
+                write_document(self.json, "laps-env fidelity", 1, raw(result))
                 write_beside(self.out, [report(result).encode()])
                 journal.remove()
         print(f"\n{verdicts(result)}\n\nwritten: {self.out}, {self.json}")
         return 0
-
-    @staticmethod
-    def _command() -> str:
-        return shlex.join(["laps-env", *sys.argv[1:]])

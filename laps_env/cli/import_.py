@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -14,8 +14,6 @@ from laps_env.utils.files import outputs, write_beside
 
 if TYPE_CHECKING:
     from laps_env.traces import AcceptanceTrace, TraceInfo
-    from laps_env.traces.importers import LeftOut
-    from laps_env.traces.importers.records import OnError
 
 
 @dataclass(frozen=True)
@@ -38,11 +36,11 @@ class Arrivals(Recording):
 
     ending = ".jsonl"
 
-    def write(self, on_error: OnError, left_out: LeftOut) -> str:
+    def write(self, **errors: Any) -> str:
         """Write them; what they are."""
         from laps_env.traces.importers import read_arrivals
 
-        trace = read_arrivals(self.source, on_error=on_error, on_failed="skip", left_out=left_out)
+        trace = read_arrivals(self.source, on_failed="skip", **errors)
         rows = zip(trace.arrival_ns, trace.prompt_tokens, trace.output_tokens, strict=True)
         names = ("timestamp", "input_length", "output_length")
         lines = [
@@ -66,12 +64,12 @@ class Acceptance(Recording):
 
     ending = ".safetensors"
 
-    def write(self, on_error: OnError, left_out: LeftOut) -> str:
+    def write(self, **errors: Any) -> str:
         """Write the trace; what it holds."""
         from laps_env.traces import TraceInfo
 
         info = TraceInfo(drafter=self.drafter, target_model=self.target, draft_model=self.draft)
-        trace = self.read(info, on_error, left_out)
+        trace = self.read(info, errors)
         trace.save(self.output)
         return (
             f"{trace.num_requests} requests of {len(trace.categories)} categories, "
@@ -83,8 +81,8 @@ class Acceptance(Recording):
         """Whether a draft model of its own proposed the tokens."""
         return self.drafter == "draft-model"
 
-    def read(self, info: TraceInfo, on_error: OnError, left_out: LeftOut) -> AcceptanceTrace:
-        """The trace of the source."""
+    def read(self, info: TraceInfo, errors: dict[str, Any]) -> AcceptanceTrace:
+        """The trace of the source; ``errors`` say what becomes of bad lines."""
         raise NotImplementedError
 
 
@@ -96,13 +94,11 @@ class Vllm(Acceptance):
     $ laps-env evaluate --acceptance-trace runs.safetensors --scenario chat-batch8-8b
     """
 
-    def read(self, info: TraceInfo, on_error: OnError, left_out: LeftOut) -> AcceptanceTrace:
+    def read(self, info: TraceInfo, errors: dict[str, Any]) -> AcceptanceTrace:
         """The trace of the responses."""
         from laps_env.traces.importers import import_vllm
 
-        return import_vllm(
-            self.source, info, plain_draft=self.plain, on_error=on_error, left_out=left_out
-        )
+        return import_vllm(self.source, info, plain_draft=self.plain, **errors)
 
 
 @dataclass(frozen=True)
@@ -117,7 +113,7 @@ class SpecBench(Acceptance):
     questions: File = None
     """Question file, to estimate prompt lengths."""
 
-    def read(self, info: TraceInfo, on_error: OnError, left_out: LeftOut) -> AcceptanceTrace:
+    def read(self, info: TraceInfo, errors: dict[str, Any]) -> AcceptanceTrace:
         """The trace of the answers."""
         from laps_env.traces.importers import import_spec_bench
 
@@ -127,8 +123,7 @@ class SpecBench(Acceptance):
             plain_draft=self.plain,
             draft_length=self.draft_length,
             questions=self.questions,
-            on_error=on_error,
-            left_out=left_out,
+            **errors,
         )
 
 
@@ -144,17 +139,12 @@ class SpecDecodeBench(Acceptance):
     category: str = "chat"
     """Category of all requests of the file, which holds one data set."""
 
-    def read(self, info: TraceInfo, on_error: OnError, left_out: LeftOut) -> AcceptanceTrace:
+    def read(self, info: TraceInfo, errors: dict[str, Any]) -> AcceptanceTrace:
         """The trace of the file."""
         from laps_env.traces.importers import import_specdecode_bench
 
         return import_specdecode_bench(
-            self.source,
-            info,
-            drafter=self.member,
-            category=self.category,
-            on_error=on_error,
-            left_out=left_out,
+            self.source, info, drafter=self.member, category=self.category, **errors
         )
 
 
@@ -190,7 +180,9 @@ class Import(Command):
         inputs = [self.recording.source, getattr(self.recording, "questions", None)]
         left_out = LeftOut()
         with outputs(output, inputs=inputs, overwrite=self.overwrite):
-            written = self.recording.write("skip" if self.skip_bad else "raise", left_out)
+            written = self.recording.write(
+                on_error="skip" if self.skip_bad else "raise", left_out=left_out
+            )
         for kind, count in left_out.lines.items():
             print(f"left out: {count} {kind}, the first: {one_line(left_out.first[kind])}")
         print(f"{output}: {written}")

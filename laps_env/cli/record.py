@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from laps_env.cli.command import Command, Text, progress
+from laps_env.cli.command import progress
+from laps_env.cli.models import OnModels
 from laps_env.utils.files import outputs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record(Command):
+class Record(OnModels):
     """Record acceptance traces of a pair of models from prompt files.
 
     Writes NAME-train.safetensors and NAME-test.safetensors for the drafter, and the same with
@@ -28,12 +29,6 @@ class Record(Command):
     """Folder of the traces, which exists."""
     name: str
     """Name with which the files begin."""
-    target: Text = None
-    """Folder or hub name of the target, by default the demo's."""
-    draft: Text = None
-    """Folder or hub name of the draft, by default the demo's."""
-    device: str = "auto"
-    """Device: auto, cpu, cuda or cuda:N."""
     limit: int = 320
     """Most output tokens of a request."""
     longest: int = 2048
@@ -49,7 +44,6 @@ class Record(Command):
 
     def run(self) -> int:
         """Record and write."""
-        from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, load_pair
         from laps_env.live.measure.record import Recipe, record_traces, trace_paths
 
         if not self.out.is_dir():
@@ -59,8 +53,7 @@ class Record(Command):
         recipe = Recipe(self.prompts, self.limit, self.longest, self.batch, self.draft_length)
         paths = trace_paths(self.out, self.name).values()
         with outputs(*paths, inputs=self.prompts, overwrite=self.overwrite):
-            target, draft = self.target or DEMO_TARGET, self.draft or DEMO_DRAFT
-            pair = load_pair(target, draft, device=self.device, dtype="float32")
+            pair = self.load_models("float32")
             record_traces(pair, recipe, self.out, self.name, _watched)
         return 0
 

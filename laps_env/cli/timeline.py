@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from laps_env.cli.command import Command, Count, File, Load
 from laps_env.utils.files import outputs
@@ -47,10 +47,9 @@ class Timeline(Command):
 
     def run(self) -> int:
         """Record, write, name the files."""
-        from laps_env.report.timeline_page import check_timelines, trace_path, write_timelines
+        from laps_env.report.timeline_page import trace_path, write_timelines
 
         names = list(dict.fromkeys(self.policies))
-        check_timelines(self.out, names, self.results)
         paths = (self.out, *(trace_path(self.out, name) for name in names))
         with outputs(*paths, inputs=[self.results], overwrite=self.overwrite):
             timelines = self._record(names) if self.results is None else self._find(names)
@@ -65,13 +64,17 @@ class Timeline(Command):
         """The timelines of policies on a scenario of the package."""
         from laps_env.report.timeline import record_policy
 
-        options: dict[str, Any] = {
-            "scenario": self.scenario,
-            "load": self.load,
-            "num_requests": REQUESTS if self.requests is None else self.requests,
-            "split": "test",
-        }
-        return [record_policy(name, self.seed, **options) for name in names]
+        return [
+            record_policy(
+                name,
+                self.seed,
+                scenario=self.scenario,
+                load=self.load,
+                num_requests=REQUESTS if self.requests is None else self.requests,
+                split="test",
+            )
+            for name in names
+        ]
 
     def _find(self, names: list[str]) -> list[Recorded]:
         """The timelines of an episode of the results file.

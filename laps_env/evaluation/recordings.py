@@ -14,7 +14,8 @@ from laps_env.evaluation.episodes import measure_saturation
 from laps_env.traces import AcceptanceTrace, TraceInfo
 from laps_env.traces.arrival_trace import ArrivalTrace
 from laps_env.traces.importers import import_spec_bench, read_arrivals
-from laps_env.workloads.acceptance import ChainProfile, bounded_tokens
+from laps_env.utils.checks import check_one_of
+from laps_env.workloads.acceptance import bounded_tokens
 from laps_env.workloads.arrivals import RecordedArrivals
 from laps_env.workloads.chain_fill import chain_fill
 from laps_env.workloads.requests import GeneratedRequests, RecordedRequests
@@ -70,8 +71,7 @@ class Recordings:
             path = getattr(self, name)
             if path is not None and not isinstance(path, str):
                 raise ValueError(f"{name}: expected a path, got {path!r}")
-        if self.lengths not in get_args(Lengths):
-            raise ValueError(f"lengths: expected one of {get_args(Lengths)}, got {self.lengths!r}")
+        check_one_of("lengths", self.lengths, get_args(Lengths))
         if self.lengths == "arrivals" and (self.arrival_trace is None or self.acceptance_trace):
             raise ValueError(
                 "lengths of the arrivals: expected an arrival trace and no acceptance trace, got "
@@ -165,12 +165,9 @@ class Recordings:
 
 
 def _draw_prompt(requests: GeneratedRequests, category: str, request: int) -> int:
-    profile: ChainProfile | None = requests.profiles.get(category)
-    if profile is None:
-        raise ValueError(
-            f"category of request {request} without a prompt length: expected one of "
-            f"{', '.join(requests.profiles)}; got {category!r}"
-        )
+    name = f"category of request {request} without a prompt length"
+    check_one_of(name, category, requests.profiles)
+    profile = requests.profiles[category]
     z = np.random.default_rng([SEED, request]).standard_normal()
     log_tokens = profile.prompt_log_mean + profile.prompt_log_sd * z
     return int(bounded_tokens(log_tokens, requests.longest_tokens))

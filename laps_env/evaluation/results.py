@@ -70,7 +70,7 @@ class Row:
         max_idle_s: Longest time that any request waited for a round.
         scheduling_share: Scheduler's time over the rounds' on a live server, else None.
         episode_mean_latency_s: Mean latency of each workload, in full precision.
-        episode_p99_latency_s: 99th percentile of each workload, in full precision.
+        episode_p99_latency_s: Percentile 99 of each workload, in full precision.
     """
 
     scenario: str

@@ -51,7 +51,7 @@ def open_journal(path: Path, grid: Grid) -> Journal:
     """The journal of the evaluation of a grid.
 
     Raises:
-        OSError, ValueError: As `laps_env.utils.journal.Journal` has them.
+        OSError, ValueError: A file that is no journal of this grid, or cannot be used.
     """
     asked = {
         **vars(grid),

@@ -64,7 +64,7 @@ def ratio_with_interval(values: Floats, reference: Floats) -> tuple[float, Inter
 
 
 def nested_ratio_with_interval(values: Floats, reference: Floats) -> tuple[float, Interval]:
-    """As `ratio_with_interval` for several training seeds: seeds and workloads are resampled.
+    """Ratio over several training seeds, of which resamples are taken as of workloads.
 
     Args:
         values: Values of each seed's model on each workload, [S, n].

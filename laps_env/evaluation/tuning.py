@@ -3,8 +3,8 @@
 For each (rule, scenario): the default setting, then a space-filling sample of the parameters'
 ranges, then rounds of perturbations of the best so far, `TuningBudget.trials` settings in all. The
 best of them and the default then meet on other workloads of the *validation* split, because the
-best of many on few workloads owes some of its lead to these. A setting is judged by its summed
-latency relative to the default LAPS-SD on the same workloads, averaged over the loads. The setting
+best of many on few workloads owes some of its lead to these. A setting is judged by its mean
+latency over the default LAPS-SD's on the same workloads, the geometric mean over them. The setting
 named "all" is the one, among the defaults and every scenario's winner, that is best on average over
 all scenarios, on the workloads before the final.
 """
@@ -13,25 +13,23 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 
-from laps_env import policies
 from laps_env.catalog import list_rules, list_scenarios
-from laps_env.evaluation.episodes import serve
-from laps_env.policies import Policy, RuleSpec, with_settings
+from laps_env.evaluation.objective import Objective, Task
+from laps_env.policies import RuleSpec, with_settings
 from laps_env.policies._registry import get_rule
 from laps_env.sim import SIMULATOR_VERSION
 from laps_env.utils.files import write_beside
 from laps_env.utils.journal import Journal
-from laps_env.workloads import Workload
-from laps_env.workloads.scenarios import Scenario, get_scenario
+from laps_env.workloads.scenarios import get_scenario
 
 
 @dataclass(frozen=True)
@@ -70,36 +68,29 @@ class Tuned(TypedDict):
 
 
 Settings = dict[str, float]
+Score = Callable[[Settings], float]
+"""Mean latency of a rule with these settings over the default LAPS-SD's; lower is better."""
 
 
-class Objective:
-    """Scores settings on one scenario: 1.0 is the default LAPS-SD, lower is better."""
+def tasks_of(objective: Objective, seeds: Sequence[int], pool: ThreadPoolExecutor) -> list[Task]:
+    """The workloads of these seeds of the *validation* split."""
+    return [task for seed in seeds for task in objective.tasks("validation", seed, pool)]
 
-    def __init__(self, scenario: Scenario, options: TuningBudget, seeds: tuple[int, ...]) -> None:
-        self.scenario = scenario
-        self.workloads = [
-            [
-                scenario.workload(
-                    load=load, num_requests=options.num_requests, split="validation", seed=seed
-                )
-                for seed in seeds
-            ]
-            for load in options.loads
-        ]
-        reference = policies.make("laps_sd", scenario)
-        self.reference = [self._total_latency(reference, group) for group in self.workloads]
 
-    def score(self, policy: Policy) -> float:
-        """Summed latency relative to the reference, averaged over the loads."""
-        totals = [self._total_latency(policy, group) for group in self.workloads]
-        return float(np.mean(np.array(totals) / self.reference))
+def score_of(rule_name: str, objective: Objective, tasks: Sequence[Task]) -> Score:
+    """The score of a rule's settings on the tasks of one scenario."""
+    (policy,) = objective.make(rule_name)
 
-    def _total_latency(self, policy: Policy, workloads: list[Workload]) -> float:
-        total = 0.0
-        for workload in workloads:
-            requests = serve(policy, workload, self.scenario).requests()
-            total += float((requests["completion_ns"] - requests["arrival_ns"]).sum())
-        return total
+    def score(settings: Settings) -> float:
+        mean, _ = objective.log_ratios([with_settings(policy, **settings)], tasks)
+        return float(np.exp(mean))
+
+    return score
+
+
+def defaults(spec: RuleSpec) -> Settings:
+    """The default of each parameter."""
+    return {p.name: float(p.default) for p in spec.parameters}
 
 
 def to_settings(spec: RuleSpec, point: np.ndarray) -> Settings:
@@ -123,53 +114,28 @@ def space_filling(spec: RuleSpec, count: int) -> np.ndarray:
     return (strata + rng.random(strata.shape)) / count
 
 
-def tune(
-    rule_name: str, judge: Objective, final: Objective, options: TuningBudget
-) -> dict[str, Any]:
-    """The best setting of a rule on a scenario within the budget, with its score in the final."""
-    spec = get_rule(rule_name)
-    policy = policies.make(rule_name, judge.scenario)
+def tune(spec: RuleSpec, score: Score, final: Score, budget: TuningBudget) -> dict[str, Any]:
+    """The best setting of a rule within the budget, with its score in the final."""
     rng = np.random.default_rng(1)
-    tried: list[tuple[float, Settings, np.ndarray | None]] = []
-
-    def attempt(point: np.ndarray | None, settings: Settings) -> None:
-        tried.append((judge.score(with_settings(policy, **settings)), settings, point))
-
-    attempt(None, {p.name: float(p.default) for p in spec.parameters})
-    for point in space_filling(spec, options.sampled):
-        attempt(point, to_settings(spec, point))
+    sampled = [(point, to_settings(spec, point)) for point in space_filling(spec, budget.sampled)]
+    tried = [(score(settings), settings, point) for point, settings in sampled]
     width = 0.2
-    while len(tried) < options.trials:
-        *_, centre = min((t for t in tried if t[2] is not None), key=lambda t: t[0])
-        assert centre is not None
-        for _ in range(min(options.refine_by, options.trials - len(tried))):
+    while len(tried) < budget.trials - 1:  # the default is a trial too
+        *_, centre = min(tried, key=lambda t: t[0])
+        for _ in range(min(budget.refine_by, budget.trials - 1 - len(tried))):
             point = np.clip(centre + width * rng.standard_normal(len(spec.parameters)), 0, 1)
-            attempt(point, to_settings(spec, point))
+            settings = to_settings(spec, point)
+            tried.append((score(settings), settings, point))
         width *= 0.6
-    best_first = sorted(tried[1:], key=lambda t: t[0])[: options.finalists]
-    finalists = [settings for _, settings, _ in (tried[0], *best_first)]
-    scores = [final.score(with_settings(policy, **settings)) for settings in finalists]
+    best_first = sorted(tried, key=lambda t: t[0])[: budget.finalists]
+    return best_of([defaults(spec), *(settings for _, settings, _ in best_first)], final)
+
+
+def best_of(finalists: list[Settings], score: Score) -> dict[str, Any]:
+    """The best of some settings, of which the first is the default."""
+    scores = [score(settings) for settings in finalists]
     best = int(np.argmin(scores))
     return {"settings": finalists[best], "score": scores[best], "default_score": scores[0]}
-
-
-def choose_overall(
-    rule_name: str, judges: list[Objective], found: dict[str, Any]
-) -> dict[str, Any]:
-    """The setting that is best on average over all scenarios."""
-    spec = get_rule(rule_name)
-    pool = [{p.name: float(p.default) for p in spec.parameters}]
-    pool += [found[judge.scenario.name]["settings"] for judge in judges]
-    scores = [mean_score(rule_name, settings, judges) for settings in pool]
-    best = int(np.argmin(scores))
-    return {"settings": pool[best], "score": scores[best], "default_score": scores[0]}
-
-
-def mean_score(rule_name: str, settings: Settings, judges: list[Objective]) -> float:
-    """Mean score of a setting over all scenarios."""
-    made = (policies.make(rule_name, judge.scenario) for judge in judges)
-    scores = [j.score(with_settings(p, **settings)) for j, p in zip(judges, made, strict=True)]
-    return float(np.mean(scores))
 
 
 def tune_all(budget: TuningBudget, output: Path, scenarios: list[str], journal_path: Path) -> None:
@@ -178,37 +144,53 @@ def tune_all(budget: TuningBudget, output: Path, scenarios: list[str], journal_p
     Where some scenarios are left out, the file keeps what it has of them, and of "all".
 
     Args:
-        budget: of each rule.
+        budget: Budget of each rule.
         output: JSON file of settings and scores.
-        scenarios: names.
-        journal_path: file of the finished pairs, from which a cut-off job goes on.
+        scenarios: Names of scenarios.
+        journal_path: File of the finished pairs, from which a cut-off job goes on.
 
     Raises:
-        ValueError: the journal is of another budget or of other code.
+        ValueError: The journal is of another budget or of other code.
     """
-    rules = [name for name in list_rules() if get_rule(name).parameters]
+    rules = {name: get_rule(name) for name in list_rules() if get_rule(name).parameters}
     job = {"job": "tuning", "budget": asdict(budget), "simulator": SIMULATOR_VERSION}
-    with Journal(journal_path, job, Tuned) as journal:
+    with Journal(journal_path, job, Tuned) as journal, ThreadPoolExecutor(os.cpu_count()) as pool:
         found = {(entry["rule"], entry["scenario"]): entry for entry in journal.entries}
-        judges = [Objective(get_scenario(name), budget, budget.seeds) for name in scenarios]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for judge in judges:
-                scenario = judge.scenario.name
-                todo = [rule for rule in rules if (rule, scenario) not in found]
-                if not todo:
-                    continue
-                final = Objective(judge.scenario, budget, budget.final_seeds)
-                work = partial(tune, judge=judge, final=final, options=budget)
-                for rule_name, result in zip(todo, pool.map(work, todo), strict=True):
-                    found[rule_name, scenario] = {"rule": rule_name, "scenario": scenario, **result}
-                    journal.add(found[rule_name, scenario])
-                    default, tuned = result["default_score"], result["score"]
-                    print(f"{scenario:18} {rule_name:16} default {default:.3f} tuned {tuned:.3f}")
-            by_rule = {r: {name: found[r, name] for name in scenarios} for r in rules}
-            if scenarios == list_scenarios():
-                overall = pool.map(lambda rule: choose_overall(rule, judges, by_rule[rule]), rules)
-                for rule_name, result in zip(rules, overall, strict=True):
-                    by_rule[rule_name]["all"] = result
+        scores: dict[str, list[Score]] = {rule: [] for rule in rules}
+        for scenario in scenarios:
+            objective = Objective(
+                [(get_scenario(scenario), None)],
+                budget.loads,
+                budget.num_requests,
+                reference="laps_sd",
+            )
+            tasks = tasks_of(objective, budget.seeds, pool)
+            for rule, own in scores.items():
+                own.append(score_of(rule, objective, tasks))
+            todo = [rule for rule in rules if (rule, scenario) not in found]
+            if not todo:
+                continue
+            final = tasks_of(objective, budget.final_seeds, pool)
+            work = [
+                (rules[rule], scores[rule][-1], score_of(rule, objective, final), budget)
+                for rule in todo
+            ]
+            for rule, result in zip(todo, pool.map(lambda given: tune(*given), work), strict=True):
+                found[rule, scenario] = {"rule": rule, "scenario": scenario, **result}
+                journal.add(found[rule, scenario])
+                default, tuned = result["default_score"], result["score"]
+                print(f"{scenario:18} {rule:16} default {default:.3f} tuned {tuned:.3f}")
+        by_rule = {rule: {name: found[rule, name] for name in scenarios} for rule in rules}
+        if scenarios == list_scenarios():
+            overall = pool.map(
+                lambda rule: best_of(
+                    [defaults(rules[rule]), *(found[rule, s]["settings"] for s in scenarios)],
+                    lambda settings: float(np.mean([score(settings) for score in scores[rule]])),
+                ),
+                rules,
+            )
+            for rule, result in zip(rules, overall, strict=True):
+                by_rule[rule]["all"] = result
         write(output, asdict(budget), by_rule)
         journal.remove()
 
@@ -221,7 +203,7 @@ def write(output: Path, budget: dict[str, Any], by_rule: dict[str, dict[str, Any
     document = {
         "made_by": "laps-env tune",
         "date": datetime.now(UTC).date().isoformat(),
-        "objective": "summed latency / default LAPS-SD's on the validation split, mean over loads",
+        "objective": "mean latency / default LAPS-SD's on the validation split, geometric mean",
         "budget": before.get("budget", {}) | dict.fromkeys(sorted(tuned), budget),
         "settings": {
             r: settings.get(r, {}) | {s: e["settings"] for s, e in entries.items()}

@@ -197,10 +197,9 @@ class LiveServer(SpecDecodeReplayVectorEnv):
         served = replace(get_scenario(scenario), requests=requests)
         super().__init__(1, scenario=served, autoreset_mode=AutoresetMode.DISABLED, **options)
         self.pair, self.requests, self.clock = pair, requests, clock
-        longest = max(len(p.tokens) for p in (*requests.train, *requests.test))
         self.engine = pair.engine(
             slots=self.options.slots,
-            length=longest + requests.limit + MAX_DRAFT_LENGTH + 1,
+            length=requests.longest + requests.limit + MAX_DRAFT_LENGTH + 1,
             decoding=decoding,
         )
         self.generations: list[Generation] = []

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from laps_env.live.prompts import Question, encode, partition
+from laps_env.live.prompts import RECORDED_PARTS, Question, encode, partition
 from laps_env.utils.splits import Split
 from laps_env.workloads.length_model import LengthModel
 from laps_env.workloads.random import Key
@@ -60,36 +61,37 @@ class PromptRequests:
         self.categories = tuple(sorted({q.category for q in questions}))
         self.limit = limit
         self.name = f"prompts of {len(questions)} questions"
-        self.train, self.test = (
-            [Prompt(q, encode(tokenizer, q.turns[:1])) for q in parts[part]]
-            for part in ("train", "test")
-        )
-        for part, prompts in (("train", self.train), ("test", self.test)):
+        self._prompts: dict[bool, list[Prompt]] = {}  # whether of the test split
+        self._predicted: dict[bool, npt.NDArray[np.float64]] = {}
+        for part in RECORDED_PARTS:
+            prompts = [Prompt(q, encode(tokenizer, q.turns[:1])) for q in parts[part]]
             if not prompts:
                 raise ValueError(
                     f"prompts: expected a question for the part {part}, got none among "
                     f"{len(questions)} questions"
                 )
-        for prompt in (*self.train, *self.test):
-            if len(prompt.tokens) + limit > context:
+            longest = max(prompts, key=lambda prompt: len(prompt.tokens))
+            if len(longest.tokens) + limit > context:
                 raise ValueError(
-                    f"prompt {prompt.question.name}: expected at most {context - limit} tokens, "
-                    f"the context of {context} less {limit} of output, got {len(prompt.tokens)}"
+                    f"prompt {longest.question.name}: expected at most {context - limit} tokens, "
+                    f"the context of {context} less {limit} of output, got {len(longest.tokens)}"
                 )
-
-        self._predicted = {
-            name: length_model.predict(
+            self._prompts[part == "test"] = prompts
+            self._predicted[part == "test"] = length_model.predict(
                 [prompt.question.category for prompt in prompts],
                 np.array([len(prompt.tokens) for prompt in prompts], np.int64),
                 [prompt.question.turns[0] for prompt in prompts],
                 limit,
             )
-            for name, prompts in (("train", self.train), ("test", self.test))
-        }
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(len(prompt.tokens) for own in self._prompts.values() for prompt in own)
 
     def prompts(self, split: Split) -> list[Prompt]:
-        """Those that the *test* split draws from, or those of all other sets."""
-        return self.test if split == Split.TEST else self.train
+        """Those that the *test* split draws from, or those of all other splits."""
+        return self._prompts[split == Split.TEST]
 
     def draw(self, key: Key, episode: int, count: int, split: Split) -> Requests:
         """``count`` requests."""
@@ -104,6 +106,6 @@ class PromptRequests:
             category=np.array([self.categories.index(name) for name in names], np.int64),
             accepted_length=np.zeros(count * self.limit, np.uint8),
             max_draft=np.full(count * self.limit, 255, np.uint8),
-            predicted_tokens=self._predicted["test" if split == Split.TEST else "train"][rows],
+            predicted_tokens=self._predicted[split == Split.TEST][rows],
             source_index=rows,
         )

@@ -51,13 +51,7 @@ Links = dict[str, dict[str, str]]
 
 
 def report_page(results: Results, samples: list[Sample], links: Links) -> str:
-    """The page, self-contained.
-
-    Args:
-        results: Content of a results file.
-        samples: Sample of each row.
-        links: Addresses of the timelines.
-    """
+    """The page, self-contained, from results, a sample of each row and the timelines' addresses."""
     rows = [
         {name: getattr(row, name) for name in _SHOWN} | sample
         for row, sample in zip(results.rows, samples, strict=True)

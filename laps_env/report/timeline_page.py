@@ -12,7 +12,7 @@ import numpy as np
 from laps_env.report.chrome_trace import chrome_trace
 from laps_env.report.page import filled_page
 from laps_env.report.timeline import Timeline, loads, waiting_spans
-from laps_env.utils.files import check_output, write_beside
+from laps_env.utils.files import write_beside
 
 #: Requests that a page shows; of more, the first ones.
 MOST_REQUESTS = 400
@@ -20,10 +20,6 @@ MOST_REQUESTS = 400
 
 def comparison_page(timelines: list[Timeline], title: str) -> str:
     """The page: a panel per timeline, one clock for all; it loads nothing.
-
-    Args:
-        timelines: Timelines of the same requests.
-        title: Title of the page.
 
     Raises:
         ValueError: No timeline, or timelines of different requests.
@@ -110,26 +106,6 @@ def file_name(text: str) -> str:
 def trace_path(page: Path, policy: str) -> Path:
     """Where the Chrome trace of a policy lies, beside the page."""
     return page.with_name(f"{page.stem}-{file_name(policy)}.trace.json")
-
-
-def check_timelines(page: Path, policies: list[str], *inputs: Path | None) -> None:
-    """Whether page and traces can be written, before anything is recorded.
-
-    Args:
-        page: Path of the HTML file.
-        policies: Names of the policies, each of which has a trace.
-        inputs: Files that are read, which none may replace.
-
-    Raises:
-        ValueError: One of them cannot, or two are the same file.
-    """
-    paths = [page, *(trace_path(page, name) for name in policies)]
-    for path in paths:
-        check_output(path, *inputs)
-    if len(set(paths)) < len(paths):
-        raise ValueError(
-            f"policies: expected a trace for each, got the same for some of {policies}"
-        )
 
 
 def write_timelines(timelines: list[Timeline], page: Path, title: str) -> list[Path]:

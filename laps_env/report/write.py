@@ -111,12 +111,7 @@ class LiveReport:
         self._samples: dict[tuple[str, float | str, str], Sample] = {}  # of the first seed alone
 
     def add(self, place: Place, timelines: list[Timeline]) -> None:
-        """Write page and Chrome traces of a workload (`laps_env.live.backend.LiveBackend`).
-
-        Args:
-            place: Scenario, load and seed.
-            timelines: Timelines of all policies.
-        """
+        """Write page and Chrome traces of a workload (`laps_env.live.backend.LiveBackend`)."""
         scenario, load, seed = place
         address = f"timelines/{file_name(scenario)}-{load}-seed{seed}.html"
         requests = len(timelines[0].requests)

@@ -46,6 +46,12 @@ def check_positive(name: str, value: object) -> float:
     return float(value)  # type: ignore[arg-type]
 
 
+def check_not_negative(name: str, value: object) -> None:
+    """Raise ``ValueError`` unless ``value`` is a finite number >= 0."""
+    if not is_finite(value) or value < 0:  # type: ignore[operator]
+        raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
+
+
 def is_finite(value: object) -> bool:
     """Whether a value is a number that a float can hold; a truth value is none."""
     if not isinstance(value, int | float | np.number) or isinstance(value, bool):

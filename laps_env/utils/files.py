@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
-
-Parsed = TypeVar("Parsed")
 
 
 @contextmanager
@@ -111,23 +107,6 @@ def check_output_folder(path: Path) -> None:
     existing = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ValueError(f"expected a folder that is writable, or can be made, got {path}")
-
-
-def read_json(path: Path, parse: Callable[[Any], Parsed]) -> Parsed:
-    """Content of a JSON file as ``parse`` makes it; its ValueErrors then name the file too.
-
-    Raises:
-        ValueError: No JSON, or what ``parse`` raises.
-        OSError: The file cannot be read.
-    """
-    try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: expected JSON, got {error}") from None
-    try:
-        return parse(document)
-    except ValueError as reason:
-        raise ValueError(f"{path}: {reason}") from None
 
 
 def write_beside(path: Path, chunks: list[bytes]) -> None:

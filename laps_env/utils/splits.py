@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from laps_env.utils.checks import check_one_of
+
 
 class Split(StrEnum):
     """A part of the requests and workloads that shares nothing with the others.
@@ -23,6 +25,5 @@ def as_split(name: str) -> Split:
     Raises:
         ValueError: The name is unknown; the message lists the known ones.
     """
-    if name not in list(Split):
-        raise ValueError(f"split: expected one of {', '.join(Split)}; got {name!r}")
+    check_one_of("split", name, Split)
     return Split(name)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 import numpy.typing as npt
 
+from laps_env.utils.checks import check_not_negative
 from laps_env.utils.jit import jit
 from laps_env.workloads.random import ACCEPTANCE, ATTRIBUTES, Key, normals, uniforms
 
@@ -62,8 +63,7 @@ class ChainProfile:
             if f.name != "source" and not math.isfinite(value):
                 raise ValueError(f"{f.name}: expected a finite number, got {value!r}")
         for name in ("log_sd", "sigma", "delta", "prompt_log_sd"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected a number >= 0, got {getattr(self, name)!r}")
+            check_not_negative(name, getattr(self, name))
         for name in ("p_low_high", "p_high_low"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected 0..1, got {getattr(self, name)!r}")

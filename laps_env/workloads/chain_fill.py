@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laps_env.traces.importers.runs import Fill
+from laps_env.utils.checks import check_one_of
 from laps_env.workloads.acceptance import ChainProfile
 
 #: Half of the recorded rounds that were fully accepted had drafted this many tokens or fewer (the
@@ -37,11 +38,7 @@ def chain_fill(
     def chain(
         rng: np.random.Generator, category: str, observed_alpha: float, count: int
     ) -> NDArray[np.bool_]:
-        if category not in profiles:
-            raise ValueError(
-                f"category of the recording: expected one of {', '.join(profiles)}; "
-                f"got {category!r}"
-            )
+        check_one_of("category of the recording", category, profiles)
         profile = profiles[category]
         alpha_low, alpha_high = state_alphas(profile, observed_alpha)
         evidence_low, evidence_high = alpha_low**accepted_before, alpha_high**accepted_before

@@ -6,8 +6,6 @@ action, environment and machine word order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from laps_env.sim.workload import Workload
@@ -48,58 +46,55 @@ def replay_recorded(trace: AcceptanceTrace) -> Workload:
     )
 
 
-@dataclass(frozen=True)
-class WorkloadFamily:
-    """Everything that defines a workload but its address and its load.
+def draw_workload(
+    requests: RequestSource,
+    arrivals: ArrivalProcess,
+    predictor: LengthPredictor | None,
+    *,
+    split: Split,
+    seed: int,
+    episode: int,
+    num_requests: int,
+    mean_gap_s: float,
+) -> Workload:
+    """Workload at an address.
 
-    Attributes:
+    Args:
         requests: Source of the requests.
         arrivals: Arrival process, in gaps of mean 1.
         predictor: Length predictor; None where the requests bring predictions.
+        split: Part of all traffic.
+        seed: Seed, >= 0.
+        episode: Number of the episode of one environment, >= 0.
+        num_requests: Number of requests, >= 1.
+        mean_gap_s: Seconds between arrivals on average, >= 0.
+
+    Raises:
+        ValueError: Arrivals lie so far apart that the last comes after `MAX_SECONDS`.
     """
-
-    requests: RequestSource
-    arrivals: ArrivalProcess
-    predictor: LengthPredictor | None
-
-    def draw(
-        self, split: Split, seed: int, episode: int, num_requests: int, mean_gap_s: float
-    ) -> Workload:
-        """Workload at an address.
-
-        Args:
-            split: Part of all traffic.
-            seed: Seed, >= 0.
-            episode: Number of the episode of one environment, >= 0.
-            num_requests: Number of requests, >= 1.
-            mean_gap_s: Seconds between arrivals on average, >= 0.
-
-        Raises:
-            ValueError: Arrivals lie so far apart that the last comes after `MAX_SECONDS`.
-        """
-        key = make_key(split, seed)
-        drawn = self.requests.draw(key, episode, num_requests, split)
-        gaps = self.arrivals.gaps(key, episode, num_requests, split)
-        if self.predictor is None:
-            assert drawn.predicted_tokens is not None  # the scenario has looked
-            predicted = drawn.predicted_tokens
-        else:
-            predicted = self.predictor.predict(key, episode, drawn.output_tokens)
-        arrival_s = np.cumsum(gaps) * mean_gap_s
-        if not arrival_s[-1] <= MAX_SECONDS:
-            raise ValueError(
-                f"load: expected the last of {num_requests} requests within {MAX_SECONDS:g} s, "
-                f"got {arrival_s[-1]:g} s at a mean gap of {mean_gap_s:g} s"
-            )
-        return Workload(
-            arrival_ns=np.rint(np.cumsum(gaps) * (mean_gap_s * 1e9)).astype(np.int64),
-            prompt_tokens=drawn.prompt_tokens,
-            output_tokens=drawn.output_tokens,
-            predicted_tokens=predicted,
-            category=drawn.category,
-            accepted_length=drawn.accepted_length,
-            max_draft=drawn.max_draft,
-            source_index=drawn.source_index,
-            categories=self.requests.categories,
-            source=self.requests.name,
+    key = make_key(split, seed)
+    drawn = requests.draw(key, episode, num_requests, split)
+    gaps = arrivals.gaps(key, episode, num_requests, split)
+    if predictor is None:
+        assert drawn.predicted_tokens is not None  # the scenario has looked
+        predicted = drawn.predicted_tokens
+    else:
+        predicted = predictor.predict(key, episode, drawn.output_tokens)
+    arrival_s = np.cumsum(gaps) * mean_gap_s
+    if not arrival_s[-1] <= MAX_SECONDS:
+        raise ValueError(
+            f"load: expected the last of {num_requests} requests within {MAX_SECONDS:g} s, "
+            f"got {arrival_s[-1]:g} s at a mean gap of {mean_gap_s:g} s"
         )
+    return Workload(
+        arrival_ns=np.rint(np.cumsum(gaps) * (mean_gap_s * 1e9)).astype(np.int64),
+        prompt_tokens=drawn.prompt_tokens,
+        output_tokens=drawn.output_tokens,
+        predicted_tokens=predicted,
+        category=drawn.category,
+        accepted_length=drawn.accepted_length,
+        max_draft=drawn.max_draft,
+        source_index=drawn.source_index,
+        categories=requests.categories,
+        source=requests.name,
+    )

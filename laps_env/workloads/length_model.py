@@ -42,7 +42,7 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class LengthModel:
-    """log(output tokens) = intercept + features . weights.
+    """Linear model of the log of output tokens: intercept + features . weights.
 
     Attributes:
         categories: Categories that it was fitted on; a prompt of another has their average.

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env.sim.workload import LARGEST_PREDICTION, LEAST_PREDICTION
-from laps_env.utils.checks import is_finite
+from laps_env.utils.checks import check_not_negative
 from laps_env.utils.jit import jit
 from laps_env.workloads.random import PREDICTION, Key, normals, uniforms
 
@@ -41,8 +41,7 @@ class LogNormalPredictor:
     sd: float
 
     def __post_init__(self) -> None:
-        if not is_finite(self.sd) or self.sd < 0:
-            raise ValueError(f"predictor error: expected a finite number >= 0, got {self.sd!r}")
+        check_not_negative("predictor error", self.sd)
 
     def predict(self, key: Key, episode: int, output_tokens: npt.NDArray[np.int64]) -> Tokens:
         """Predictions [R] in tokens, 2**-24 .. 2**24."""

@@ -69,10 +69,7 @@ class GeneratedRequests:
     family: str = ""
 
     def __post_init__(self) -> None:
-        if len(self.weights) != len(self.profiles) or not all(w > 0 for w in self.weights):
-            raise ValueError(
-                f"weights: expected {len(self.profiles)} numbers > 0, got {self.weights!r}"
-            )
+        _check_weights(self.weights, len(self.profiles))
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -124,12 +121,8 @@ class RecordedRequests:
     weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.weights is not None and (
-            len(self.weights) != len(self.categories) or not all(w > 0 for w in self.weights)
-        ):
-            raise ValueError(
-                f"weights: expected {len(self.categories)} numbers > 0, got {self.weights!r}"
-            )
+        if self.weights is not None:
+            _check_weights(self.weights, len(self.categories))
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -163,6 +156,11 @@ class RecordedRequests:
             None if trace.predicted_tokens is None else trace.predicted_tokens[rows],
             rows,
         )
+
+
+def _check_weights(weights: tuple[float, ...], count: int) -> None:
+    if len(weights) != count or not all(weight > 0 for weight in weights):
+        raise ValueError(f"weights: expected {count} numbers > 0, got {weights!r}")
 
 
 def draw_rows(

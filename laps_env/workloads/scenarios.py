@@ -21,7 +21,7 @@ from laps_env.sim.costs import CostModel
 from laps_env.sim.server_model import ServerModel
 from laps_env.sim.workload import Workload
 from laps_env.traces import AcceptanceTrace
-from laps_env.utils.checks import MAX_COUNT, check_count, check_positive
+from laps_env.utils.checks import MAX_COUNT, check_count, check_one_of, check_positive
 from laps_env.utils.code_digest import code_digest
 from laps_env.utils.splits import as_split
 from laps_env.workloads.acceptance import ChainProfile
@@ -33,7 +33,7 @@ from laps_env.workloads.arrivals import (
     Poisson,
     RecordedArrivals,
 )
-from laps_env.workloads.generator import WorkloadFamily
+from laps_env.workloads.generator import draw_workload
 from laps_env.workloads.predictors import RECORDED, LengthPredictor, PredictorError, make_predictor
 from laps_env.workloads.requests import GeneratedRequests, RecordedRequests, RequestSource
 
@@ -110,9 +110,16 @@ class Scenario:
         check_count("episode", episode, least=0, most=2**32 - 1)
         error = self.error_in_force(predictor_error)
         predictor = None if error == RECORDED else make_predictor(error)
-        family = WorkloadFamily(self.requests, self.arrivals, predictor)
-        mean_gap_s = self.mean_gap_s(load, split)
-        return family.draw(as_split(split), seed, episode, num_requests, mean_gap_s)
+        return draw_workload(
+            self.requests,
+            self.arrivals,
+            predictor,
+            mean_gap_s=self.mean_gap_s(load, split),
+            split=as_split(split),
+            seed=seed,
+            episode=episode,
+            num_requests=num_requests,
+        )
 
     def error_in_force(
         self, predictor_error: PredictorError
@@ -181,9 +188,7 @@ def get_scenario(scenario: str | Scenario) -> Scenario:
     """
     if isinstance(scenario, Scenario):
         return scenario
-    known = list_scenarios()
-    if scenario not in known:
-        raise ValueError(f"scenario: expected one of {', '.join(known)}; got {scenario!r}")
+    check_one_of("scenario", scenario, list_scenarios())
     return _named(scenario)
 
 
@@ -195,7 +200,7 @@ def _named(name: str) -> Scenario:
         name=name,
         description=entry["description"],
         server=server,
-        requests=_recorded_bodies(entry) if "trace" in entry else _generated_bodies(entry),
+        requests=_recorded_requests(entry) if "trace" in entry else _generated_requests(entry),
         arrivals=make_arrivals(entry["arrivals"]),
         saturation_rps=entry["saturation_rps"],
     )
@@ -214,8 +219,7 @@ def get_cost(name: str) -> CostModel:
     Raises:
         ValueError: The name is unknown; the message lists the known ones.
     """
-    if name not in list_costs():
-        raise ValueError(f"cost: expected one of {', '.join(list_costs())}; got {name!r}")
+    check_one_of("cost", name, list_costs())
     published = _data("costs.json")
     if name in published:
         return CostModel(**published[name])
@@ -232,13 +236,12 @@ def make_arrivals(spec: dict[str, Any]) -> ArrivalProcess:
     """
     parameters = dict(spec)
     kind = parameters.pop("kind")
-    if kind not in _ARRIVALS:
-        raise ValueError(f"arrivals: expected one of {', '.join(_ARRIVALS)}; got {kind!r}")
+    check_one_of("arrivals", kind, _ARRIVALS)
     process: ArrivalProcess = _ARRIVALS[kind](**parameters)
     return process
 
 
-def _recorded_bodies(entry: dict[str, Any]) -> RecordedRequests:
+def _recorded_requests(entry: dict[str, Any]) -> RecordedRequests:
     train, test = (
         _trace(f"{entry['trace']}-{part}").of_categories(list(entry["mix"]))
         for part in ("train", "test")
@@ -253,7 +256,7 @@ def _trace(name: str) -> AcceptanceTrace:
         return AcceptanceTrace.load(path)
 
 
-def _generated_bodies(entry: dict[str, Any]) -> GeneratedRequests:
+def _generated_requests(entry: dict[str, Any]) -> GeneratedRequests:
     family = _data("profiles.json")["families"][entry["family"]]
     profiles = {
         name: ChainProfile(**family["categories"][name], source=family["source"])

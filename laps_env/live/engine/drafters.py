@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,23 +13,58 @@ from laps_env.live.engine.kv_slots import SlotModel
 from laps_env.live.engine.verification import Decoding, Draft, draw
 
 Slots = Sequence[int]
+Texts = Sequence[list[int]]
 
 
-class Drafter(Protocol):
-    """Anything that proposes tokens for a batch of sequences, each known by its slot."""
+class Choices:
+    """How a batch's tokens are drafted, those drafted so far, and the distributions they came from.
 
-    def propose(
-        self,
-        slots: Slots,
-        texts: Sequence[list[int]],
-        count: int,
-        decoding: Decoding,
-        rngs: Sequence[torch.Generator],
-    ) -> list[Draft]:
-        """Up to ``count`` tokens to follow ``texts[i]``, the sequence in slot ``slots[i]``.
+    Args:
+        decoding: Choice of tokens.
+        rngs: Generator of each sequence; under sampling its tokens are drawn with it alone.
+    """
 
-        Under sampling a drafter draws with the sequence's own generator ``rngs[i]``.
-        """
+    def __init__(self, decoding: Decoding, rngs: Sequence[torch.Generator]) -> None:
+        self.decoding = decoding
+        self.rngs = rngs
+        self.tokens: list[list[int]] = []
+        self.chances: list[Tensor] = []
+
+    def of(self, members: Sequence[int]) -> Choices:
+        """The same for some sequences of the batch, nothing drafted yet."""
+        return Choices(self.decoding, [self.rngs[i] for i in members])
+
+    def add(self, logits: Tensor) -> list[int]:
+        """The next token of each sequence, from its logits [batch, vocabulary]."""
+        if self.decoding.greedy:
+            chosen = logits.argmax(-1).tolist()
+        else:
+            chances = self.decoding.probabilities(logits)
+            chosen = [draw(own, rng) for own, rng in zip(chances, self.rngs, strict=True)]
+            self.chances.append(chances)
+        self.tokens.append(chosen)
+        return list(chosen)
+
+    def drafts(self) -> list[Draft]:
+        """One draft per sequence."""
+        tokens = [list(own) for own in zip(*self.tokens, strict=True)]
+        if self.decoding.greedy:
+            return [Draft(own) for own in tokens]
+        return [
+            Draft(own, chances)
+            for own, chances in zip(tokens, torch.stack(self.chances, 1), strict=True)
+        ]
+
+
+class Drafter:
+    """What proposes tokens for a batch of sequences, each known by its slot.
+
+    One that keeps nothing from round to round needs `propose` alone.
+    """
+
+    def propose(self, slots: Slots, texts: Texts, count: int, chosen: Choices) -> list[Draft]:
+        """Up to ``count`` tokens to follow ``texts[i]``, the sequence in slot ``slots[i]``."""
+        raise NotImplementedError
 
     def watch(self, slot: int, start: int, hidden: Tensor) -> None:
         """The target has fed tokens from position ``start`` on; its states [tokens, width]."""
@@ -44,23 +79,7 @@ class Drafter(Protocol):
         """The sequence in this slot has left."""
 
 
-class Stateless:
-    """A drafter that keeps nothing from round to round."""
-
-    def watch(self, slot: int, start: int, hidden: Tensor) -> None:
-        """Nothing is kept."""
-
-    def save(self, slot: int) -> Any:
-        """Nothing to save."""
-
-    def restore(self, slot: int, saved: Any) -> None:
-        """Nothing to restore."""
-
-    def forget(self, slot: int) -> None:
-        """Nothing is kept."""
-
-
-class PromptLookup(Stateless):
+class PromptLookup(Drafter):
     """What followed the last tokens when they came up before: no model, and few but cheap hits.
 
     Source: Saxena, "Prompt Lookup Decoding" (2023), as transformers' ``prompt_lookup_num_tokens``.
@@ -72,14 +91,7 @@ class PromptLookup(Stateless):
     def __init__(self, longest_match: int = 3) -> None:
         self.longest_match = longest_match
 
-    def propose(
-        self,
-        slots: Slots,
-        texts: Sequence[list[int]],
-        count: int,
-        decoding: Decoding,
-        rngs: Sequence[torch.Generator],
-    ) -> list[Draft]:
+    def propose(self, slots: Slots, texts: Texts, count: int, chosen: Choices) -> list[Draft]:
         """Draft what followed the latest match; nothing where the text does not repeat itself."""
         return [Draft(self.continuation(text)[:count]) for text in texts]
 
@@ -97,7 +109,7 @@ class PromptLookup(Stateless):
         return text[after:]
 
 
-class DraftModel:
+class DraftModel(Drafter):
     """A small model with the target's vocabulary, drafting token by token.
 
     Args:
@@ -109,16 +121,8 @@ class DraftModel:
         self.model = SlotModel(model, slots, length)
         self._fed: dict[int, list[int]] = {}
 
-    def propose(
-        self,
-        slots: Slots,
-        texts: Sequence[list[int]],
-        count: int,
-        decoding: Decoding,
-        rngs: Sequence[torch.Generator],
-    ) -> list[Draft]:
+    def propose(self, slots: Slots, texts: Texts, count: int, chosen: Choices) -> list[Draft]:
         """Draft with one pass of the small model per token and batch."""
-        chosen = Choices(decoding, rngs)
         for slot, text in zip(slots, texts, strict=True):
             self._catch_up(slot, text)
         tokens = [text[-1] for text in texts]
@@ -144,9 +148,6 @@ class DraftModel:
         if held < len(text) - 1:
             self.model.forward([slot], [text[held:-1]], [held], last_logits=True)
 
-    def watch(self, slot: int, start: int, hidden: Tensor) -> None:
-        """The target's states are not read."""
-
     def save(self, slot: int) -> Any:
         """The tokens that the slot holds, and its cache."""
         fed = self._fed.get(slot, [])
@@ -161,34 +162,3 @@ class DraftModel:
     def forget(self, slot: int) -> None:
         """The slot's content is not the next sequence's."""
         self._fed.pop(slot, None)
-
-
-class Choices:
-    """The tokens drafted so far for a batch, and the distributions they were drawn from."""
-
-    def __init__(self, decoding: Decoding, rngs: Sequence[torch.Generator]) -> None:
-        self.decoding = decoding
-        self.rngs = rngs
-        self.tokens: list[list[int]] = []
-        self.chances: list[Tensor] = []
-
-    def add(self, logits: Tensor) -> list[int]:
-        """The next token of each sequence, from its logits [batch, vocabulary]."""
-        if self.decoding.greedy:
-            chosen = logits.argmax(-1).tolist()
-        else:
-            chances = self.decoding.probabilities(logits)
-            chosen = [draw(own, rng) for own, rng in zip(chances, self.rngs, strict=True)]
-            self.chances.append(chances)
-        self.tokens.append(chosen)
-        return list(chosen)
-
-    def drafts(self) -> list[Draft]:
-        """One draft per sequence."""
-        tokens = [list(own) for own in zip(*self.tokens, strict=True)]
-        if self.decoding.greedy:
-            return [Draft(own) for own in tokens]
-        return [
-            Draft(own, chances)
-            for own, chances in zip(tokens, torch.stack(self.chances, 1), strict=True)
-        ]

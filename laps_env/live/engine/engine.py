@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from laps_env.live.engine.drafters import Drafter
+from laps_env.live.engine.drafters import Choices, Drafter
 from laps_env.live.engine.kv_slots import SlotModel, StoredLayer
 from laps_env.live.engine.verification import Decoding, Draft, longest_match, verify
 
@@ -234,8 +234,8 @@ class Engine:
         count = min(draft_length, room)
         if count == 0:
             return [Draft([]) for _ in chosen]
-        rngs = [g.rng for g in chosen]
-        return self.drafter.propose(_slots(chosen), texts, count, self.decoding, rngs)
+        choices = Choices(self.decoding, [g.rng for g in chosen])
+        return self.drafter.propose(_slots(chosen), texts, count, choices)
 
     def _verify(self, chosen: Sequence[Generation], drafts: Sequence[Draft]) -> list[RoundResult]:
         fed = [[g.text[-1], *draft.tokens] for g, draft in zip(chosen, drafts, strict=True)]

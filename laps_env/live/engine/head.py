@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, scaled_dot_product_attention, silu
 from transformers import PreTrainedModel
 
-from laps_env.live.engine.drafters import Choices, Slots
+from laps_env.live.engine.drafters import Choices, Drafter, Slots, Texts
+from laps_env.live.engine.kv_slots import SlotLayer
 from laps_env.live.engine.onednn_linear import PackedLinears, pack
-from laps_env.live.engine.verification import Decoding, Draft
+from laps_env.live.engine.verification import Draft
 from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
 
 #: Most keys that the drafts from several positions are checked against at once.
@@ -49,11 +50,7 @@ class HeadConfig:
 
 
 class DraftHead(nn.Module):
-    """The layer itself, with weights in float32.
-
-    Args:
-        config: Sizes of the head.
-    """
+    """The layer itself, with weights in float32."""
 
     frequent: Tensor  # [frequent tokens] their ids in the target's vocabulary
 
@@ -139,7 +136,7 @@ class _Chain:
         )
 
 
-class HeadDrafter:
+class HeadDrafter(Drafter):
     """Drafts with a `DraftHead`.
 
     Args:
@@ -164,8 +161,9 @@ class HeadDrafter:
         self._to_logits = pack(self.output)
         self._linears = PackedLinears.of(self.head)
         self.length = length
-        room = (slots, head.config.heads, length, head.config.width // head.config.heads)
-        self._keys, self._values = output.new_zeros(room), output.new_zeros(room)
+        self._layer = SlotLayer(slots, length)
+        nothing = output.new_zeros(1, head.config.heads, 0, head.config.width // head.config.heads)
+        self._layer.lazy_initialization(nothing, nothing)
         self._held: dict[int, int] = {}
         self._states: dict[int, list[tuple[int, Tensor]]] = {}
 
@@ -174,14 +172,7 @@ class HeadDrafter:
         self._states.setdefault(slot, []).append((start, hidden))
 
     @torch.inference_mode()
-    def propose(
-        self,
-        slots: Slots,
-        texts: Sequence[list[int]],
-        count: int,
-        decoding: Decoding,
-        rngs: Sequence[torch.Generator],
-    ) -> list[Draft]:
+    def propose(self, slots: Slots, texts: Texts, count: int, chosen: Choices) -> list[Draft]:
         """Draft for each; a text of a single token, which has no state yet, gets no draft."""
         # in order of their slots: neighbours' caches are read where they are
         known = sorted((i for i, text in enumerate(texts) if len(text) > 1), key=slots.__getitem__)
@@ -191,15 +182,13 @@ class HeadDrafter:
                 [slots[i] for i in known],
                 [texts[i] for i in known],
                 count,
-                Choices(decoding, [rngs[i] for i in known]),
+                chosen.of(known),
             )
             for i, draft in zip(known, chain, strict=True):
                 drafts[i] = draft
         return drafts
 
-    def _chain(
-        self, slots: Slots, texts: Sequence[list[int]], count: int, chosen: Choices
-    ) -> list[Draft]:
+    def _chain(self, slots: Slots, texts: Texts, count: int, chosen: Choices) -> list[Draft]:
         starts = [self._held.get(slot, 0) for slot in slots]
         fresh = [
             self._committed(slot, start, len(text) - 1)
@@ -242,18 +231,12 @@ class HeadDrafter:
         visible = min(max(starts) + states.shape[1], self.length)
         index = torch.tensor(list(slots), device=device)
         neighbours = slots[-1] - slots[0] + 1 == len(slots)
-        read = slice(slots[0], slots[-1] + 1) if neighbours else index
-
-        def cache(keys: Tensor, values: Tensor) -> Cache:
-            heads = torch.arange(keys.shape[1], device=device)[:, None]
-            where = (index[:, None, None], heads, positions[:, None])
-            self._keys[where], self._values[where] = keys, values
-            return self._keys[read, :, :visible], self._values[read, :, :visible]
-
+        read = slice(slots[0], slots[-1] + 1) if neighbours else None
+        self._layer.place(index, positions, visible, read)
         mask = torch.arange(visible, device=device) <= positions[:, None, :, None]
         embedded = embedding(torch.tensor(tokens, device=device), self.embedding)
         with self._linears:
-            return self.head(embedded, states, positions, mask, cache)
+            return self.head(embedded, states, positions, mask, self._layer.update)
 
     @torch.inference_mode()
     def accepted_lengths(
@@ -273,7 +256,7 @@ class HeadDrafter:
             [count]; 0 where there is no state to draft from.
         """
         ahead = self._feed([0], [text[1:]], hidden[None, : len(text) - 1], [0])[0]
-        keys, values = self._keys[:1, :, : len(text) - 1], self._values[:1, :, : len(text) - 1]
+        keys, values = (p[:1, :, : len(text) - 1] for p in (self._layer.keys, self._layer.values))
         truth = torch.tensor(text, device=self.output.device)
         accepted = torch.zeros(count, dtype=torch.long)
         starts = torch.arange(max(first, 2), first + count)
@@ -322,19 +305,15 @@ class HeadDrafter:
         """The head's cache and the states that it has not read yet."""
         held = self._held.get(slot, 0)
         states = [(first, hidden.cpu()) for first, hidden in self._states.get(slot, [])]
-        keys, values = (part[slot, :, :held].cpu().clone() for part in (self._keys, self._values))
-        return held, keys, values, states
+        return held, self._layer.stored(slot, held), states
 
     @torch.inference_mode()
     def restore(self, slot: int, saved: Any) -> None:
         """Put back what `save` returned."""
-        held, keys, values, states = saved
-        device = self.output.device
+        held, cache, states = saved
         self._held[slot] = held
-        self._keys[slot, :, :held], self._values[slot, :, :held] = (
-            keys.to(device),
-            values.to(device),
-        )
+        self._layer.put_back(slot, cache)
+        device = self.output.device
         self._states[slot] = [(first, hidden.to(device)) for first, hidden in states]
 
     def forget(self, slot: int) -> None:

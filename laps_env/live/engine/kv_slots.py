@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreT
 from transformers.cache_utils import CacheLayerMixin
 from transformers.masking_utils import sdpa_mask
 
-from laps_env.live.engine.graphs import GraphedPasses, Pass, Shape, bucket
+from laps_env.live.engine.graphs import GraphedPasses, Inputs, Pass, Shape, bucket
 from laps_env.live.engine.onednn_linear import PackedLinears
 
 #: With graphs, the visible part of the cache grows in steps of so many tokens.
@@ -61,8 +61,7 @@ AttentionMaskInterface.register("grouped", sdpa_mask)
 class SlotLayer(CacheLayerMixin):
     """One layer's keys and values, [count of slots, heads, length, width] each.
 
-    ``slots`` [batch], ``positions`` [batch, tokens] and ``visible`` say where the coming pass
-    writes and how far it reads; `SlotModel.forward` sets them.
+    `place` says where the coming pass writes and how far it reads.
     """
 
     keys: Tensor
@@ -72,10 +71,20 @@ class SlotLayer(CacheLayerMixin):
         super().__init__()
         self.count = count
         self.length = length
-        self.slots = torch.zeros(0, dtype=torch.long)
-        self.read: Tensor | slice = slice(0)
-        self.positions = torch.zeros(0, 0, dtype=torch.long)
-        self.visible = 0
+
+    def place(
+        self, slots: Tensor, positions: Tensor, visible: int, read: slice | None = None
+    ) -> None:
+        """Place the coming pass.
+
+        Args:
+            slots: Slot of each sequence, [batch].
+            positions: Where their tokens are written, [batch, tokens].
+            visible: Tokens of each slot that are read.
+            read: The same slots where they are neighbours, which need no copy then.
+        """
+        self.slots, self.positions, self.visible = slots, positions, visible
+        self.read: Tensor | slice = slots if read is None else read
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate at the first pass, when heads, width, type and device are known."""
@@ -99,6 +108,16 @@ class SlotLayer(CacheLayerMixin):
             self.values[self.read, :, : self.visible],
         )
 
+    def stored(self, slot: int, length: int) -> StoredLayer:
+        """A copy on the host of a slot's first ``length`` entries."""
+        keys, values = (part[slot, :, :length] for part in (self.keys, self.values))
+        return keys.to("cpu", copy=True), values.to("cpu", copy=True)
+
+    def put_back(self, slot: int, stored: StoredLayer) -> None:
+        """Write what `stored` returned, into any slot."""
+        for part, own in zip((self.keys, self.values), stored, strict=True):
+            part[slot, :, : own.shape[1]] = own.to(part.device)
+
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Keys under the mask, and the first of them."""
         return self.visible, 0
@@ -110,6 +129,14 @@ class SlotLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         """Tokens that a slot holds."""
         return self.length
+
+
+class Fed(NamedTuple):
+    """What sequences feed into a pass: slots, tokens, and the positions of their first tokens."""
+
+    slots: Sequence[int]
+    tokens: Sequence[Sequence[int]]
+    starts: Sequence[int]
 
 
 class _LastStates:
@@ -184,19 +211,17 @@ class SlotModel:
                 less room than for all, the pass is done in parts.
         """
         try:
-            return self._forward(slots, tokens, starts, last_logits)
+            return self._forward(Fed(slots, tokens, starts), last_logits)
         except torch.OutOfMemoryError:
             if len(slots) == len(tokens[0]) == 1:
                 raise
         torch.cuda.empty_cache()
         if len(slots) == 1:
             half = len(tokens[0]) // 2
+            halves = (tokens[0][:half], starts[0]), (tokens[0][half:], starts[0] + half)
             parts = [
                 self.forward(slots, [fed], [start], last_logits=last_logits)
-                for fed, start in (
-                    (tokens[0][:half], starts[0]),
-                    (tokens[0][half:], starts[0] + half),
-                )
+                for fed, start in halves
             ]
             logits = [part.logits for part in parts[last_logits:]]
             return Pass(torch.cat(logits, 1), torch.cat([part.hidden for part in parts], 1))
@@ -207,53 +232,38 @@ class SlotModel:
         ]
         return Pass(_stack([p.logits for p in parts]), _stack([p.hidden for p in parts]))
 
-    def _forward(
-        self,
-        slots: Sequence[int],
-        tokens: Sequence[Sequence[int]],
-        starts: Sequence[int],
-        last_logits: bool,
-    ) -> Pass:
-        batch, longest = len(slots), max(len(fed) for fed in tokens)
-        visible = min(max(starts) + longest, self.length + 1)
+    def _forward(self, fed: Fed, last_logits: bool) -> Pass:
+        batch, longest = len(fed.slots), max(map(len, fed.tokens))
+        visible = min(max(fed.starts) + longest, self.length + 1)
         if self._graphs is None:
-            return self._run_in_place(slots, tokens, starts, longest, visible, last_logits)
+            return self._run_in_place(fed, longest, visible, last_logits)
         shape = Shape(bucket(batch), bucket(longest), self._round_up(visible), last_logits)
         spare = range(self.slots, self.slots + shape.batch - batch)
-        inputs = self._inputs(
-            [*slots, *spare],
-            [*tokens, *[[0]] * len(spare)],
-            [*starts, *[0] * len(spare)],
-            shape.tokens,
+        filled = Fed(
+            [*fed.slots, *spare],
+            [*fed.tokens, *[[0]] * len(spare)],
+            [*fed.starts, *[0] * len(spare)],
         )
-        out = self._graphs.run(shape, inputs)
+        out = self._graphs.run(shape, self._inputs(filled, shape.tokens))
         return Pass(out.logits[:batch, :longest], out.hidden[:batch, :longest])
 
-    def _run_in_place(
-        self,
-        slots: Sequence[int],
-        tokens: Sequence[Sequence[int]],
-        starts: Sequence[int],
-        longest: int,
-        visible: int,
-        last_logits: bool,
-    ) -> Pass:
+    def _run_in_place(self, fed: Fed, longest: int, visible: int, last_logits: bool) -> Pass:
         """The pass with its sequences in order of their slots.
 
         Slots that are neighbours are then read where they are; copying their caches in every layer
         would take as long as half of the pass on a CPU.
         """
-        order = sorted(range(len(slots)), key=slots.__getitem__)
-        first, last = slots[order[0]], slots[order[-1]]
-        inputs = self._inputs(
-            [slots[i] for i in order],
-            [tokens[i] for i in order],
-            [starts[i] for i in order],
-            longest,
+        order = sorted(range(len(fed.slots)), key=fed.slots.__getitem__)
+        ordered = Fed(
+            [fed.slots[i] for i in order],
+            [fed.tokens[i] for i in order],
+            [fed.starts[i] for i in order],
         )
-        read = slice(first, last + 1) if last - first + 1 == len(slots) else None
+        first, last = ordered.slots[0], ordered.slots[-1]
+        read = slice(first, last + 1) if last - first + 1 == len(order) else None
+        inputs = self._inputs(ordered, longest)
         out = self._run(*inputs, visible=visible, read=read, last_logits=last_logits)
-        if order == list(range(len(slots))):
+        if order == list(range(len(order))):
             return out
         back = torch.tensor(order, device=out.logits.device).argsort()
         return Pass(out.logits[back], out.hidden[back])
@@ -261,20 +271,17 @@ class SlotModel:
     def _round_up(self, visible: int) -> int:
         return min(-(-visible // VISIBLE_STEP) * VISIBLE_STEP, self.length + 1)
 
-    def _inputs(
-        self,
-        slots: Sequence[int],
-        tokens: Sequence[Sequence[int]],
-        starts: Sequence[int],
-        longest: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _inputs(self, fed: Fed, longest: int) -> Inputs:
         """Tokens [batch, longest], their positions, and the slots [batch]."""
         device = self.model.device
         # Shorter sequences repeat their last token past their end, where nobody will look.
-        padded = [[*fed, *[fed[-1]] * (longest - len(fed))] for fed in tokens]
+        padded = [[*own, *[own[-1]] * (longest - len(own))] for own in fed.tokens]
         steps = torch.arange(longest, device=device)
-        positions = (torch.tensor(starts, device=device)[:, None] + steps).clamp(max=self.length)
-        return torch.tensor(padded, device=device), positions, torch.tensor(slots, device=device)
+        positions = (torch.tensor(fed.starts, device=device)[:, None] + steps).clamp(
+            max=self.length
+        )
+        slots = torch.tensor(fed.slots, device=device)
+        return torch.tensor(padded, device=device), positions, slots
 
     def _run(
         self,
@@ -288,10 +295,7 @@ class SlotModel:
     ) -> Pass:
         """The pass itself: nothing in it depends on the values of its inputs, only on shapes."""
         for layer in self._layers:
-            layer.slots = slots
-            layer.read = slots if read is None else read
-            layer.positions = positions
-            layer.visible = visible
+            layer.place(slots, positions, visible, read)
         with self._linears:
             logits = self.model(
                 input_ids=tokens,
@@ -308,20 +312,13 @@ class SlotModel:
     @torch.inference_mode()
     def read(self, slot: int, length: int) -> list[StoredLayer]:
         """A copy on the host of a slot's first ``length`` entries, layer by layer."""
-        return [
-            (
-                layer.keys[slot, :, :length].to("cpu", copy=True),
-                layer.values[slot, :, :length].to("cpu", copy=True),
-            )
-            for layer in self._layers
-        ]
+        return [layer.stored(slot, length) for layer in self._layers]
 
     @torch.inference_mode()
     def write(self, slot: int, stored: Sequence[StoredLayer]) -> None:
         """Put back what `read` returned, into any slot."""
-        for layer, (keys, values) in zip(self._layers, stored, strict=True):
-            layer.keys[slot, :, : keys.shape[1]] = keys.to(layer.keys.device)
-            layer.values[slot, :, : values.shape[1]] = values.to(layer.values.device)
+        for layer, own in zip(self._layers, stored, strict=True):
+            layer.put_back(slot, own)
 
 
 def _stack(parts: Sequence[Tensor]) -> Tensor:

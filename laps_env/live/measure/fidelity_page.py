@@ -77,7 +77,7 @@ def open_journal(path: Path, pair: Pair, settings: Settings) -> Journal:
     """The journal of a comparison.
 
     Raises:
-        OSError, ValueError: as `laps_env.utils.journal.Journal`.
+        OSError, ValueError: A file that is no journal of this comparison, or cannot be used.
     """
     about = describe(pair)
     job = {
@@ -100,15 +100,15 @@ def compare(
     """Measure what the journal does not hold, and compare.
 
     Args:
-        pair: float32.
-        settings: what is served.
-        repetitions: of the live episodes, >= 2.
-        journal: of this comparison.
-        command: that the page names.
-        report: told of each step.
+        pair: Models in float32.
+        settings: Settings of what is served.
+        repetitions: Repetitions of the live episodes, >= 2.
+        journal: Journal of this comparison.
+        command: Command that the page names.
+        report: Callback told of each step.
 
     Raises:
-        ValueError: settings that cannot be served.
+        ValueError: Settings that cannot be served.
     """
     findings = run(
         pair,
@@ -339,8 +339,6 @@ def raw(result: Result) -> dict[str, Any]:
     """Content of the file of raw rows."""
     findings = result.findings
     return {
-        "format": "laps-env fidelity",
-        "version": 1,
         "simulator": SIMULATOR_VERSION,
         **result.about,
         "command": result.command,

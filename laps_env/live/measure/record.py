@@ -14,8 +14,8 @@ import transformers
 
 from laps_env import __version__
 from laps_env.live.engine.loading import Pair
-from laps_env.live.measure.recording import Job, Recorded, Recorder, assemble
-from laps_env.live.prompts import RECORDED_PARTS, Part, encode, partition, read_questions
+from laps_env.live.measure.recording import Recorded, Recorder, assemble
+from laps_env.live.prompts import RECORDED_PARTS, Part, Question, encode, partition, read_questions
 from laps_env.traces import TraceInfo
 from laps_env.utils.journal import Journal
 
@@ -42,7 +42,7 @@ class Recipe:
     draft_length: int = 2
 
 
-class Question(TypedDict):
+class Answered(TypedDict):
     """A line of the journal: a question with all its turns."""
 
     part: str
@@ -62,14 +62,14 @@ def record_traces(pair: Pair, recipe: Recipe, folder: Path, name: str, watch: Wa
     """Record what the journal in the folder does not hold, and write the traces.
 
     Args:
-        pair: float32.
-        recipe: of the recording.
-        folder: of the traces and of the journal.
-        name: with which the files' names begin.
-        watch: shows progress.
+        pair: Models in float32.
+        recipe: Recipe of the recording.
+        folder: Folder of the traces and of the journal.
+        name: Beginning of the files' names.
+        watch: Wrapper that shows progress.
 
     Raises:
-        OSError, ValueError: prompt files that cannot be used, or the journal of another recording.
+        OSError, ValueError: Prompt files that cannot be used, or the journal of another recording.
     """
     names = {"target": str(pair.target_name), "draft": str(pair.draft_name)}
     job = {"job": "recording", **names, **asdict(recipe)}
@@ -81,32 +81,32 @@ def record_traces(pair: Pair, recipe: Recipe, folder: Path, name: str, watch: Wa
         draft_length=recipe.draft_length,
     )
     categories = sorted({q.category for q in read_questions(recipe.prompts)})
-    with Journal(folder / f"{name}.journal", job, Question) as journal:
+    with Journal(folder / f"{name}.journal", job, Answered) as journal:
         recorded = {
             (entry["part"], entry["group"]): [Recorded(**turn) for turn in entry["turns"]]
             for entry in journal.entries
         }
         for part in RECORDED_PARTS:
-            jobs = jobs_of(pair, recipe, part)
-            waiting = [job for job in jobs if (part, job.group) not in recorded]
-            for job, turns in watch(recorder.record(waiting), len(waiting), part):
-                entry = {"part": part, "group": job.group, "turns": [asdict(t) for t in turns]}
+            asked = questions_of(pair, recipe, part)
+            waiting = {k: asked[k] for k in asked if (part, k) not in recorded}
+            for group, turns in watch(recorder.record(waiting), len(waiting), part):
+                entry = {"part": part, "group": group, "turns": [asdict(t) for t in turns]}
                 journal.add(entry)
-                recorded[part, job.group] = turns
-            done = [turn for job in jobs for turn in recorded[part, job.group]]
+                recorded[part, group] = turns
+            done = [turn for group in asked for turn in recorded[part, group]]
             for (of, lookup), path in trace_paths(folder, name).items():
                 if of == part:
                     write(path, pair, recipe, part, done, categories, lookup)
         journal.remove()
 
 
-def jobs_of(pair: Pair, recipe: Recipe, part: Part) -> list[Job]:
-    """One job per question of the part whose first prompt is not too long."""
-    return [
-        Job(group, question)
+def questions_of(pair: Pair, recipe: Recipe, part: Part) -> dict[int, Question]:
+    """The questions of the part by number, without those whose first prompt is too long."""
+    return {
+        group: question
         for group, question in enumerate(partition(read_questions(recipe.prompts))[part])
         if len(encode(pair.tokenizer, question.turns[:1])) <= recipe.longest
-    ]
+    }
 
 
 def write(

@@ -8,35 +8,30 @@ proposed at every position.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from laps_env.live.engine.drafters import Drafter, DraftModel, PromptLookup
+from laps_env.live.engine.drafters import (
+    Choices,
+    Drafter,
+    DraftModel,
+    PromptLookup,
+    Slots,
+    Texts,
+)
 from laps_env.live.engine.engine import Generation, RoundResult, Stopping
 from laps_env.live.engine.head import HeadDrafter
 from laps_env.live.engine.loading import Pair
-from laps_env.live.engine.verification import longest_match
+from laps_env.live.engine.verification import Draft, longest_match
 from laps_env.live.prompts import Question, encode
 from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
 from laps_env.traces import AcceptanceTrace, TraceInfo
-
-
-@dataclass(frozen=True)
-class Job:
-    """One question to record, turn by turn.
-
-    Attributes:
-        group: Number of the question.
-        question: Question with what the user says in every turn.
-    """
-
-    group: int
-    question: Question
 
 
 @dataclass(frozen=True)
@@ -72,22 +67,24 @@ class Recorded:
 class _Conversation:
     """A question on its way: what was said so far, and the answer that is being generated."""
 
-    job: Job
+    group: int
+    question: Question
     said: list[str]
     generation: Generation
     rounds: list[tuple[int, RoundResult, int]] = field(default_factory=list)
     recorded: list[Recorded] = field(default_factory=list)
 
 
-class _States:
+class _States(Drafter):
     """A drafter that also keeps the target's states of every sequence it drafts for."""
 
     def __init__(self, drafter: Drafter) -> None:
         self._drafter = drafter
         self._parts: dict[int, list[Tensor]] = {}
-        self.propose = drafter.propose
-        self.save = drafter.save
-        self.restore = drafter.restore
+
+    def propose(self, slots: Slots, texts: Texts, count: int, chosen: Choices) -> list[Draft]:
+        """What the drafter proposes."""
+        return self._drafter.propose(slots, texts, count, chosen)
 
     def of(self, slot: int) -> Tensor:
         """[tokens, width] of the sequence in this slot, all but its last token."""
@@ -130,14 +127,14 @@ class Recorder:
         self._states = _States(self._serving.drafter)
         self._serving.drafter = self._states
 
-    def record(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, list[Recorded]]]:
-        """Serve the jobs, first come first served; each comes back when its last turn is done."""
-        waiting = iter(jobs)
+    def record(self, questions: Mapping[int, Question]) -> Iterator[tuple[int, list[Recorded]]]:
+        """Serve questions by number, in order; each comes back when its last turn is done."""
+        waiting = iter(questions.items())
         running: list[_Conversation] = []
         while True:
-            while len(running) < self.batch and (job := next(waiting, None)) is not None:
-                said = [job.question.turns[0]]
-                running.append(_Conversation(job, said, self._start(said)))
+            for group, question in islice(waiting, self.batch - len(running)):
+                said = [question.turns[0]]
+                running.append(_Conversation(group, question, said, self._start(said)))
             if not running:
                 return
             starts = [len(c.generation.output) for c in running]
@@ -150,7 +147,7 @@ class Recorder:
                 self._serving.drop(c.generation)
                 if not self._next_turn(c):
                     running.remove(c)
-                    yield c.job, c.recorded
+                    yield c.group, c.recorded
 
     def _start(self, said: list[str]) -> Generation:
         prompt = encode(self.pair.tokenizer, said)
@@ -163,7 +160,7 @@ class Recorder:
 
     def _next_turn(self, c: _Conversation) -> bool:
         """Put the user's next turn, where there is one that fits."""
-        turns = c.job.question.turns
+        turns = c.question.turns
         answer = c.generation.output[: self._end(c.generation.output)]
         said = [*c.said, self.pair.tokenizer.decode(answer, skip_special_tokens=True)]
         turn = len(said) // 2
@@ -197,8 +194,8 @@ class Recorder:
                 corrected += 1
         lookups = [self._lookup(text, len(prompt) + position) for position in range(end)]
         return Recorded(
-            group=c.job.group,
-            category=c.job.question.category,
+            group=c.group,
+            category=c.question.category,
             prompt_tokens=len(prompt),
             output_tokens=end,
             accepted_length=accepted,

@@ -18,7 +18,7 @@ from laps_env.live.engine.loading import Pair
 from laps_env.live.engine.verification import Decoding
 from laps_env.live.env import LiveServer, prompt_requests
 from laps_env.live.measure.agreement import METRICS, Exactness, Metrics, compare_rounds
-from laps_env.live.measure.recording import Job, Recorder, assemble
+from laps_env.live.measure.recording import Recorder, assemble
 from laps_env.live.prompts import DEMO_PROMPTS, Question, encode
 from laps_env.policies import Policy
 from laps_env.sim.costs import CostModel
@@ -92,9 +92,9 @@ def record_questions(
     """
     longest = max(len(encode(pair.tokenizer, q.turns[:1])) for q in questions)
     recorder = Recorder(pair, limit=limit, longest=longest)
-    jobs = [Job(k, replace(q, turns=q.turns[:1])) for k, q in enumerate(questions)]
-    done = {job.group: turns[0] for job, turns in recorder.record(jobs)}
-    recorded = [done[job.group] for job in jobs]
+    first_turns = {k: replace(q, turns=q.turns[:1]) for k, q in enumerate(questions)}
+    done = dict(recorder.record(first_turns))
+    recorded = [done[k][0] for k in first_turns]
     info = TraceInfo(
         drafter=pair.drafter_kind,
         target_model=pair.target_name,

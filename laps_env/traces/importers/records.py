@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from msgspec import Meta
 
 from laps_env.traces.schema import TraceError
+from laps_env.utils.checks import check_one_of
 from laps_env.utils.documents import shown
 
 Parsed = TypeVar("Parsed")
@@ -83,8 +84,7 @@ def parse_records(
         OSError: The file cannot be read.
     """
     for name, value in (("on_error", on_error), ("on_failed", on_failed)):
-        if value not in get_args(OnError):
-            raise ValueError(f"{name}: expected one of {get_args(OnError)}, got {value!r}")
+        check_one_of(name, value, get_args(OnError))
     lines, decode, found = _lines(path), _json_object, False
     if path.suffix == ".csv":
         decode = partial(_csv_record, read_header(path))

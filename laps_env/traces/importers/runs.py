@@ -1,4 +1,4 @@
-"""From recorded rounds to `accepted_length` at every position.
+"""Accepted lengths at every position from recorded rounds.
 
 A round that starts at position t, drafts g tokens and commits a of them has accepted a - 1. Unless
 it is the last of its output (which the end may have cut short):
