@@ -191,7 +191,11 @@ def test_generated_parts_are_current(make_docs: ModuleType) -> None:
 def test_results_fill_their_place_on_the_board(
     make_docs: ModuleType, make_board: ModuleType
 ) -> None:
-    numbers: dict[str, Any] = {"scenario": "chat-serial-8b", "ratio_to_reference": 1.5, "ratio_ci95": (1.25, 1.75)}
+    numbers: dict[str, Any] = {
+        "scenario": "chat-serial-8b",
+        "ratio_to_reference": 1.5,
+        "ratio_ci95": (1.25, 1.75),
+    }
     row, reference, other = (
         make_row(policy, p99=12.34, load=load, **numbers)
         for policy, load in (("fcfs", 0.9), ("laps_sd_tuned", 0.9), ("fcfs", 0.7))
