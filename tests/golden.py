@@ -1,13 +1,15 @@
 """Golden numbers: what the simulator answers, as integers and digests, to be compared bit for bit.
 
-`python tests/golden.py` writes tests/golden.json again; do so only together with a new simulator
-version.
+`python tests/golden.py` writes tests/golden.json again: other numbers only under a higher simulator
+version, and a higher version only with other numbers.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,13 @@ import numpy as np
 import laps_env
 from laps_env import policies
 from laps_env.evaluation.episodes import serve
+from laps_env.sim import SIMULATOR_VERSION
 from laps_env.workloads.scenarios import get_scenario, list_scenarios
 
 FILE = Path(__file__).with_name("golden.json")
+
+RERUN = "run `python tests/golden.py`"
+RAISE = f"raise SIMULATOR_VERSION in laps_env/sim/__init__.py and {RERUN}"
 
 LOAD, SEEDS, REQUESTS = 0.9, (0, 1), 60
 
@@ -60,15 +66,15 @@ def policy_names() -> list[str]:
     return [*policies.list_policies(), "fcfs+smartspec", "laps_sd_tuned+smartspec"]
 
 
-def of_scenario(name: str) -> dict[str, list[Any]]:
-    """Every policy on two workloads."""
+def of_scenario(name: str, names: Sequence[str] = ()) -> dict[str, list[Any]]:
+    """These policies, or all, on two workloads."""
     scenario = get_scenario(name)
     workloads = [
         scenario.workload(load=LOAD, num_requests=REQUESTS, split="test", seed=seed)
         for seed in SEEDS
     ]
     found = {}
-    for policy in policy_names():
+    for policy in names or policy_names():
         made = policies.make(policy, scenario)
         found[policy] = [of_requests(serve(made, w, scenario).requests()) for w in workloads]
     return found
@@ -179,12 +185,13 @@ def of_live() -> dict[str, list[Any]]:
 
 
 def golden_numbers() -> dict[str, Any]:
-    """All of them."""
+    """All of them, and the simulator version that they belong to."""
     with ThreadPoolExecutor(2) as pool:
         scenarios = dict(
             zip(list_scenarios(), pool.map(of_scenario, list_scenarios()), strict=True)
         )
     return {
+        "simulator": SIMULATOR_VERSION,
         "scenarios": scenarios,
         "environments": of_environments(),
         "vectors": of_vectors(),
@@ -192,5 +199,36 @@ def golden_numbers() -> dict[str, Any]:
     }
 
 
+def recorded() -> dict[str, Any]:
+    """The numbers of tests/golden.json."""
+    return json.loads(named_as_today(FILE.read_text(encoding="utf-8")))
+
+
+def named_as_today(text: str) -> str:
+    """The one map of names, from those of the day on which the numbers were taken."""
+    renamed = r"\b(chat|code|math|mixed|bursty|pressure|specbench)-(serial|batch8)(?!-)"
+    text = re.sub(renamed, r"\1-\2-135m", text)
+    return text.replace("SpecDecodeReplayPriority", "SpecDecodeReplayScores")
+
+
+def differ(before: Any, after: Any) -> bool:
+    """Whether a number that both hold differs; scenarios and policies come and go."""
+    if isinstance(before, dict):
+        return any(differ(before[name], after[name]) for name in before.keys() & after.keys())
+    return bool(before != after)
+
+
+def check_version(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Refuse numbers under a version that others have, and a version that changes none."""
+    old, new = before["simulator"], after["simulator"]
+    changed = differ({**before, "simulator": new}, after)
+    if changed and new <= old:
+        raise SystemExit(f"numbers differ from those of version {old}, got version {new}: {RAISE}")
+    if new != old and not changed:
+        raise SystemExit(f"no number differs from those of version {old}: expected it, got {new}")
+
+
 if __name__ == "__main__":
-    FILE.write_text(json.dumps(golden_numbers(), indent=1) + "\n", encoding="utf-8")
+    numbers = golden_numbers()
+    check_version(recorded(), numbers)
+    FILE.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")

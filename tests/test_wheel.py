@@ -17,6 +17,21 @@ ROOT = Path(__file__).resolve().parent.parent
 #: first, where no file may be taken a second time.
 FOLDERS = {"laps_env": "laps_env", "policies": "laps_env/policies", "agents": "laps_env/agents"}
 
+#: An evaluation of seconds.
+SMALL = (
+    "evaluate --policies fcfs --scenario chat-serial-135m --loads 0.9 --episodes 1 --requests 20"
+)
+#: Runs a command, then says which of the repository's folders were imported by their bare names.
+NAMES_AFTER = """
+import sys
+from laps_env.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as done:
+    assert not done.code
+print(sorted({"policies", "agents"} & set(sys.modules)))
+"""
+
 
 def run(*command: str, cwd: Path, **environment: str) -> str:
     done = subprocess.run(
@@ -102,6 +117,7 @@ def test_sources_hold_no_file_twice_and_make_the_wheel_of_the_repository(
     assert contents(direct) == contents(wheel)
 
 
+@pytest.mark.slow
 def test_wheel_works_in_a_folder_with_the_user_s_own_names(wheel: Path, tmp_path: Path) -> None:
     site, work = tmp_path / "site", tmp_path / "work"
     (work / "agents").mkdir(parents=True)
@@ -112,19 +128,33 @@ def test_wheel_works_in_a_folder_with_the_user_s_own_names(wheel: Path, tmp_path
 
     def command(*arguments: str) -> str:
         # PYTHONPATH comes before this environment's packages, which only lend the dependencies.
-        return run(*arguments, cwd=work, PYTHONPATH=str(site))
+        cache = str(tmp_path / "cache")
+        return run(*arguments, cwd=work, PYTHONPATH=str(site), LAPS_ENV_CACHE=cache)
 
     where = command("-c", "import laps_env.policies as found; print(found.__file__)")
     assert Path(where.strip()) == site / "laps_env" / "policies" / "__init__.py"
-    listed = command("-m", "laps_env", "list")
+    module, script = ("-m", "laps_env"), (str(site / "bin" / "laps-env"),)
+    listed = command(*script, "list")
     assert "chat-serial-8b" in listed
     assert "laps_sd" in listed
+    assert command(*module, "list") == listed
+    for name in ("train", "timeline"):
+        assert f"usage: laps-env {name}" in command(*script, name, "--help")
+    command(*script, *SMALL.split(), "--json", "results.json")
+    assert "1 of 1 workloads" in command(*module, "check", "results.json", "--sample", "1")
 
 
-def test_folders_of_the_repository_are_no_modules_of_their_own() -> None:
-    pytest.importorskip("stable_baselines3")
-    loaded = "import sys, laps_env.agents.ppo; print({'policies', 'agents'} & set(sys.modules))"
-    assert run("-c", loaded, cwd=ROOT).strip() == "set()"
+def test_folders_of_the_repository_are_no_modules_of_their_own(tmp_path: Path) -> None:
+    evaluate = f"{SMALL} --json {tmp_path / 'results.json'}"
+    for arguments in ("list", evaluate, "train --help", "train index --help"):
+        found = run("-c", NAMES_AFTER, *arguments.split(), cwd=ROOT)
+        assert found.splitlines()[-1] == "[]", arguments
     for name in ("policies", "agents"):
         attempt = f"try: import {name}\nexcept ImportError as reason: print(reason)"
         assert f"laps_env.{name}" in run("-c", attempt, cwd=ROOT)
+
+
+def test_agents_are_no_module_of_their_own_when_they_train() -> None:
+    pytest.importorskip("stable_baselines3")
+    loaded = "import sys, laps_env.agents.ppo; print({'policies', 'agents'} & set(sys.modules))"
+    assert run("-c", loaded, cwd=ROOT).strip() == "set()"
