@@ -19,7 +19,7 @@ evaluate: $(VENV)/.evaluate  ## compare the policies: table, results.json, pictu
 	$(VENV)/bin/laps-env evaluate $(ARGS)
 
 test: $(VENV)/.dev  ## run the tests, without those for a GPU (ARGS="-m gpu": those alone)
-	$(RUN) -m pytest -m "not gpu" --numprocesses auto --dist worksteal $(ARGS)
+	$(RUN) -m pytest -m "not gpu" $(ARGS)
 
 bench: $(VENV)/.evaluate  ## measure the speed: table and bench.json
 	$(RUN) scripts/bench.py $(ARGS)
