@@ -67,7 +67,7 @@ def test_quick_prints_a_table_and_writes_nothing(
 ) -> None:
     main(["evaluate", "--quick", "--episodes", "2", "--requests", "40"])
     out = capsys.readouterr().out
-    assert "chat-batch8-135m, load 0.9: 2 workloads of 40 requests" in out
+    assert "mixed-serial-8b, load 0.9: 2 workloads of 40 requests" in out
     assert "gittins_tuned" in out
     assert not list(empty_folder.iterdir())
 

@@ -25,7 +25,7 @@ from laps_env.utils.files import outputs
 #: What ``--quick`` puts in place of the defaults: seconds, and no files.
 QUICK: dict[str, Any] = {
     "policies": ("fcfs", "sjf", "las_tuned", "laps_sd_tuned", "gittins_tuned", "oracle_srpt"),
-    "scenario": ("chat-serial-135m", "chat-batch8-135m"),
+    "scenario": ("mixed-serial-8b", "mixed-batch8-135m"),
     "loads": (0.9,),
     "episodes": 8,
     "requests": 300,

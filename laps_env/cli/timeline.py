@@ -28,7 +28,7 @@ class Timeline(Command):
     $ laps-env timeline --results results.json --policies laps_sd_tuned,learned --seed 3
     """
 
-    scenario: str = "chat-serial-135m"
+    scenario: str = "mixed-serial-8b"
     """Name of the scenario."""
     policies: tuple[str, ...] = ("fcfs", "laps_sd")
     """Names of policies."""
