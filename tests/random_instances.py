@@ -48,7 +48,7 @@ def random_server(rng: np.random.Generator, workload: dict[str, Any]) -> dict[st
     draft_length: int | str = int(rng.integers(0, 9))
     if rng.random() < 0.25:
         draft_length = "smartspec"
-    longest = 16 if draft_length == "smartspec" else int(draft_length)
+    longest = 0 if draft_length == "smartspec" else int(draft_length)  # it drafts what has room
     lookahead = (255 if workload["draft_schedule"] is not None else longest) + 1
     largest = int((workload["prompt_tokens"] + workload["output_tokens"]).max()) + lookahead
     batch_size = int(rng.integers(1, 6))

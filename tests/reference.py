@@ -43,8 +43,8 @@ class ReferenceServer:
         self.time_limit_ns, self.queue_limit = time_limit_ns, queue_limit
         self.smartspec = server.draft_length == "smartspec"
         self.nominal = 0 if self.smartspec else int(server.draft_length)
-        longest = SMARTSPEC_MAX if self.smartspec else self.nominal
-        self.lookahead = (SCHEDULE_MAX if workload.draft_schedule is not None else longest) + 1
+        longest = SCHEDULE_MAX if workload.draft_schedule is not None else self.nominal
+        self.lookahead = longest + 1  # SmartSpec reserves for its draft when it has chosen one
         self.requests = requests_of(workload)
         self.arrived = 0  # requests 0 .. arrived - 1 have arrived
         self.backlog: list[Request] = []
@@ -53,11 +53,14 @@ class ReferenceServer:
         self.completed: list[int] = []  # arrival numbers in order of completion
         self.now = self.rounds = self.idle_ns = self.integral_ns = 0
         self.hits = self.trials = 0.0  # SmartSpec's accepted and tested draft tokens, decayed
+        self.undrafted = 0  # rounds since the last that drafted
         self.last_draft_length = self.nominal
         self.draft_step_s = self._draft_step_s(1, 1, 0)
         self.verify_s = self._verify_s(self.nominal + 1, 0)
         self.terminated = self.truncated = False
         self.now = self.idle_ns = self.requests[0].arrival_ns  # no limit is tested at the start
+        if time_limit_ns is not None:
+            self.cut_ns = self.now + time_limit_ns
         self._admit()
 
     # -- time between rounds ----------------------------------------------------------------------
@@ -87,7 +90,7 @@ class ReferenceServer:
     def _next_decision(self) -> None:
         """Admit, jump over idle time, and see whether the episode is over."""
         self._admit()
-        limit = self.time_limit_ns
+        limit = None if self.time_limit_ns is None else self.cut_ns
         if len(self.completed) == len(self.requests):
             self.terminated = True
         elif limit is not None and self.now >= limit:
@@ -167,8 +170,11 @@ class ReferenceServer:
             if 0 < request.last_round == self.rounds and request not in batch:
                 request.preemptions += 1
 
-        moved = self._make_room(batch)
-        chosen = self._smartspec_length(len(batch)) if self.smartspec else self.nominal
+        chosen, reserved = self.nominal, sum(r.context + self.lookahead for r in batch)
+        if self.smartspec:
+            chosen = self._smartspec_length(batch, self.server.pool_tokens - reserved)
+            reserved += len(batch) * chosen
+        moved = self._make_room(batch, reserved)
         lengths = [request.draft_length(chosen) for request in batch]
         drafts = [r.drafts(n, r.generated) for r, n in zip(batch, lengths, strict=True)]
         prefill = prefills = 0
@@ -198,16 +204,17 @@ class ReferenceServer:
         if steps > 0:
             self.draft_step_s = self._draft_step_s(*drafting)
         accepted = [self._commit(r, d, duration) for r, d in zip(batch, drafts, strict=True)]
+        self.undrafted += 1
         if drafted > 0:
+            self.undrafted = 0
             refused = sum(a < d for a, d in zip(accepted, drafts, strict=True))
             self.hits = 0.99 * self.hits + sum(accepted)
             self.trials = 0.99 * self.trials + (sum(accepted) + refused)
         self._next_decision()
         return integral, self.now - start
 
-    def _make_room(self, batch: list[Request]) -> list[int]:
-        """Evict until the batch fits with its look-ahead; return the contexts moved to the host."""
-        needed = sum(request.context + self.lookahead for request in batch)
+    def _make_room(self, batch: list[Request], needed: int) -> list[int]:
+        """Evict until so many tokens are left to the batch; the contexts moved to the host."""
         offloaded: list[int] = []
         while True:
             others = [r for r in self.in_slots() if r.resident and r not in batch]
@@ -240,24 +247,30 @@ class ReferenceServer:
             self.completed.append(request.number)
         return accepted
 
-    def _smartspec_length(self, batch: int) -> int:
-        """Draft length of most expected tokens per nanosecond, the smallest on ties."""
-        cost = self.cost
+    def _smartspec_length(self, batch: list[Request], room: int) -> int:
+        """Draft length of most expected tokens per nanosecond, the smallest on ties.
+
+        Caches to be restored cost the same whatever is drafted. After 50 rounds without a draft,
+        two tokens.
+        """
+        size, kv = len(batch), sum(request.context for request in batch)
         alpha = (self.hits + 1) / (self.trials + 2)
         best, best_rate, expected, power = 0, 0.0, 0.0, 1.0
-        for k in range(SMARTSPEC_MAX + 1):
+        longest = min(room // size, SMARTSPEC_MAX)
+        for k in range(longest + 1):
             expected += power
             power *= alpha
-            terms = cost.overhead_ns + cost.target_pass_ns
-            terms += cost.target_token_ns * batch * (k + 1)
-            terms += cost.draft_step_ns * k
-            terms += cost.draft_token_ns * batch * k
-            rate = batch * expected / terms
+            drafting = (k, size * k, k * kv)
+            terms = self._terms(size * (k + 1), 0, kv, drafting, 0, [])
+            rate = size * expected / terms
             if rate > best_rate:
                 best, best_rate = k, rate
-        return best
+        return min(longest, 2) if best == 0 and self.undrafted >= 50 else best
 
-    def _duration(
+    def _duration(self, *work: Any) -> int:
+        return int(np.rint(self._terms(*work)))  # half to even
+
+    def _terms(
         self,
         verify: int,
         prefill: int,
@@ -265,7 +278,7 @@ class ReferenceServer:
         drafting: tuple[int, int, int],
         new: int,
         moved: list[int],
-    ) -> int:
+    ) -> float:
         """Time of a round, terms in this order, float64.
 
         `drafting`: steps, tokens, context tokens that the steps read; `new` counts the prefilled
@@ -282,7 +295,7 @@ class ReferenceServer:
         terms += cost.prefill_request_ns * new
         terms += cost.swap_request_ns * len(moved)
         terms += cost.swap_token_ns * sum(moved)
-        return int(np.rint(terms))  # half to even
+        return float(terms)
 
     # -- what an observer sees, and results -------------------------------------------------------
 

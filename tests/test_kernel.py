@@ -93,17 +93,23 @@ def test_a_new_episode_forgets_the_one_before() -> None:
         play(pair, rng, whole_rounds=bool(seed % 2))
 
 
-def test_a_first_arrival_after_the_limits_still_gets_its_round() -> None:
+def test_limits_count_from_the_first_arrival() -> None:
     rng = np.random.default_rng(0)
     fields = random_workload(rng)
-    fields["arrival_ns"] = np.full(fields["output_tokens"].size, 10**6)
     server = make_server(random_server(rng, fields), slots=3)
     for whole_rounds in (False, True):
-        for limits in ({"time_limit_ns": 1000}, {"queue_limit": 1}):
-            pair = Pair(fields, server, 3, **limits)
-            play(pair, rng, whole_rounds)
+        ends = []
+        for first in (0, 10**6):
+            fields["arrival_ns"] = np.full(fields["output_tokens"].size, first)
+            pair = Pair(fields, server, 3, time_limit_ns=1000)
+            play(pair, np.random.default_rng(1), whole_rounds)
             assert pair.reference.truncated
-            assert pair.reference.rounds == 1
+            ends.append(pair.reference.now - first)
+        assert ends[0] == ends[1] >= 1000
+        crowded = Pair(fields, server, 3, queue_limit=1)
+        play(crowded, rng, whole_rounds)
+        assert crowded.reference.truncated
+        assert crowded.reference.rounds == 1
 
 
 @rule
@@ -122,7 +128,7 @@ def run_oldest_shortest(
     view = np.zeros(len(SERVER_COLUMNS), np.float32)
     no_truth, priority = np.zeros(0), np.zeros(pair.slots)
     compiled = _oldest_shortest.compiled, no_preparation.compiled
-    scorer = Scorer(*compiled, params, view, memory, no_truth, priority)
+    scorer = Scorer(*compiled, params, view, memory, no_truth, priority, np.zeros(1, np.int8))
     run_rule(c, state, scorer, rounds)
 
 

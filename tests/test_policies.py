@@ -124,5 +124,8 @@ def test_no_observed_number_sends_a_rule_out_of_its_tables(column: int, value: f
     if column == CATEGORY:
         with pytest.raises(ValueError, match=r"gittins: expected categories 0\.\.3"):
             policy.predict(bad)
+    elif not np.isfinite(value) or (column == PREDICTED_TOKENS and value < 0):
+        with pytest.raises(ValueError, match="expected a finite priority"):
+            policy.predict(bad)
     else:
         assert policy.predict(bad)[0] in (0, 1)

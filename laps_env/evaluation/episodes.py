@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from laps_env import policies
 from laps_env.policies import Policy
-from laps_env.sim.loops import run_rule
 from laps_env.sim.metrics import summarize, time_alone_ns
-from laps_env.sim.simulation import UNLIMITED, Simulation, limit_ns
+from laps_env.sim.simulation import Simulation, limit_ns
+from laps_env.utils.splits import Split
 from laps_env.workloads import Workload
-from laps_env.workloads.arrivals import AllAtOnce
 from laps_env.workloads.scenarios import Scenario
-
-#: Requests of the workload that measures saturation.
-SATURATION_REQUESTS = 2000
 
 
 def serve(
@@ -27,6 +21,7 @@ def serve(
     workload: Workload,
     scenario: Scenario,
     *,
+    split: str = Split.TEST,
     slots: int = 64,
     time_limit_s: float | None = None,
 ) -> Simulation:
@@ -37,12 +32,13 @@ def serve(
         workload: Requests to serve.
         scenario: Scenario whose server runs them, with the policy's draft-length rule where it has
             one.
+        split: Split whose saturation the observed load estimate is relative to.
         slots: Slots of the request table.
-        time_limit_s: Time at which the episode is cut, by default never.
+        time_limit_s: Time after the first arrival at which the episode is cut, by default never.
 
     Raises:
-        ValueError: A request that does not fit the key-value pool, or a policy that was fitted on
-            other task categories.
+        ValueError: A request that does not fit the key-value pool, a policy that was fitted on
+            other task categories, or a rule that fails (`Policy.run`).
     """
     policy.check_categories(workload)
     server = scenario.server
@@ -51,13 +47,13 @@ def serve(
     simulation = Simulation(
         server,
         slots=max(slots, server.batch_size),
-        saturation_rps=scenario.saturation_rps,
+        saturation_rps=scenario.saturation(split),
         time_limit_ns=limit_ns(time_limit_s),
     )
     simulation.start(0, workload)
     if policy.spec.clairvoyant:
         policy = policy.with_oracle(workload, scenario.server)
-    run_rule(simulation.constants, simulation.state, policy.scorer(simulation.slots), UNLIMITED)
+    policy.run(simulation)
     return simulation
 
 
@@ -66,12 +62,15 @@ def evaluate_episode(
     workload: Workload,
     scenario: Scenario,
     *,
+    split: str = Split.TEST,
     slots: int = 64,
     time_limit_s: float | None = None,
     alone_ns: npt.NDArray[np.int64] | None = None,
 ) -> dict[str, float]:
     """Metrics that `laps_env.sim.metrics.summarize` has of a policy; arguments as `serve`."""
-    simulation = serve(policy, workload, scenario, slots=slots, time_limit_s=time_limit_s)
+    simulation = serve(
+        policy, workload, scenario, split=split, slots=slots, time_limit_s=time_limit_s
+    )
     if alone_ns is None:
         reference = scenario.server.reference_draft_length
         alone_ns = time_alone_ns(workload, scenario.server, reference)
@@ -96,14 +95,3 @@ def play(policy: Policy, env: gym.Env[Any, Any], **reset: Any) -> dict[str, Any]
         observation, _, terminated, truncated, info = env.step(action)
         ended = terminated or truncated
     return info
-
-
-def measure_saturation(scenario: Scenario) -> float:
-    """Saturation throughput in requests per second, as `Scenario.saturation_rps` defines it."""
-    unscaled = replace(scenario, saturation_rps=1.0, arrivals=AllAtOnce())
-    workload = unscaled.workload(
-        load=1.0, num_requests=SATURATION_REQUESTS, split="calibration", predictor_error=0.0
-    )
-    simulation = serve(policies.make("fcfs", unscaled), workload, unscaled)
-    now: Any = simulation.state.servers[0]["now"]
-    return float(SATURATION_REQUESTS / (int(now) * 1e-9))

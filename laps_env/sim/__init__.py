@@ -2,4 +2,4 @@
 
 #: What results are named after. Raised whenever any result changes, which `tests/test_golden.py`
 #: notices; a change of comments, documents, reports or commands leaves it as it is.
-SIMULATOR_VERSION = 2
+SIMULATOR_VERSION = 3

@@ -64,15 +64,15 @@ def advance_to_work(server: Any, e: Episode) -> None:
     """Admit; where nothing is in the system, time jumps to the next arrival."""
     admit(server, e)
     idle = server.active == 0 and server.arrived < server.requests
-    if idle and server.now < server.time_limit_ns:
-        server.now = min(e.requests[server.arrived].arrival_ns, server.time_limit_ns)
+    if idle and server.now < server.cut_ns:
+        server.now = min(e.requests[server.arrived].arrival_ns, server.cut_ns)
         admit(server, e)
 
 
 @inlined
 def check_limits(server: Any) -> None:
     """An unfinished episode is cut at its time limit, or when its queue has grown too long."""
-    too_late = server.now >= server.time_limit_ns
+    too_late = server.now >= server.cut_ns
     too_long = server.arrived - server.finished > server.queue_limit
     if server.finished < server.requests and (too_late or too_long):
         server.truncated = 1

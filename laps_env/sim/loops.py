@@ -16,7 +16,6 @@ from laps_env.sim.observation import refresh_times, show_choices, show_server
 from laps_env.sim.round import (
     close_round,
     do_work,
-    draft_length_of_round,
     finish_at_cost,
     open_round,
     run_round,
@@ -32,16 +31,18 @@ def start_episode(c: Any, state: BatchedState, i: int) -> None:
     e = episode_of(state, i)
     server.now = server.arrived = server.admitted = server.finished = server.active = 0
     server.picked = server.wanted = server.held = server.reserved = server.rounds = 0
-    server.busy_ns = server.integral_ns = server.truncated = server.order = 0
+    server.contended = server.busy_ns = server.integral_ns = server.truncated = server.order = 0
     server.hits = server.trials = 0.0
     nominal = max(c.draft_length, 0)
-    server.last_draft_length = nominal
+    server.draft_length = server.last_draft_length = nominal
+    server.undrafted = 0
     server.draft_step_ns = draft_step_ns(c, Work(0, 0, 0, 1, 1, 0, 0, 0, 0))
     server.verify_ns = verification_ns(c, Work(nominal + 1, 0, 0, 0, 0, 0, 0, 0, 0))
     for k in range(e.slots.shape[0]):
         e.slots[k].request = FREE
     e.queue[:] = 0
     server.now = e.requests[0].arrival_ns  # no limit is tested before the first round
+    server.cut_ns = server.now + server.time_limit_ns
     admit(server, e)
     show_all(c, state, i, e)
 
@@ -149,7 +150,8 @@ class Scorer(NamedTuple):
 
     ``memory``: column 0 names the owner (arrival number + 1), so that a new request finds its cells
     zeroed. ``remaining``, the rounds still to run from each output position, is empty but for a
-    clairvoyant rule, which finds its value in its first cell.
+    clairvoyant rule, which finds its value in its first cell. ``raised`` is set from outside when
+    compiled code behind a pointer raises (`laps_env.utils.rule_errors`).
     """
 
     rule: Any  # compiled by `laps_env.utils.jit.rule`
@@ -159,15 +161,18 @@ class Scorer(NamedTuple):
     memory: npt.NDArray[np.float64]  # [N, 1 + cells]
     remaining: npt.NDArray[np.float64]  # [T] or [0]
     priority: npt.NDArray[np.float64]  # [N], the result
+    raised: npt.NDArray[np.int8]  # [1]
 
 
 @inlined
-def score_all(server: Any, e: Episode, columns: npt.NDArray[np.float32], scorer: Scorer) -> None:
-    """Priorities of all active requests by a rule."""
+def score_all(server: Any, e: Episode, columns: npt.NDArray[np.float32], scorer: Scorer) -> int:
+    """Priorities of all active requests by a rule; the slot at which it fails, or `FREE`."""
     memory, remaining = scorer.memory, scorer.remaining
     for j in range(columns.size):
         scorer.server[j] = columns[j]
     scorer.prepare(e.queue, scorer.server, scorer.params)
+    if scorer.raised[0] != 0:
+        return e.active[0]
     for k in range(server.active):
         index = e.active[k]
         slot = e.slots[index]
@@ -176,26 +181,47 @@ def score_all(server: Any, e: Episode, columns: npt.NDArray[np.float32], scorer:
             memory[index, 0] = slot.request + 1
         if remaining.size > 0:
             memory[index, 1] = remaining[e.requests[slot.request].offset + slot.generated]
-        scorer.priority[index] = scorer.rule(
-            e.queue[index], scorer.server, scorer.params, memory[index, 1:]
-        )
+        priority = scorer.rule(e.queue[index], scorer.server, scorer.params, memory[index, 1:])
+        if scorer.raised[0] != 0 or not np.isfinite(priority):
+            return index
+        scorer.priority[index] = priority
+    return FREE
 
 
 @jit
-def run_rule(c: Any, state: BatchedState, scorer: Scorer, max_rounds: int) -> None:
-    """Serve server 0's episode with a rule, whole rounds, to its end or for ``max_rounds``."""
+def run_rule(c: Any, state: BatchedState, scorer: Scorer, max_rounds: int) -> int:
+    """Serve server 0's episode with a rule, whole rounds, to its end or for ``max_rounds``.
+
+    Returns:
+        `FREE`, or the slot of the request for which the rule raises or gives no finite priority,
+        before whose round the server stands then.
+    """
     server = state.servers[0]
     e = episode_of(state, 0)
     columns = state.server_obs[0]
     for _ in range(max_rounds):
         if server.finished == server.requests or server.truncated == 1:
-            return
-        score_all(server, e, columns, scorer)
+            break
+        failed = score_all(server, e, columns, scorer)
+        if failed != FREE:
+            return failed
         pick_by_priority(c, server, e, scorer.priority)
         run_round(c, server, e)
         next_decision(server, e)
         refresh_times(server, e)
         show_server(c, server, e, columns)
+    return FREE
+
+
+@jit
+def run_in_order(c: Any, state: BatchedState, alike: npt.NDArray[np.float64]) -> None:
+    """Serve server 0's episode to its end, first come first served: all priorities [N] alike."""
+    server = state.servers[0]
+    e = episode_of(state, 0)
+    while server.finished < server.requests and server.truncated == 0:
+        pick_by_priority(c, server, e, alike)
+        run_round(c, server, e)
+        next_decision(server, e)
 
 
 # For a server that does the work of a round outside the kernel. `open_sequential` or `open_scores`
@@ -228,7 +254,7 @@ def open_for_work(c: Any, state: BatchedState) -> int:
     """Make room for the round of server 0; the tokens to draft for each of its requests."""
     server = state.servers[0]
     open_round(c, server, episode_of(state, 0))
-    return draft_length_of_round(c, server)
+    return server.draft_length
 
 
 @jit

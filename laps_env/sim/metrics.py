@@ -72,7 +72,10 @@ def summarize(
     server: Any,
     alone_ns: npt.NDArray[np.int64],
 ) -> dict[str, float]:
-    """Metrics of one episode, over the requests that had arrived at its end.
+    """Metrics of one episode, which begins with its first arrival.
+
+    Means and percentiles are over the requests that had arrived at its end, unless it says
+    otherwise; unfinished ones count with their latency so far. NaN stands for "no data".
 
     Args:
         requests: Records of the episode's requests, `laps_env.sim.state.REQUEST` [R].
@@ -82,18 +85,21 @@ def summarize(
     Returns:
         Seconds, unless the name says otherwise:
 
-        - ``requests``, ``finished`` (counts; unfinished requests count with their latency so far),
+        - ``requests``, ``started``, ``finished``: counts of those that had arrived, had their
+          first token, were complete,
         - ``mean_latency_s``, ``p50_latency_s``, ``p95_latency_s``, ``p99_latency_s``,
           ``max_latency_s``: completion - arrival, backlog included,
-        - ``mean_ttft_s``, ``p99_ttft_s``: arrival to the end of the first round,
-        - ``mean_tpot_s``: (completion - first token) / (output tokens - 1), per finished request,
+        - ``mean_ttft_s``, ``p99_ttft_s``: arrival to the end of the first round, over the started,
+        - ``mean_tpot_s``: (completion - first token) / (output tokens - 1), over the finished of
+          more than one output token,
         - ``mean_slowdown``, ``max_slowdown``: latency / time alone,
         - ``jain_fairness``: Jain's index of 1 / slowdown, in (0, 1],
         - ``max_idle_s``: longest time that any request waited for a round (starvation),
-        - ``throughput_rps``, ``throughput_tps``: finished requests, their tokens, per second from
-          time 0 to the end,
-        - ``makespan_s``, ``utilization``: time of the end, share of it spent in rounds,
-        - ``rounds``, ``preemptions``, ``recomputed_tokens``: totals.
+        - ``throughput_rps``, ``throughput_tps``: finished requests, their tokens, per second,
+        - ``makespan_s``, ``utilization``: first arrival to the end, share of it spent in rounds,
+        - ``rounds``, ``preemptions``, ``recomputed_tokens``: totals,
+        - ``contended_share``: share of the rounds that left somebody waiting; where it is 0, order
+          cannot matter.
     """
     now = int(server["now"])
     arrived = requests["arrival_ns"] <= now
@@ -110,10 +116,12 @@ def summarize(
     rate = 1.0 / np.maximum(slowdown, 1e-12)
     waiting = seen[seen["first_token_ns"] == 0]
     idle = max(_largest(seen["longest_idle_ns"]), _largest(now - waiting["arrival_ns"]))
-    elapsed_ns = max(now, 1)  # before the first round, nothing has been done in no time
+    elapsed_ns = now - int(requests["arrival_ns"][0])
+    span_ns = max(elapsed_ns, 1)  # before the first round, nothing has been done in no time
     p50, p95, p99 = (float(x) for x in np.percentile(latency, PERCENTILES))
     return {
         "requests": float(seen.size),
+        "started": float(started.size),
         "finished": float(finished.size),
         "mean_latency_s": float(latency.mean()),
         "p50_latency_s": p50,
@@ -121,19 +129,20 @@ def summarize(
         "p99_latency_s": p99,
         "max_latency_s": float(latency.max()),
         "mean_ttft_s": _mean(ttft),
-        "p99_ttft_s": float(np.percentile(ttft, 99)) if ttft.size else 0.0,
+        "p99_ttft_s": float(np.percentile(ttft, 99)) if ttft.size else np.nan,
         "mean_tpot_s": _mean(tpot),
         "mean_slowdown": float(slowdown.mean()),
         "max_slowdown": float(slowdown.max()),
         "jain_fairness": float(rate.sum() ** 2 / (rate.size * (rate**2).sum())),
         "max_idle_s": idle * 1e-9,
-        "throughput_rps": finished.size / (elapsed_ns * 1e-9),
-        "throughput_tps": float(finished["output_tokens"].sum()) / (elapsed_ns * 1e-9),
-        "makespan_s": now * 1e-9,
-        "utilization": int(server["busy_ns"]) / elapsed_ns,
+        "throughput_rps": finished.size / (span_ns * 1e-9),
+        "throughput_tps": float(finished["output_tokens"].sum()) / (span_ns * 1e-9),
+        "makespan_s": elapsed_ns * 1e-9,
+        "utilization": int(server["busy_ns"]) / span_ns,
         "rounds": float(server["rounds"]),
         "preemptions": float(seen["preemptions"].sum()),
         "recomputed_tokens": float(seen["recomputed_tokens"].sum()),
+        "contended_share": int(server["contended"]) / max(int(server["rounds"]), 1),
     }
 
 
@@ -142,4 +151,4 @@ def _largest(values: npt.NDArray[np.int64]) -> int:
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float:
-    return float(values.mean()) if values.size else 0.0
+    return float(values.mean()) if values.size else np.nan

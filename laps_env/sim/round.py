@@ -36,8 +36,11 @@ def finish_at_cost(c: Any, server: Any, e: Episode) -> None:
 
 @inlined
 def open_round(c: Any, server: Any, e: Episode) -> None:
-    """Note who is left out of the round, and make room for those who are in it."""
+    """Note who is left out, decide how much to draft, and make room for those who are in."""
     note_preemptions(server, e)
+    if server.arrived - server.finished > server.picked:
+        server.contended += 1
+    decide_draft_length(c, server)
     make_room(c, server, e)
 
 
@@ -45,7 +48,7 @@ def open_round(c: Any, server: Any, e: Episode) -> None:
 def do_work(c: Any, server: Any, e: Episode) -> Work:
     """Restore the caches and draft; what the round then costs."""
     prefill, prefills, restores, restored = restore_caches(server, e)
-    verify, kv, steps, drafted, draft_kv = draft(c, server, e)
+    verify, kv, steps, drafted, draft_kv = draft(server, e)
     swaps, swapped = server.offloads + restores, server.offloaded + restored
     return Work(verify, prefill, kv, steps, drafted, draft_kv, prefills, swaps, swapped)
 
@@ -71,6 +74,17 @@ def note_preemptions(server: Any, e: Episode) -> None:
             e.requests[slot.request].preemptions += 1
         slot.ran = 0
         show_round_begin(e, e.active[k])
+
+
+@inlined
+def decide_draft_length(c: Any, server: Any) -> None:
+    """The fixed draft length, or what SmartSpec chooses, for which it then reserves cache."""
+    server.draft_length = c.draft_length
+    if c.draft_length < 0:
+        context = server.reserved - server.picked * server.lookahead
+        room = (c.pool_tokens - server.reserved) // server.picked
+        server.draft_length = smartspec_draft_length(c, server, context, room)
+        server.reserved += server.picked * server.draft_length
 
 
 @inlined
@@ -140,19 +154,18 @@ def restore_caches(server: Any, e: Episode) -> tuple[int, int, int, int]:
 
 
 @inlined
-def draft(c: Any, server: Any, e: Episode) -> tuple[int, int, int, int, int]:
-    """Decide how many tokens are drafted for each picked request (``slot.drafting``).
+def draft(server: Any, e: Episode) -> tuple[int, int, int, int, int]:
+    """Draft for each picked request what its position allows (``slot.drafting``).
 
     Returns:
         Tokens to verify, context tokens read, sequential draft steps, tokens drafted, context
         tokens that their steps read.
     """
-    chosen = draft_length_of_round(c, server)
     server.last_draft_length = 0
     verify, kv, steps, drafted, draft_kv = 0, 0, 0, 0, 0
     for k in range(server.picked):
         slot = e.slots[e.batch[k]]
-        draft_length = draft_length_of(server, e, slot, chosen)
+        draft_length = draft_length_of(server, e, slot)
         server.last_draft_length = max(server.last_draft_length, draft_length)
         slot.drafting = draft_length
         if e.max_draft.size > 0:  # the position costs a look at the request
@@ -166,19 +179,11 @@ def draft(c: Any, server: Any, e: Episode) -> tuple[int, int, int, int, int]:
 
 
 @inlined
-def draft_length_of_round(c: Any, server: Any) -> Any:
-    """The fixed draft length, or what SmartSpec chooses for this round."""
-    if c.draft_length < 0:
-        return smartspec_draft_length(c, server.hits, server.trials, server.picked)
-    return c.draft_length
-
-
-@inlined
-def draft_length_of(server: Any, e: Episode, slot: Any, chosen: int) -> Any:
+def draft_length_of(server: Any, e: Episode, slot: Any) -> Any:
     """Draft length in force for one request: its given schedule goes before the round's."""
     if server.scheduled == 1:
         return np.int64(e.schedule[e.requests[slot.request].schedule_offset + slot.rounds])
-    return chosen
+    return server.draft_length
 
 
 @inlined
@@ -212,7 +217,9 @@ def finish_round(server: Any, e: Episode, duration: int) -> None:
         hits += accepted
         trials += accepted + (1 if accepted < drafted else 0)
         commit(server, e, e.batch[k], drafted, accepted, duration)
+    server.undrafted += 1
     if drafted_total > 0:
+        server.undrafted = 0
         server.hits = FORGETTING * server.hits + hits
         server.trials = FORGETTING * server.trials + trials
     server.picked = 0

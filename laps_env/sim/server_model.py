@@ -69,10 +69,11 @@ class ServerModel:
         return 0 if isinstance(self.draft_length, str) else int(self.draft_length)
 
     def lookahead(self, scheduled: bool) -> int:
-        """Cache tokens reserved for a running request beyond its context: longest draft + 1."""
-        if scheduled:
-            return MAX_SCHEDULED_DRAFT_LENGTH + 1
-        longest = MAX_DRAFT_LENGTH if self.draft_length == SMARTSPEC else int(self.draft_length)
+        """Cache tokens that a pick reserves beyond a request's context: longest draft + 1.
+
+        SmartSpec reserves for its draft when it has chosen one, and chooses what has room.
+        """
+        longest = MAX_SCHEDULED_DRAFT_LENGTH if scheduled else self.reference_draft_length
         return longest + 1
 
     def with_changes(self, **changes: Any) -> ServerModel:

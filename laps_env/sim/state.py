@@ -27,17 +27,21 @@ SERVER = np.dtype(
         ("offloads", np.int64),  # requests moved to the host by the round at hand
         ("offloaded", np.int64),  # tokens of these
         ("rounds", np.int64),
+        ("contended", np.int64),  # rounds that left somebody waiting
         ("busy_ns", np.int64),
         ("integral_ns", np.int64),  # of the number in the system, over the step
+        ("draft_length", np.int64),  # of the round at hand, where no schedule is given
         ("last_draft_length", np.int64),
+        ("undrafted", np.int64),  # rounds since the last that drafted
         ("draft_step_ns", np.float64),  # as measured in the last round that drafted
         ("verify_ns", np.float64),  # as measured in the last round
         ("saturation_rps", np.float64),  # of the scenario, for the load estimate
         ("hits", np.float64),  # SmartSpec's running acceptance
         ("trials", np.float64),
-        ("lookahead", np.int64),  # cache tokens reserved beyond the context: longest draft + 1
+        ("lookahead", np.int64),  # cache tokens that a pick reserves beyond the context
         ("scheduled", np.int64),  # draft lengths are given round by round
-        ("time_limit_ns", np.int64),
+        ("time_limit_ns", np.int64),  # of an episode, from its first arrival
+        ("cut_ns", np.int64),  # when it is cut: first arrival + limit
         ("queue_limit", np.int64),
         ("truncated", np.int64),
         ("order", np.int64),  # completions so far, numbers them

@@ -8,13 +8,14 @@ stable-baselines3, so a policy runs wherever a model does.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from laps_env.policies.base.rule_spec import Floats, RuleSpec
-from laps_env.sim.loops import Scorer
+from laps_env.sim.loops import Scorer, run_rule
 from laps_env.sim.observation import (
     ARRIVAL_NUMBER,
     CATEGORY,
@@ -26,9 +27,12 @@ from laps_env.sim.observation import (
 )
 from laps_env.sim.remaining_rounds import remaining_rounds
 from laps_env.sim.server_model import ServerModel
+from laps_env.sim.simulation import UNLIMITED, Simulation
+from laps_env.sim.state import FREE
 from laps_env.sim.workload import Workload
 from laps_env.utils.code_digest import code_digest
 from laps_env.utils.jit import jit
+from laps_env.utils.rule_errors import caught
 
 Observation = dict[str, npt.NDArray[np.float32]]
 
@@ -95,7 +99,21 @@ class Policy:
             np.zeros((slots, 1 + self.spec.cells)),
             np.zeros(0) if self.oracle is None else self.oracle.remaining,
             np.empty(slots),
+            np.zeros(1, np.int8),
         )
+
+    def run(self, simulation: Simulation) -> None:
+        """Serve the episode of a simulation's first server to its end, inside the kernel.
+
+        Raises:
+            ValueError: What `scorer` raises; or the rule raises, or gives a priority that is not
+                finite.
+        """
+        scorer, state = self.scorer(simulation.slots), simulation.state
+        with caught(scorer.raised) as errors:
+            failed = run_rule(simulation.constants, state, scorer, UNLIMITED)
+        if failed != FREE:
+            raise self._failure(state.queue[0, failed], errors.first) from errors.first
 
     def predict(
         self,
@@ -117,8 +135,9 @@ class Policy:
 
         Raises:
             ValueError: The arrays have other shapes, or more or fewer slots than the rule is made
-                for; a clairvoyant rule has not been given its knowledge of these requests; or a
-                category has no fitted constants.
+                for; a clairvoyant rule has not been given its knowledge of these requests; a
+                category has no fitted constants; or the rule raises, or gives a priority that is
+                not finite.
         """
         self._check_oracle()
         queue, server = _arrays(observation)
@@ -131,8 +150,37 @@ class Policy:
         actions = np.empty(len(queue), np.int64)
         cells = self._server_cells(queue.shape[1])
         rule, prepare = self.spec.rule.compiled, self.spec.prepare.compiled
-        _choose(queue, server, cells, memory, rule, prepare, self.params, *oracle, actions)
+        raised = np.zeros(1, np.int8)
+        with caught(raised) as errors:
+            failed = _choose(
+                queue, server, cells, memory, rule, prepare, self.params, *oracle, raised, actions
+            )
+        if failed != FREE:
+            rows = queue.reshape(-1, queue.shape[-1])
+            raise self._failure(rows[failed], errors.first) from errors.first
         return (actions if batched else actions[0]), memory
+
+    def _failure(
+        self, request: npt.NDArray[np.float32], raised: BaseException | None
+    ) -> ValueError:
+        """Error that says where a rule failed, at the request with these columns."""
+        code = self.spec.rule.function.__code__
+        where = f"{self.name} ({Path(code.co_filename).name}, line {code.co_firstlineno})"
+        if raised is None:
+            what = "expected a finite priority, got NaN or infinity: guard divisions and logarithms"
+        elif isinstance(raised, IndexError):
+            what = (
+                f"{raised}: it has {len(QUEUE_COLUMNS)} columns of a row, {self.params.size} "
+                f"parameters and constants, {self.spec.cells} cells of memory (RuleSpec.cells)"
+            )
+        else:
+            what = f"it raised {type(raised).__name__}: {raised}"
+        columns = ", ".join(
+            f"{column.name} {value:g}" for column, value in zip(QUEUE_COLUMNS, request, strict=True)
+        )
+        return ValueError(
+            f"{where}: {what}; at request {request[ARRIVAL_NUMBER]:.0f} with {columns}"
+        )
 
     def _check_oracle(self) -> None:
         if self.spec.clairvoyant and self.oracle is None:
@@ -249,9 +297,12 @@ def _choose(
     params: Floats,
     remaining: Floats,
     offset: npt.NDArray[np.int64],
+    raised: npt.NDArray[np.int8],
     actions: npt.NDArray[np.int64],
-) -> None:
+) -> int:
     """Choose the selectable slot of lowest priority, ties by arrival; else start the round.
+
+    Returns the row of all E x N at which the rule fails (`run_rule`), or `FREE`.
 
     The arguments are plain arrays because a named tuple of them costs more than the choice itself
     each time it crosses into compiled code.
@@ -260,6 +311,8 @@ def _choose(
         for j in range(server.shape[1]):
             server_cells[j] = server[i, j]
         prepare(queue[i], server_cells, params)
+        if raised[0] != 0:
+            return i * queue.shape[1]
         best, best_priority = queue.shape[1], np.inf
         for k in range(queue.shape[1]):
             row = queue[i, k]
@@ -273,6 +326,8 @@ def _choose(
                 position = offset[np.int64(row[ARRIVAL_NUMBER])] + np.int64(row[GENERATED_TOKENS])
                 cells[1] = remaining[position]
             priority = rule(row, server_cells, params, cells[1:])
+            if raised[0] != 0 or not np.isfinite(priority):
+                return i * queue.shape[1] + k
             earlier = (
                 best == queue.shape[1]
                 or priority < best_priority
@@ -284,3 +339,4 @@ def _choose(
             if row[SELECTABLE] == 1 and earlier:
                 best, best_priority = k, priority
         actions[i] = best
+    return FREE

@@ -1,0 +1,91 @@
+"""SmartSpec: the draft length of most tokens per second, and its way back from none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from laps_env import policies
+from laps_env.evaluation.episodes import serve
+from laps_env.sim.costs import CostModel
+from laps_env.sim.draft_length import PROBE_LENGTH, PROBE_ROUNDS
+from laps_env.sim.loops import run_rule
+from laps_env.sim.server_model import ServerModel
+from laps_env.sim.simulation import Simulation
+from laps_env.sim.workload import Workload
+from laps_env.workloads.scenarios import Scenario, get_scenario
+
+
+def server(pool_tokens: int = 10_000, **cost: float) -> ServerModel:
+    """A pass takes 10 ns, a draft step 1 ns, what else ``cost`` says."""
+    plain = CostModel(0, 10, 0, 0, 1, 0, 0, 0)
+    return ServerModel(replace(plain, **cost), draft_length="smartspec", pool_tokens=pool_tokens)
+
+
+def drafts(model: ServerModel, accepted: list[int], prompt: int = 1) -> list[int]:
+    """Tokens drafted in each round of one request with these accepted lengths."""
+    workload = Workload(
+        arrival_ns=np.array([0]),
+        prompt_tokens=np.array([prompt]),
+        output_tokens=np.array([len(accepted)]),
+        predicted_tokens=np.array([1.0]),
+        category=np.array([0]),
+        accepted_length=np.array(accepted, np.uint8),
+    )
+    simulation = Simulation(model)
+    simulation.start(0, workload)
+    scorer = policies.make("fcfs").scorer(simulation.slots)
+    found, before = [], 0
+    while simulation.state.servers[0]["finished"] == 0:
+        run_rule(simulation.constants, simulation.state, scorer, 1)
+        slot, request = simulation.state.slots[0, 0], simulation.requests()[0]
+        total = int(request["drafted"] or slot["drafted"])
+        found.append(total - before)
+        before = total
+    return found
+
+
+def test_first_choice_by_hand() -> None:
+    # alpha 1/2: k drafts give 2 - 2**-k tokens in 10 + k ns; 1.75/12 = .1458 is the most
+    assert drafts(server(), [0])[0] == 2
+    # a pass that reads 90 ns of context makes it 100 + k: 1.96875/105 = .01875 is the most
+    assert drafts(server(target_kv_token_ns=1.0), [0], prompt=90)[0] == 5
+    # context that each draft step reads too: 10 + 11 k: 1/10 is the most
+    assert drafts(server(draft_kv_token_ns=1.0), [0], prompt=10)[0] == 0
+
+
+def test_it_chooses_what_has_room() -> None:
+    # 5 would be best; the pool holds prompt 90, output 1 and 2 draft tokens more
+    assert drafts(server(93, target_kv_token_ns=1.0), [0], prompt=90)[0] == 2
+
+
+def test_no_draft_is_probed_and_left_again() -> None:
+    """Nothing is accepted for 300 rounds, then everything: it comes back."""
+    found = np.array(drafts(server(draft_step_ns=3.0), [0] * 300 + [15] * 1200))
+    silent = int(np.flatnonzero(found == 0)[0])
+    probes = np.flatnonzero(found[silent : silent + 2 * PROBE_ROUNDS + 2])
+    assert probes.tolist() == [PROBE_ROUNDS, 2 * PROBE_ROUNDS + 1]
+    assert found[silent + PROBE_ROUNDS] == PROBE_LENGTH
+    assert found[-2] > PROBE_LENGTH
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["mixed-serial-135m", "pressure-batch8-135m", "chat-serial-8b", "mixed-batch8-8b"]
+)
+def test_it_is_no_worse_than_the_reference_draft_length(name: str) -> None:
+    scenario = get_scenario(name)
+    policy = policies.make("laps_sd_tuned", scenario)
+    workloads = [
+        scenario.workload(load=0.9, num_requests=1000, split="validation", seed=5000 + seed)
+        for seed in range(8)
+    ]
+
+    def latency(scenario: Scenario) -> float:
+        played = [serve(policy, w, scenario, split="validation").requests() for w in workloads]
+        return float(sum((r["completion_ns"] - r["arrival_ns"]).sum() for r in played))
+
+    smart = scenario.server.with_changes(draft_length="smartspec")
+    assert latency(replace(scenario, server=smart)) <= 1.03 * latency(scenario)
