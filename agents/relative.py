@@ -68,9 +68,14 @@ class RelativeReward(VecEnvWrapper):
         """Serve an environment's workload with the reference."""
         envs, i = self._places[index]
         workload: Workload = envs.workload(i)
-        scenario = envs.options.get_scenario()
-        simulation = serve(self._policies[index], workload, scenario, slots=envs.options.slots)
-        requests = simulation.requests()
+        options = envs.options
+        requests = serve(
+            self._policies[index],
+            workload,
+            options.get_scenario(),
+            split=options.split,
+            slots=options.slots,
+        ).requests()
         self._times[:, index] = 0
         self._times[0, index, : requests.size] = requests["arrival_ns"]
         self._times[1, index, : requests.size] = requests["completion_ns"]

@@ -1,7 +1,9 @@
 """TRAIL: shortest predicted remaining output with limited pre-emption.
 
 Source: Shahout et al., "Don't Stop Me Now: Embedding Based Scheduling for LLMs" (arXiv 2410.01035),
-section 3.3: a request may be pre-empted only while generated < C * predicted length; C = 0.8.
+section 3.3: a request may be pre-empted only while generated < C * predicted length. The paper has
+C = 0.8, the default here; its authors' published code sets C = 0, which never pre-empts and is
+`sjf`, decision by decision.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from laps_env.utils.jit import rule
 @rule
 def trail(row: Any, server: Any, params: Any, memory: Any) -> float:
     """Late in its life a request cannot be pre-empted; before, the fewest tokens left."""
-    if row[GENERATED_TOKENS] >= params[0] * row[PREDICTED_TOKENS]:
+    if row[GENERATED_TOKENS] > 0 and row[GENERATED_TOKENS] >= params[0] * row[PREDICTED_TOKENS]:
         return -1.0
     return remaining_tokens(row, row[PREDICTED_TOKENS], 0.0)
 
@@ -30,7 +32,7 @@ SPEC = RuleSpec(
         Parameter(
             "c",
             0.8,
-            0.05,
+            0.0,
             3.0,
             "share of the predicted length that stays pre-emptible",
             "published",

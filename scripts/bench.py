@@ -25,7 +25,7 @@ import numpy as np
 
 import laps_env
 from laps_env import policies
-from laps_env.evaluation.episodes import measure_saturation, serve
+from laps_env.evaluation.episodes import serve
 from laps_env.sim.observation import OCCUPIED
 from laps_env.utils.files import check_output, write_beside
 from laps_env.utils.jit import jit
@@ -72,7 +72,7 @@ def kernel_rounds(batch_size: int) -> tuple[float, float]:
     """Rounds and seconds of LAPS-SD on the chat scenario at load 0.9, 64 slots."""
     scenario = get_scenario("chat-serial-8b")
     scenario = replace(scenario, server=scenario.server.with_changes(batch_size=batch_size))
-    scenario = replace(scenario, saturation_rps=measure_saturation(scenario))
+    scenario = scenario.with_saturation()
     workload = scenario.workload(load=0.9, num_requests=4000, seed=0)
     policy = policies.make("laps_sd", scenario)
     start = time.perf_counter()

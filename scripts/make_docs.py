@@ -132,7 +132,7 @@ def scenario_numbers(scenario: Scenario) -> list[object]:
         f"{workload.output_tokens.mean():.0f}",
         f"{accepted / (n * rounds):.3f}",
         f"{workload.output_tokens.sum() / rounds:.2f}",
-        f"{scenario.saturation_rps:.4f}",
+        f"{scenario.saturation('test'):.4f}",
         scenario.description,
     ]
 

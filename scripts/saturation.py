@@ -10,7 +10,6 @@ import json
 from importlib.resources import files
 from pathlib import Path
 
-from laps_env.evaluation.episodes import measure_saturation
 from laps_env.utils.files import write_beside
 from laps_env.workloads.scenarios import get_scenario, list_scenarios
 
@@ -20,9 +19,9 @@ def main() -> None:
     path = Path(str(files("laps_env") / "data" / "scenarios.json"))
     document = json.loads(path.read_text(encoding="utf-8"))
     for name in list_scenarios():
-        rate = measure_saturation(get_scenario(name))
-        document["scenarios"][name]["saturation_rps"] = rate
-        print(f"{name:20} {rate:.4f} requests/s")
+        rates = get_scenario(name).with_saturation().saturation_rps
+        document["scenarios"][name]["saturation_rps"] = rates
+        print(f"{name:20} {rates['test']:.4f} requests/s on the test split")
     write_beside(path, [(json.dumps(document, indent=2) + "\n").encode()])
 
 

@@ -147,7 +147,9 @@ def test_a_bad_argument_is_refused_at_once(arguments: dict[str, Any], message: s
 def test_a_scenario_without_a_measured_saturation_has_no_load() -> None:
     template = get_scenario("chat-serial-8b")
     scenario = Scenario("new", "", template.server, template.requests, template.arrivals)
-    with pytest.raises(ValueError, match=r"saturation_rps of scenario 'new': expected .* got nan"):
+    with pytest.raises(
+        ValueError, match=r"saturation_rps of scenario 'new': expected .* with_saturation"
+    ):
         SpecDecodeReplay(scenario=scenario)
 
 

@@ -81,7 +81,7 @@ CHANGED_REFERENCE = document(row("laps_sd_tuned", 0.7, 10.0, 2.0, policy_digest=
             "mine: expected the same latencies in all fil",
         ),
         (MINE, OTHER_RULE, "mine@0123abcd: expected the workloads of laps_sd_tuned, got others"),
-        (BASE, OLDER, "results: expected one simulator in all files, got [2, 1]"),
+        (BASE, OLDER, "results: expected one simulator in all files, got ["),
         (
             BASE,
             OTHER_REFERENCE,

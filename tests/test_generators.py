@@ -107,7 +107,7 @@ def test_recorded_arrivals_keep_their_pattern_and_their_halves() -> None:
         np.diff(played.arrival_ns)[inner], (times[rows[1:]] - times[rows[:-1]])[inner], atol=1
     )
     lengths = scenario.with_lengths_of(recorded)
-    assert np.isnan(lengths.saturation_rps)
+    assert lengths.saturation_rps == {}  # must be measured anew
     drawn = lengths.requests.draw(make_key(Split.TRAIN, 4), 0, 30, Split.TRAIN)
     np.testing.assert_array_equal(drawn.prompt_tokens, trace.prompt_tokens[rows])
     np.testing.assert_array_equal(drawn.output_tokens, trace.output_tokens[rows])

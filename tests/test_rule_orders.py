@@ -11,6 +11,7 @@ import pytest
 from observed import Observation, Row, observe, order_of
 
 from laps_env import policies
+from laps_env.evaluation.episodes import serve
 from laps_env.policies import Policy
 from laps_env.policies.base.traffic_model import TrafficModel
 from laps_env.policies.gittins import index_table
@@ -34,6 +35,7 @@ from laps_env.sim.observation import (
     WAITING_S,
     WINDOW_SPREAD,
 )
+from laps_env.workloads.scenarios import get_scenario
 
 
 def priority_of(policy: Policy, observation: Observation, slot: int = 0) -> float:
@@ -79,6 +81,14 @@ def test_trail_keeps_a_request_that_is_nearly_done() -> None:
     assert order_of(policies.make("trail"), observe([*short, early])) == [1, 2, 0]
     assert order_of(policies.make("trail"), observe([*short, late])) == [2, 1, 0]
     assert order_of(policies.make("trail", c=0.9), observe([*short, late])) == [1, 2, 0]
+
+
+def test_trail_with_its_codes_setting_is_sjf() -> None:
+    scenario = get_scenario("mixed-serial-8b")
+    workload = scenario.workload(load=0.9, num_requests=200)
+    code, sjf = policies.make("trail", c=0.0), policies.make("sjf")
+    one, other = (serve(p, workload, scenario).requests() for p in (code, sjf))
+    np.testing.assert_array_equal(one["completion_ns"], other["completion_ns"])
 
 
 def test_las_serves_the_queue_of_least_attained_service() -> None:

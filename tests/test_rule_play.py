@@ -16,6 +16,7 @@ from laps_env.evaluation.episodes import serve
 from laps_env.sim.loops import run_rule
 from laps_env.sim.observation import IDLE_ROUNDS, PREDICTED_TOKENS
 from laps_env.sim.simulation import Simulation
+from laps_env.utils.splits import Split
 from laps_env.workloads.scenarios import Scenario, get_scenario
 
 
@@ -27,7 +28,7 @@ def pressed(name: str, pool_tokens: int) -> Scenario:
         scenario,
         requests=replace(scenario.requests, longest_tokens=120),  # type: ignore[type-var]
         server=scenario.server.with_changes(pool_tokens=pool_tokens),
-        saturation_rps=20.0 if scenario.server.batch_size > 1 else 5.0,
+        saturation_rps=dict.fromkeys(Split, 20.0 if scenario.server.batch_size > 1 else 5.0),
     )
 
 
@@ -57,7 +58,9 @@ def test_predict_is_the_kernels_loop_round_by_round(name: str, kind: str) -> Non
     bare: Any = env.unwrapped
     observation, _ = env.reset(seed=0, options={"workload": workload})
     played = bare._envs.simulation
-    looped = Simulation(bare.options.server, slots=slots, saturation_rps=scenario.saturation_rps)
+    looped = Simulation(
+        bare.options.server, slots=slots, saturation_rps=scenario.saturation("train")
+    )
     looped.start(0, workload)
     acting = policy
     if policy.spec.clairvoyant:

@@ -39,7 +39,7 @@ def test_laws_of_recorded_lengths_see_the_first_half_alone() -> None:
     trace = ArrivalTrace(np.arange(400) * 10**8, np.full(400, 9), lengths, source="made up")
     arrivals = RecordedArrivals(trace)
     scenario = get_scenario("code-serial-8b").with_arrivals(arrivals).with_lengths_of(arrivals)
-    scenario = replace(scenario, saturation_rps=1.0)
+    scenario = replace(scenario, saturation_rps={"train": 1.0, "test": 1.0})
     laws = fit_traffic_model(scenario, 0.5)
     assert laws.offset[0] == pytest.approx(math.log(50))
     assert laws.weight[0] == laws.variance[0] == pytest.approx(0.0, abs=1e-9)

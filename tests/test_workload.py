@@ -126,7 +126,7 @@ def test_the_load_stretches_the_arrivals_and_nothing_else() -> None:
     ):
         np.testing.assert_array_equal(getattr(slow, name), getattr(fast, name))
     rate = 200 / (scenario.workload(load=0.9, num_requests=200, seed=2).arrival_ns[-1] * 1e-9)
-    assert 0.2 < rate / (0.9 * scenario.saturation_rps) < 5  # one bursty workload
+    assert 0.2 < rate / (0.9 * scenario.saturation("train")) < 5  # one bursty workload
 
 
 def test_arrivals_prediction_and_bodies_have_streams_of_their_own() -> None:

@@ -76,6 +76,8 @@ class Evaluate(Command):
     """Recorded arrivals: Azure or BurstGPT .csv, Mooncake .jsonl(.gz); see laps-env import."""
     lengths: Literal["acceptance", "arrivals"] = "acceptance"
     """Where lengths come from."""
+    arrival_scaling: Literal["half", "window"] = "half"
+    """Stretch of recorded arrivals to a load: one for all windows, or each window by itself."""
     prompts: Text = None
     """Spec-Bench questions, to estimate prompt lengths not recorded; live: prompt file."""
     env: Literal["replay", "live"] = "replay"
@@ -221,6 +223,7 @@ class Evaluate(Command):
                 acceptance_trace=self.acceptance_trace,
                 arrival_trace=self.arrival_trace,
                 lengths=self.lengths,
+                scaling=self.arrival_scaling,
                 prompts=None if self.env == "live" else self.prompts,
             ),
             reference=self.reference,

@@ -19,7 +19,7 @@ class List(Command):
         """Print them."""
         print("scenarios (saturation in requests per second):")
         for name, entry in catalog.scenario_entries().items():
-            print(f"  {name:20} {entry['saturation_rps']:8.3f}  {entry['description']}")
+            print(f"  {name:20} {entry['saturation_rps']['test']:8.3f}  {entry['description']}")
         print(
             "\npolicies (_tuned: parameters tuned on the validation split; +smartspec: its draft "
             "lengths):"

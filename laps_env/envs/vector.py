@@ -109,7 +109,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             self.options.server,
             num_envs=num_envs,
             slots=slots,
-            saturation_rps=self.options.get_scenario().saturation_rps,
+            saturation_rps=self.options.get_scenario().saturation(split),
             time_limit_ns=limit_ns(time_limit_s),
             queue_limit=queue_limit or UNLIMITED,
         )

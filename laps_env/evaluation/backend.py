@@ -9,7 +9,6 @@ from typing import Literal, Protocol
 
 from laps_env.evaluation.grid import Grid
 from laps_env.evaluation.results import Answers
-from laps_env.evaluation.rows import Metrics
 from laps_env.policies import Policy
 from laps_env.workloads.scenarios import Scenario
 
@@ -67,5 +66,5 @@ class Backend(Protocol):
 
     def play(
         self, grid: Grid, setting: Setting, load: float | str, seed: int, names: Sequence[str]
-    ) -> Iterator[tuple[str, Metrics]]:
+    ) -> Iterator[tuple[str, dict[str, float]]]:
         """Play one workload with each of these policies; each one's metrics when it has ended."""

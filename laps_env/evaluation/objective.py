@@ -29,11 +29,13 @@ class Task:
 
     Attributes:
         place: Index of its scenario in the objective's traffic.
+        split: Split of the workload.
         workload: The workload itself.
         reference: Mean and p99 latency of the reference policy, seconds, float64 [2].
     """
 
     place: int
+    split: str
     workload: Workload
     reference: Floats
 
@@ -92,12 +94,16 @@ class Objective:
             seed=seed * self.repeats + repeat,
             predictor_error=error,
         )
-        return Task(place, workload, self._latencies(self._references, place, workload))
+        reference = self._latencies(self._references, place, split, workload)
+        return Task(place, split, workload, reference)
 
-    def _latencies(self, made: Sequence[Policy], place: int, workload: Workload) -> Floats:
+    def _latencies(
+        self, made: Sequence[Policy], place: int, split: str, workload: Workload
+    ) -> Floats:
         """Mean and p99 latency, seconds."""
         scenario, _ = self.traffic[place]
-        requests = serve(made[place], workload, scenario, slots=self.slots).requests()
+        served = serve(made[place], workload, scenario, split=split, slots=self.slots)
+        requests = served.requests()
         latency = (requests["completion_ns"] - requests["arrival_ns"]) * 1e-9
         return np.array([latency.mean(), np.percentile(latency, 99)])
 
@@ -108,7 +114,7 @@ class Objective:
             made: A policy for each of the traffic (`make`).
             tasks: Workloads of this objective.
         """
-        ratios = [self._latencies(made, t.place, t.workload) / t.reference for t in tasks]
+        ratios = [self._latencies(made, t.place, t.split, t.workload) / t.reference for t in tasks]
         return np.log(ratios).mean(axis=0)
 
 

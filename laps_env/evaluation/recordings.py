@@ -10,13 +10,12 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from laps_env.evaluation.episodes import measure_saturation
 from laps_env.traces import AcceptanceTrace, TraceInfo
 from laps_env.traces.arrival_trace import ArrivalTrace
 from laps_env.traces.importers import import_spec_bench, read_arrivals
 from laps_env.utils.checks import check_one_of
 from laps_env.workloads.acceptance import bounded_tokens
-from laps_env.workloads.arrivals import RecordedArrivals
+from laps_env.workloads.arrivals import RecordedArrivals, Scaling
 from laps_env.workloads.chain_fill import chain_fill
 from laps_env.workloads.requests import GeneratedRequests, RecordedRequests
 from laps_env.workloads.scenarios import Scenario
@@ -54,6 +53,8 @@ class Recordings:
         arrival_trace: Path of a file that `laps_env.traces.importers.read_arrivals` reads.
         lengths: Origin of prompt and output lengths: the ``acceptance`` (recorded or generated) or
             the ``arrivals``' own columns, which a generated acceptance then follows.
+        scaling: Stretch of recorded arrivals to a load, one for a ``half`` of the trace or one for
+            each ``window`` (`laps_env.workloads.arrivals.RecordedArrivals`).
         prompts: Path of Spec-Bench's question file, from which prompt lengths are estimated where
             the acceptance trace has none; without it they are drawn from the category's profile.
 
@@ -64,6 +65,7 @@ class Recordings:
     acceptance_trace: str | None = None
     arrival_trace: str | None = None
     lengths: Lengths = "acceptance"
+    scaling: Scaling = "half"
     prompts: str | None = None
 
     def __post_init__(self) -> None:
@@ -72,6 +74,7 @@ class Recordings:
             if path is not None and not isinstance(path, str):
                 raise ValueError(f"{name}: expected a path, got {path!r}")
         check_one_of("lengths", self.lengths, get_args(Lengths))
+        check_one_of("scaling", self.scaling, get_args(Scaling))
         if self.lengths == "arrivals" and (self.arrival_trace is None or self.acceptance_trace):
             raise ValueError(
                 "lengths of the arrivals: expected an arrival trace and no acceptance trace, got "
@@ -112,7 +115,7 @@ class Recordings:
         filled_share = None
         if self.arrival_trace is not None:
             arrivals = RecordedArrivals(
-                _read_arrivals(self.arrival_trace, _sha256(self.arrival_trace))
+                _read_arrivals(self.arrival_trace, _sha256(self.arrival_trace)), self.scaling
             )
             scenario = scenario.with_arrivals(arrivals)
             source["arrivals"] = f"recorded {arrivals.trace.source}, its second half"
@@ -133,9 +136,8 @@ class Recordings:
             source["acceptance"] = source["output_lengths"] = name
             source["prompt_lengths"] = prompt_source
             filled_share = round(1.0 - trace.observed_share, 6)
-        if np.isnan(scenario.saturation_rps):
-            rate = measure_saturation(scenario)
-            scenario = replace(scenario, saturation_rps=rate)
+        if not scenario.saturation_rps:
+            scenario = scenario.with_saturation()
         return Played(scenario, source, filled_share)
 
     def _acceptance(self, requests: GeneratedRequests) -> tuple[AcceptanceTrace, str]:

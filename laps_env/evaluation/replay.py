@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import cache
 from typing import Literal
 
@@ -13,11 +12,11 @@ from laps_env.evaluation.episodes import evaluate_episode
 from laps_env.evaluation.grid import ORACLE, Grid
 from laps_env.evaluation.recordings import Played, Recordings
 from laps_env.evaluation.results import Answers, Row
-from laps_env.evaluation.rows import Metrics
 from laps_env.policies import Policy
 from laps_env.sim import SIMULATOR_VERSION
 from laps_env.sim.metrics import time_alone_ns
 from laps_env.workloads import Workload
+from laps_env.workloads.load import realised_load
 from laps_env.workloads.scenarios import Scenario, get_scenario
 
 
@@ -48,7 +47,7 @@ class Replay:
 
     def play(
         self, grid: Grid, setting: Setting, load: float | str, seed: int, names: Sequence[str]
-    ) -> Iterator[tuple[str, Metrics]]:
+    ) -> Iterator[tuple[str, dict[str, float]]]:
         """Play one workload with each of these policies."""
         scenario, server = setting.scenario, setting.scenario.server
         workload = scenario.workload(
@@ -59,15 +58,20 @@ class Replay:
             predictor_error=grid.predictor_error,
         )
         alone = time_alone_ns(workload, server, server.reference_draft_length)
+        brought = {"load_realised": realised_load(workload, server)}
         for name in names:
-            policy = setting.policies[name]
-            yield (
-                name,
-                evaluate_episode(policy, workload, scenario, slots=grid.slots, alone_ns=alone),
+            metrics = evaluate_episode(
+                setting.policies[name],
+                workload,
+                scenario,
+                split=grid.split,
+                slots=grid.slots,
+                alone_ns=alone,
             )
+            yield name, metrics | brought
 
 
-def rerun(row: Row, episode: int) -> Metrics:
+def rerun(row: Row, episode: int) -> dict[str, float]:
     """Run one workload of a results row again; its latencies equal the row's bit for bit.
 
     Args:
@@ -77,7 +81,7 @@ def rerun(row: Row, episode: int) -> Metrics:
     Raises:
         ValueError: A row that cannot be run again, as `parts_of` says.
     """
-    return evaluate_episode(*parts_of(row, episode), slots=row.slots)
+    return evaluate_episode(*parts_of(row, episode), split=row.split, slots=row.slots)
 
 
 def parts_of(row: Row, episode: int) -> tuple[Policy, Workload, Scenario]:
@@ -121,14 +125,15 @@ def _scenario_of(row: Row) -> Scenario:
         path = getattr(row.recordings, name)
         _check_same(f"recording {path}", row.recording_digests.get(name), digest)
     scenario = _on_recordings(row.recordings, row.scenario).scenario
-    scenario = replace(scenario, saturation_rps=row.saturation_rps)
-    _check_same(f"scenario {row.scenario}", row.scenario_digest, scenario.digest)
+    named = f"scenario {row.scenario}"
+    _check_same(named, row.scenario_digest, scenario.digest)
+    _check_same(named, row.saturation_rps, scenario.saturation(row.split), "saturation")
     return scenario
 
 
-def _check_same(what: str, expected: str | None, found: str) -> None:
+def _check_same(what: str, expected: object, found: object, of_it: str = "digest") -> None:
     if found != expected:
-        raise ValueError(f"{what} has changed: expected digest {expected}, got {found}")
+        raise ValueError(f"{what} has changed: expected {of_it} {expected}, got {found}")
 
 
 def _on_recordings(recordings: Recordings, scenario: str | Scenario) -> Played:

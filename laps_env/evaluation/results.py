@@ -69,6 +69,11 @@ class Row:
         max_slowdown: Largest latency over the time alone.
         max_idle_s: Longest time that any request waited for a round.
         scheduling_share: Scheduler's time over the rounds' on a live server, else None.
+        contended_share: Share of the rounds that left somebody waiting, mean over workloads.
+        load_realised: Load that the workloads bring, mean over them
+            (`laps_env.workloads.load.realised_load`), with its range ``load_realised_range``; None
+            on a live server, and where all requests come at once.
+        episode_load_realised: The same of each workload.
         episode_mean_latency_s: Mean latency of each workload, in full precision.
         episode_p99_latency_s: Percentile 99 of each workload, in full precision.
     """
@@ -106,7 +111,7 @@ class Row:
     p95_latency_s: Positive
     p99_latency_s: Positive
     mean_ttft_s: Positive
-    mean_tpot_s: NotNegative
+    mean_tpot_s: NotNegative | None
     jain_fairness: Positive
     throughput_rps: Positive
     preemptions: NotNegative
@@ -116,6 +121,11 @@ class Row:
     scheduling_share: NotNegative | None
     episode_mean_latency_s: list[Positive]
     episode_p99_latency_s: list[Positive]
+    # rows before simulator version 3 have none of these
+    contended_share: NotNegative | None = None
+    load_realised: Positive | None = None
+    load_realised_range: Bounds | None = None
+    episode_load_realised: list[Positive] | None = None
 
     @property
     def place(self) -> str:

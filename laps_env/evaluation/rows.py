@@ -14,10 +14,12 @@ from laps_env.evaluation.statistics import (
     ratio_with_interval,
 )
 
-Metrics = dict[str, float]
-"""Metrics of a policy on one workload (`laps_env.sim.metrics.summarize`)."""
+Metrics = dict[str, float | None]
+"""Metrics of a policy on one workload (`laps_env.sim.metrics.summarize`), and what the workload
+brings (``load_realised``); None stands for "no data"."""
 
-#: Metrics of which a row gives the mean over workloads; a percentile is taken within each workload.
+#: Metrics of which a row gives the mean over the workloads that have data; a percentile is taken
+#: within each workload.
 _MEANS = (
     "p50_latency_s",
     "p95_latency_s",
@@ -28,6 +30,7 @@ _MEANS = (
     "throughput_rps",
     "preemptions",
     "recomputed_tokens",
+    "contended_share",
 )
 #: Metrics of which a row gives the largest over workloads; max_idle_s is starvation, the longest
 #: that any request waited for a round.
@@ -56,22 +59,39 @@ def statistics_of(
         "iqm_ratio": iqm,
         "iqm_ratio_ci95": iqm_interval,
         "gap_closed": None if oracle is None else gap_closed(values, base, _latencies(oracle)),
-        **{name: float(np.mean([metrics[name] for metrics in runs])) for name in _MEANS},
-        **{name: max(metrics[name] for metrics in runs) for name in _LARGEST},
+        **{name: _mean(_known(runs, name)) for name in _MEANS},
+        **{name: max(_known(runs, name)) for name in _LARGEST},
         "scheduling_share": _scheduling_share(runs),
+        "load_realised": _mean(loads := _known(runs, "load_realised")),
+        "load_realised_range": (min(loads), max(loads)) if loads else None,
+        "episode_load_realised": loads or None,
         "episode_mean_latency_s": values.tolist(),
         "episode_p99_latency_s": [metrics["p99_latency_s"] for metrics in runs],
     }
 
 
+def with_no_data(metrics: dict[str, float]) -> Metrics:
+    """Metrics with None where a number is not finite."""
+    return {name: value if np.isfinite(value) else None for name, value in metrics.items()}
+
+
+def _known(runs: list[Metrics], name: str) -> list[float]:
+    """The values of a metric on the workloads that have it."""
+    return [value for metrics in runs if (value := metrics.get(name)) is not None]
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
 def _latencies(runs: list[Metrics]) -> npt.NDArray[np.float64]:
     """Mean latency of each workload in seconds, [n]."""
-    return np.array([metrics["mean_latency_s"] for metrics in runs])
+    return np.array([metrics["mean_latency_s"] for metrics in runs], np.float64)
 
 
 def _scheduling_share(runs: list[Metrics]) -> float | None:
     """Time outside rounds over the time in them, which a live server alone measures."""
     if "scheduling_s" not in runs[0]:
         return None
-    in_rounds = sum(metrics["utilization"] * metrics["makespan_s"] for metrics in runs)
-    return sum(metrics["scheduling_s"] for metrics in runs) / in_rounds
+    shares, spans = _known(runs, "utilization"), _known(runs, "makespan_s")
+    return sum(_known(runs, "scheduling_s")) / float(np.dot(shares, spans))

@@ -27,7 +27,7 @@ from laps_env.evaluation.backend import Backend, Setting
 from laps_env.evaluation.grid import Grid
 from laps_env.evaluation.replay import Replay
 from laps_env.evaluation.results import Results, Row
-from laps_env.evaluation.rows import Metrics, statistics_of
+from laps_env.evaluation.rows import Metrics, statistics_of, with_no_data
 from laps_env.sim import SIMULATOR_VERSION
 from laps_env.utils.journal import Journal
 from laps_env.utils.splits import as_split
@@ -38,7 +38,7 @@ class FinishedRun(TypedDict):
     """A line of an evaluation's journal."""
 
     key: str
-    metrics: Annotated[dict[str, float], msgspec.Meta(min_length=1)]
+    metrics: Annotated[Metrics, msgspec.Meta(min_length=1)]
 
 
 def run_key(definition: dict[str, Any]) -> str:
@@ -164,8 +164,8 @@ class Evaluation:
         if not missing or self._stop.is_set():
             return
         played = self._backend.play(self.grid, unit.setting, unit.load, unit.seed, missing)
-        for name, metrics in played:
-            key = unit.keys[name]
+        for name, numbers in played:
+            key, metrics = unit.keys[name], with_no_data(numbers)
             if self._journal is not None:
                 self._journal.add({"key": key, "metrics": metrics})
             self._finished[key] = metrics
@@ -214,7 +214,7 @@ class Evaluation:
             slots=grid.slots,
             predictor_error=setting.predictor_error,
             batch_size=scenario.server.batch_size,
-            saturation_rps=scenario.saturation_rps,
+            saturation_rps=scenario.saturation(grid.split),
             source=setting.source,
             filled_share=setting.filled_share,
             recordings=grid.recordings,

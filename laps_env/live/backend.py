@@ -11,7 +11,6 @@ from laps_env.evaluation.episodes import play
 from laps_env.evaluation.grid import Grid
 from laps_env.evaluation.recordings import Recordings
 from laps_env.evaluation.results import Answers
-from laps_env.evaluation.rows import Metrics
 from laps_env.live.engine.loading import Pair
 from laps_env.live.env import SpecDecodeLive
 from laps_env.report.timeline import Timeline, TimelineRecorder
@@ -82,7 +81,7 @@ class LiveBackend:
 
     def play(
         self, grid: Grid, setting: Setting, load: float | str, seed: int, names: Sequence[str]
-    ) -> Iterator[tuple[str, Metrics]]:
+    ) -> Iterator[tuple[str, dict[str, float]]]:
         """Play one workload with each of these policies, one after the other."""
         scenario = setting.scenario
         timelines: list[Timeline] = []

@@ -103,7 +103,7 @@ def sample_latencies(
 
 def _sample(row: Row) -> Sample:
     policy, workload, scenario = parts_of(row, 0)
-    requests = serve(policy, workload, scenario, slots=row.slots).requests()
+    requests = serve(policy, workload, scenario, split=row.split, slots=row.slots).requests()
     return sample_of(requests, workload.categories)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from itertools import groupby
+
+import numpy as np
 
 from laps_env.evaluation.results import Results, Row
 from laps_env.evaluation.statistics import side_of_one
@@ -22,6 +25,10 @@ _HEADINGS = (
     "max idle s",
     "gap closed",
 )
+
+
+#: How far a realised load may be off its label before it is worth a warning.
+LOAD_TOLERANCE = 0.03
 
 
 def text_table(headings: Iterable[object], rows: Lines) -> str:
@@ -52,7 +59,8 @@ def _as_texts(headings: Iterable[object], rows: Lines) -> list[list[str]]:
 def results_text(results: Results) -> str:
     """All rows for a terminal, fastest first, one table per scenario and load."""
     parts = [
-        f"{title(rows)}\n{text_table(_HEADINGS, map(_cells, rows))}" for rows in _places(results)
+        "\n".join([title(rows), *_warnings(rows), text_table(_HEADINGS, map(_cells, rows))])
+        for rows in places_of(results)
     ]
     families = families_of(results)
     if len({family for _, family, *_ in families}) > 1:
@@ -68,8 +76,9 @@ def results_text(results: Results) -> str:
 def results_page(results: Results) -> str:
     """The same as Markdown, under a line that says which simulator it is of."""
     parts = [f"Simulator version {results.simulator}, {results.created}."]
-    for rows in _places(results):
-        parts += [f"## {title(rows)}", markdown_table(_HEADINGS, map(_cells, rows))]
+    for rows in places_of(results):
+        parts += [f"## {title(rows)}", *_warnings(rows)]
+        parts.append(markdown_table(_HEADINGS, map(_cells, rows)))
     return "\n\n".join([*parts, _legend(results)]) + "\n"
 
 
@@ -99,13 +108,42 @@ def families_of(results: Results) -> list[tuple[str, str, str, bool]]:
 def title(rows: list[Row]) -> str:
     """What the rows of a scenario and load were measured on."""
     first = rows[0]
-    filled = first.filled_share
-    return f"{first.place}: {first.episodes} workloads of {first.num_requests} requests" + (
-        "" if filled is None else f", {filled:.0%} of the acceptances filled"
-    )
+    words = [f"{first.place}: {first.episodes} workloads of {first.num_requests} requests"]
+    if first.load_realised is not None and first.load_realised_range is not None:
+        least, most = first.load_realised_range
+        words.append(f"load realised {first.load_realised:.2f} ({least:.2f} to {most:.2f})")
+    if first.filled_share is not None:
+        words.append(f"{first.filled_share:.0%} of the acceptances filled")
+    return ", ".join(words)
 
 
-def _places(results: Results) -> Iterator[list[Row]]:
+def warnings_of(rows: list[Row]) -> list[str]:
+    """What a reader must know of the rows of a scenario and load, each as a sentence.
+
+    A load that is not what its label says: above 1, where queues grow until the requests end, or
+    off the label by more than `LOAD_TOLERANCE` and two standard errors. And a server on which order
+    cannot matter.
+    """
+    first = rows[0]
+    found, loads = [], first.episode_load_realised
+    if loads is not None:
+        mean = float(np.mean(loads))
+        if mean > 1:
+            found.append(f"{first.place}: the load realised is {mean:.2f}, above saturation")
+        elif not isinstance(first.load, str) and len(loads) > 1:
+            error = float(np.std(loads, ddof=1)) / math.sqrt(len(loads))
+            if abs(mean - first.load) > max(LOAD_TOLERANCE, 2 * error):
+                found.append(f"{first.place}: the load realised is {mean:.2f}, off its label")
+    if all(row.contended_share == 0 for row in rows):
+        found.append(f"{first.place}: no round left anybody waiting, so order cannot matter")
+    return found
+
+
+def _warnings(rows: list[Row]) -> list[str]:
+    return [f"warning: {text}" for text in warnings_of(rows)]
+
+
+def places_of(results: Results) -> Iterator[list[Row]]:
     """The rows of each scenario and load, fastest first."""
     for _, rows in groupby(results.rows, key=lambda row: row.place):
         yield sorted(rows, key=lambda row: row.mean_latency_s)

@@ -39,10 +39,12 @@ class ChainProfile:
         mu, slope, sigma, delta: Constants of logit(alpha), see the module's formula.
         p_low_high, p_high_low: Transition probabilities of the chain per natural round.
         prompt_log_mean, prompt_log_sd: Mean and deviation of the natural log of prompt tokens.
+        prompt_correlation: Correlation of these logs, of prompt and output, in [-1, 1].
         source: Origin of the numbers.
 
     Raises:
-        ValueError: A number is not finite, a deviation negative, or a probability outside [0, 1].
+        ValueError: A number is not finite, a deviation negative, a probability outside [0, 1] or a
+            correlation outside [-1, 1].
     """
 
     log_mean: float
@@ -55,6 +57,7 @@ class ChainProfile:
     p_high_low: float
     prompt_log_mean: float
     prompt_log_sd: float
+    prompt_correlation: float = 0.0
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -67,9 +70,11 @@ class ChainProfile:
         for name in ("p_low_high", "p_high_low"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected 0..1, got {getattr(self, name)!r}")
+        if not -1 <= self.prompt_correlation <= 1:
+            raise ValueError(f"prompt_correlation: expected -1..1, got {self.prompt_correlation!r}")
 
     def numbers(self) -> npt.NDArray[np.float64]:
-        """Array of the ten numbers in the order of the fields."""
+        """Array of the eleven numbers in the order of the fields."""
         return np.array([getattr(self, f.name) for f in fields(self) if f.name != "source"])
 
 
@@ -84,7 +89,8 @@ class ChainProfile:
     _P_HIGH_LOW,
     _PROMPT_LOG_MEAN,
     _PROMPT_LOG_SD,
-) = range(10)
+    _PROMPT_CORRELATION,
+) = range(11)
 
 
 @jit
@@ -104,8 +110,10 @@ def draw_attributes(
         k = 0
         while k < cumulative_mix.size - 1 and u > cumulative_mix[k]:
             k += 1
-        z_output, z_prompt = normals(key, ATTRIBUTES, episode, i, 1)
+        z_output, z_own = normals(key, ATTRIBUTES, episode, i, 1)
         p = profiles[k]
+        shared = p[_PROMPT_CORRELATION]
+        z_prompt = shared * z_output + math.sqrt(1.0 - shared * shared) * z_own
         category[i] = k
         output[i] = bounded_tokens(p[_LOG_MEAN] + p[_LOG_SD] * z_output, longest)
         prompt[i] = bounded_tokens(p[_PROMPT_LOG_MEAN] + p[_PROMPT_LOG_SD] * z_prompt, longest)

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from laps_env.traces.arrival_trace import ArrivalTrace
+from laps_env.utils.checks import check_one_of
 from laps_env.utils.jit import jit
 from laps_env.utils.splits import Split
 from laps_env.workloads.random import ARRIVALS, Key, normals, uniforms
 
 Gaps = npt.NDArray[np.float64]
+Scaling = Literal["half", "window"]
 
 
 class ArrivalProcess(Protocol):
@@ -116,11 +118,16 @@ class RecordedArrivals:
 
     Attributes:
         trace: Recorded arrivals, at least 4, not all of a half at one instant.
+        scaling: Stretch of the gaps to a load: ``half``, the same for all windows, so that busy
+            hours bring more than the load and quiet ones less; or ``window``, each by itself, so
+            that each brings the load (`Scenario.workload`).
     """
 
     trace: ArrivalTrace
+    scaling: Scaling = "half"
 
     def __post_init__(self) -> None:
+        check_one_of("scaling", self.scaling, get_args(Scaling))
         count = self.trace.arrival_ns.size
         if count < 4:
             raise ValueError(f"{self.trace.source}: expected at least 4 arrivals, got {count}")

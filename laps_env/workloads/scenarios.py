@@ -34,6 +34,7 @@ from laps_env.workloads.arrivals import (
     RecordedArrivals,
 )
 from laps_env.workloads.generator import draw_workload
+from laps_env.workloads.load import measure_saturation, scaled_to_load
 from laps_env.workloads.predictors import RECORDED, LengthPredictor, PredictorError, make_predictor
 from laps_env.workloads.requests import GeneratedRequests, RecordedRequests, RequestSource
 
@@ -69,8 +70,8 @@ class Scenario:
         requests: Source of the requests' lengths and acceptance.
         arrivals: Arrival process.
         saturation_rps: Completed requests per second of first come first served with all requests
-            present at time 0, on a workload of the *calibration* split, at the scenario's own
-            server; every load is a fraction of it, whatever is overridden.
+            present at time 0, at the scenario's own server, by split (`with_saturation` measures
+            it); a load is a fraction of that of its split, whatever is overridden.
     """
 
     name: str
@@ -78,7 +79,7 @@ class Scenario:
     server: ServerModel
     requests: RequestSource
     arrivals: ArrivalProcess
-    saturation_rps: float = field(default=math.nan)
+    saturation_rps: dict[str, float] = field(default_factory=dict)
 
     def workload(
         self,
@@ -110,7 +111,7 @@ class Scenario:
         check_count("episode", episode, least=0, most=2**32 - 1)
         error = self.error_in_force(predictor_error)
         predictor = None if error == RECORDED else make_predictor(error)
-        return draw_workload(
+        workload = draw_workload(
             self.requests,
             self.arrivals,
             predictor,
@@ -120,6 +121,13 @@ class Scenario:
             episode=episode,
             num_requests=num_requests,
         )
+        if isinstance(load, str) or not self._scales_windows:
+            return workload
+        return scaled_to_load(workload, self.server, load)
+
+    @property
+    def _scales_windows(self) -> bool:
+        return isinstance(self.arrivals, RecordedArrivals) and self.arrivals.scaling == "window"
 
     def error_in_force(
         self, predictor_error: PredictorError
@@ -147,13 +155,26 @@ class Scenario:
                     f"scenario {self.name!r} has {self.arrivals}"
                 )
             return self.arrivals.mean_gap_s(as_split(split))
-        if not self.saturation_rps > 0:
-            raise ValueError(
-                f"saturation_rps of scenario {self.name!r}: expected a measured number > 0, "
-                f"got {self.saturation_rps!r}"
-            )
-        rate = check_positive("load", load) * self.saturation_rps
+        rate = check_positive("load", load) * self.saturation(split)
         return 1.0 / max(rate, _LEAST_RPS)
+
+    def saturation(self, split: str) -> float:
+        """Saturation throughput of a split in requests per second.
+
+        Raises:
+            ValueError: It has not been measured.
+        """
+        rate = self.saturation_rps.get(as_split(split), math.nan)
+        if not rate > 0:
+            raise ValueError(
+                f"saturation_rps of scenario {self.name!r}: expected a number > 0 for the split "
+                f"{split}, got {rate}: measure it by with_saturation()"
+            )
+        return rate
+
+    def with_saturation(self) -> Scenario:
+        """Same scenario with its saturation measured on every split, which takes seconds."""
+        return replace(self, saturation_rps=measure_saturation(self.requests, self.server))
 
     @property
     def digest(self) -> str:
@@ -166,7 +187,7 @@ class Scenario:
 
     def with_requests(self, requests: RecordedRequests) -> Scenario:
         """Same server on recorded requests; the saturation must be measured anew."""
-        return replace(self, requests=requests, saturation_rps=math.nan)
+        return replace(self, requests=requests, saturation_rps={})
 
     def with_lengths_of(self, trace: RecordedArrivals) -> Scenario:
         """Same acceptance profiles, prompt and output lengths as in an arrival trace."""
@@ -175,9 +196,7 @@ class Scenario:
                 "lengths of an arrival trace: expected a scenario with generated acceptance "
                 f"(...-8b), got {self.requests.name}"
             )
-        return replace(
-            self, requests=replace(self.requests, lengths=trace), saturation_rps=math.nan
-        )
+        return replace(self, requests=replace(self.requests, lengths=trace), saturation_rps={})
 
 
 def get_scenario(scenario: str | Scenario) -> Scenario:

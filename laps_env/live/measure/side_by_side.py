@@ -12,7 +12,6 @@ from gymnasium.vector import AutoresetMode
 
 from laps_env import policies
 from laps_env.envs.vector import SpecDecodeReplayVectorEnv
-from laps_env.evaluation.episodes import measure_saturation
 from laps_env.evaluation.grid import TEST_SEEDS
 from laps_env.live.engine.loading import Pair
 from laps_env.live.engine.verification import Decoding
@@ -143,7 +142,8 @@ class Servers:
         server = settings.server().with_changes(cost=cost)
         scenario = replace(get_scenario(settings.scenario), server=server)
         requests = RecordedRequests(trace, trace, name="recorded prompts")
-        self.saturation_rps = measure_saturation(scenario.with_requests(requests))
+        scenario = scenario.with_requests(requests).with_saturation()
+        self.saturation_rps = scenario.saturation("test")
         self._options: dict[str, Any] = {
             "load": settings.load,
             "num_requests": settings.num_requests,
@@ -156,7 +156,7 @@ class Servers:
                 prompt_requests(pair, settings.prompts, settings.max_new_tokens),
                 Decoding(),
                 "measured",
-                scenario=replace(scenario, saturation_rps=self.saturation_rps),
+                scenario=scenario,
                 **self._options,
             )
             for policy in settings.policies
