@@ -29,9 +29,7 @@ def test_arrivals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["import", "arrivals", source, str(out)])
     assert stopped.value.code == 2
-    assert (
-        "line 4, Timestamp: expected seconds in 0 .. 9e+09, got 'soon'" in capsys.readouterr().err
-    )
+    assert "line 4, Timestamp: expected a number in s, got 'soon'" in capsys.readouterr().err
     assert not out.exists()
     main(["import", "arrivals", source, str(out), "--skip-bad"])
     told = capsys.readouterr().out
@@ -108,6 +106,63 @@ def test_acceptance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             main(["import", "vllm", str(source), str(out), "--skip-bad", *overwrite])
         assert message in capsys.readouterr().err
         assert out.read_bytes() == before
+
+
+def test_the_unit_of_times_can_be_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """GuideLLM's columns are Mooncake's, and its times are seconds."""
+    row = {"input_length": 521, "output_length": 132}
+    lines = [json.dumps({"timestamp": 9 * k, **row}) for k in range(400)]
+    source, out = tmp_path / "replay.jsonl", tmp_path / "out.jsonl"
+    write(source, "\n".join(lines))
+    main(["import", "arrivals", str(source), str(out), "--unit", "s"])
+    assert "400 requests in 3591 s" in capsys.readouterr().out
+    assert read_arrivals(out).arrival_ns[-1] == 399 * 9_000_000_000
+    with pytest.warns(UserWarning, match=r"replay\.jsonl: expected 0\.01\.\.50 requests a second"):
+        main(["import", "arrivals", str(source), str(out), "--overwrite"])
+
+
+def test_files_of_one_run_become_one_trace(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    record = {"prompt_token_ids": [5, 6], "generated_token_ids": [7]}
+    record |= {"acc_eagle": {"acc_len": [1, 3]}, "acc_ngram": {"acc_len": [1, 1, 1]}}
+    for name in ("combined_gsm8k.jsonl", "combined_a,b.jsonl"):
+        write(Path(name), json.dumps(record))
+    files = ["combined_gsm8k.jsonl", "combined_a,b.jsonl"]
+    main(["import", "specdecode-bench", *files, "runs.safetensors", "--target", "llama"])
+    assert "2 requests of 2 categories, 100% of" in capsys.readouterr().out
+    trace = AcceptanceTrace.load("runs.safetensors")
+    assert (trace.categories, trace.info.drafter) == (("a,b", "gsm8k"), "eagle")
+    assert trace.output_tokens.tolist() == [2, 2]
+    main(["import", "specdecode-bench", *files, "ngram.safetensors", "--drafter", "ngram"])
+    assert AcceptanceTrace.load("ngram.safetensors").output_tokens.tolist() == [3, 3]
+    for given, message in (
+        (["runs.safetensors"], "files: expected some to read and one to write, got runs"),
+        ([*files, files[0]], "output: expected a file ending in .safetensors"),
+        ([*files, files[0], "x.safetensors"], "files: expected one or more, each once, got"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["import", "specdecode-bench", *given])
+        assert message in capsys.readouterr().err
+    assert not Path("x.safetensors").exists()
+
+
+def test_eagles_answers_are_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    choice = {"turns": ["x"], "idxs": [9], "new_tokens": [30], "wall_time": [1.0]}
+    source = write(tmp_path / "in.jsonl", json.dumps({"question_id": 81, "choices": [choice]}))
+    question = {"question_id": 81, "category": "chat", "turns": ["a" * 40]}
+    questions = write(tmp_path / "question.jsonl", json.dumps(question))
+    out = tmp_path / "runs.safetensors"
+    convert = ["import", "eagle", source, str(out), "--questions", questions]
+    with pytest.raises(SystemExit):
+        main(convert)
+    assert "--draft-length" in capsys.readouterr().err
+    main([*convert, "--draft-length", "5"])
+    assert "1 requests of 1 categories, 0% of their positions observed" in capsys.readouterr().out
+    trace = AcceptanceTrace.load(out)
+    assert (trace.categories, trace.info.drafter) == (("chat",), "eagle")
+    assert (trace.output_tokens.tolist(), trace.prompt_tokens.tolist()) == ([30], [10])
 
 
 @pytest.mark.parametrize(("name", "count"), [("conv", 19_366), ("code", 8_819)])

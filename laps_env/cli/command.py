@@ -112,14 +112,16 @@ def _unboxed(box: str) -> str:
 
 @_REGISTRY.primitive_rule
 def _lists(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[tuple[Any, ...]] | None:
-    """Any ``tuple[X, ...]``: ``a,b c`` are three."""
+    """Any ``tuple[X, ...]``: ``a,b c`` are three, but of paths, which may have commas, two."""
     if get_origin(info.type) is not tuple or get_args(info.type)[1:] != (...,):
         return None
     item = get_args(info.type)[0]
     return PrimitiveConstructorSpec(
         nargs="*",
         metavar="A,B,...",
-        instance_from_str=lambda given: tuple(_item(word, item) for word in _split(given)),
+        instance_from_str=lambda given: tuple(
+            _item(word, item) for word in (given if item is Path else _split(given))
+        ),
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [",".join(map(str, value))],
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from laps_env.cli.command import Command, File, metavar, one_line
+from laps_env.cli.command import Command, File, Text, metavar, one_line
 from laps_env.utils.files import outputs, write_beside
 
 if TYPE_CHECKING:
@@ -17,30 +17,32 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Recording:
-    """A file of others."""
-
-    source: tyro.conf.Positional[Path]
-    """File of others."""
-    output: tyro.conf.Positional[Path]
-    """File to be written: .jsonl of arrivals, .safetensors of acceptance."""
-
-
-@dataclass(frozen=True)
-class Arrivals(Recording):
-    """Arrivals: Azure's or BurstGPT's CSV, Mooncake's JSONL; they become Mooncake's.
+class Arrivals:
+    """Arrivals: CSV of Azure or BurstGPT, JSONL of Mooncake or Bailian; they become Mooncake's.
 
     $ laps-env import arrivals AzureLLMInferenceTrace_conv.csv conv.jsonl
     $ laps-env evaluate --arrival-trace conv.jsonl --lengths arrivals --scenario chat-batch8-8b
     """
 
+    source: tyro.conf.Positional[Path]
+    """File of others."""
+    output: tyro.conf.Positional[Path]
+    """File to be written, .jsonl."""
+    unit: Annotated[Literal["s", "ms", "us", "ns"] | None, metavar("s|ms|us|ns")] = None
+    """Unit of the file's times, where it is not the format's own: s for GuideLLM's files."""
+
     ending = ".jsonl"
+
+    @property
+    def inputs(self) -> list[Path]:
+        """Files that are read."""
+        return [self.source]
 
     def write(self, **errors: Any) -> str:
         """Write them; what they are."""
         from laps_env.traces.importers import read_arrivals
 
-        trace = read_arrivals(self.source, on_failed="skip", **errors)
+        trace = read_arrivals(self.source, unit=self.unit, on_failed="skip", **errors)
         rows = zip(trace.arrival_ns, trace.prompt_tokens, trace.output_tokens, strict=True)
         names = ("timestamp", "input_length", "output_length")
         lines = [
@@ -52,9 +54,14 @@ class Arrivals(Recording):
 
 
 @dataclass(frozen=True)
-class Acceptance(Recording):
+class Acceptance:
     """Runs of speculative decoding."""
 
+    files: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]],
+        tyro.conf.arg(metavar="FILE... OUTPUT", help_behavior_hint=""),
+    ]
+    """Files of one run, and last the .safetensors file to be written."""
     drafter: str = "draft-model"
     """Kind of drafter: draft-model, eagle, ngram, ..."""
     target: str = "not recorded"
@@ -63,6 +70,21 @@ class Acceptance(Recording):
     """Name of the draft model."""
 
     ending = ".safetensors"
+
+    def __post_init__(self) -> None:
+        if len(self.files) < 2:
+            given = ", ".join(map(str, self.files)) or "none"
+            raise ValueError(f"files: expected some to read and one to write, got {given}")
+
+    @property
+    def inputs(self) -> list[Path]:
+        """Files that are read."""
+        return list(self.files[:-1])
+
+    @property
+    def output(self) -> Path:
+        """File that is written."""
+        return self.files[-1]
 
     def write(self, **errors: Any) -> str:
         """Write the trace; what it holds."""
@@ -82,7 +104,7 @@ class Acceptance(Recording):
         return self.drafter == "draft-model"
 
     def read(self, info: TraceInfo, errors: dict[str, Any]) -> AcceptanceTrace:
-        """The trace of the source; ``errors`` say what becomes of bad lines."""
+        """The trace of the inputs; ``errors`` say what becomes of bad lines."""
         raise NotImplementedError
 
 
@@ -94,16 +116,21 @@ class Vllm(Acceptance):
     $ laps-env evaluate --acceptance-trace runs.safetensors --scenario chat-batch8-8b
     """
 
+    category: Text = None
+    """Category of responses that do not say theirs (default: the file's name)."""
+
     def read(self, info: TraceInfo, errors: dict[str, Any]) -> AcceptanceTrace:
         """The trace of the responses."""
         from laps_env.traces.importers import import_vllm
 
-        return import_vllm(self.source, info, plain_draft=self.plain, **errors)
+        return import_vllm(
+            self.inputs, info, plain_draft=self.plain, category=self.category, **errors
+        )
 
 
 @dataclass(frozen=True)
 class SpecBench(Acceptance):
-    """Acceptance: Spec-Bench's or EAGLE's answer file, JSONL.
+    """Acceptance: Spec-Bench's answer files, JSONL.
 
     $ laps-env import spec-bench answers.jsonl runs.safetensors --questions question.jsonl
     """
@@ -118,7 +145,7 @@ class SpecBench(Acceptance):
         from laps_env.traces.importers import import_spec_bench
 
         return import_spec_bench(
-            self.source,
+            self.inputs,
             info,
             plain_draft=self.plain,
             draft_length=self.draft_length,
@@ -127,25 +154,53 @@ class SpecBench(Acceptance):
         )
 
 
-@dataclass(frozen=True)
-class SpecDecodeBench(Acceptance):
-    """Acceptance: a file of SpecDecode-Bench, JSONL.
+@dataclass(frozen=True, kw_only=True)
+class Eagle(Acceptance):
+    """Acceptance: the answer files of EAGLE's repository, JSONL; all their positions are filled.
 
-    $ laps-env import specdecode-bench gsm8k.jsonl runs.safetensors --member acc_eagle
+    $ laps-env import eagle answers.jsonl runs.safetensors --draft-length 5
     """
 
-    member: str = "acc"
-    """Member of each record that holds the acceptance: acc, acc_eagle, acc_ngram, ..."""
-    category: str = "chat"
-    """Category of all requests of the file, which holds one data set."""
+    drafter: str = "eagle"
+    """Kind of drafter."""
+    draft_length: int
+    """Most draft tokens that a round can accept: the depth of EAGLE's tree."""
+    questions: File = None
+    """Question file, for the categories and to estimate prompt lengths."""
+    category: Text = None
+    """Category of answers for which no file says one (default: the file's name)."""
 
     def read(self, info: TraceInfo, errors: dict[str, Any]) -> AcceptanceTrace:
-        """The trace of the file."""
+        """The trace of the answers."""
+        from laps_env.traces.importers import import_eagle
+
+        return import_eagle(
+            self.inputs,
+            info,
+            draft_length=self.draft_length,
+            questions=self.questions,
+            category=self.category,
+            **errors,
+        )
+
+
+@dataclass(frozen=True)
+class SpecDecodeBench(Acceptance):
+    """Acceptance: files of SpecDecode-Bench, JSONL.
+
+    $ laps-env import specdecode-bench combined_gsm8k.jsonl combined_cnn.jsonl runs.safetensors
+    """
+
+    drafter: str = "eagle"
+    """Drafter whose accept lengths are read: eagle (acc_eagle in the file), ngram (acc_ngram)."""
+    category: Text = None
+    """Category of all requests (default: each file's name without 'combined_')."""
+
+    def read(self, info: TraceInfo, errors: dict[str, Any]) -> AcceptanceTrace:
+        """The trace of the files."""
         from laps_env.traces.importers import import_specdecode_bench
 
-        return import_specdecode_bench(
-            self.source, info, drafter=self.member, category=self.category, **errors
-        )
+        return import_specdecode_bench(self.inputs, info, category=self.category, **errors)
 
 
 @dataclass(frozen=True)
@@ -163,6 +218,7 @@ class Import(Command):
         Annotated[Arrivals, tyro.conf.subcommand("arrivals")]
         | Annotated[Vllm, tyro.conf.subcommand("vllm")]
         | Annotated[SpecBench, tyro.conf.subcommand("spec-bench")]
+        | Annotated[Eagle, tyro.conf.subcommand("eagle")]
         | Annotated[SpecDecodeBench, tyro.conf.subcommand("specdecode-bench")]
     )
     skip_bad: bool = False
@@ -177,7 +233,7 @@ class Import(Command):
         output, ending = self.recording.output, self.recording.ending
         if output.suffix != ending:
             raise ValueError(f"output: expected a file ending in {ending}, got {output}")
-        inputs = [self.recording.source, getattr(self.recording, "questions", None)]
+        inputs = [*self.recording.inputs, getattr(self.recording, "questions", None)]
         left_out = LeftOut()
         with outputs(output, inputs=inputs, overwrite=self.overwrite):
             written = self.recording.write(

@@ -1,6 +1,7 @@
 """Traces from the files of other projects; see docs/traces.md."""
 
 from laps_env.traces.importers.arrivals import read_arrivals
+from laps_env.traces.importers.eagle import import_eagle
 from laps_env.traces.importers.records import LeftOut
 from laps_env.traces.importers.runs import Fill, RecordedRequest, bernoulli_fill, build_trace
 from laps_env.traces.importers.spec_bench import import_spec_bench
@@ -13,6 +14,7 @@ __all__ = [
     "RecordedRequest",
     "bernoulli_fill",
     "build_trace",
+    "import_eagle",
     "import_spec_bench",
     "import_specdecode_bench",
     "import_vllm",

@@ -1,4 +1,4 @@
-"""Recorded arrivals: the request traces of Azure, BurstGPT and Mooncake.
+"""Recorded arrivals: the request traces of Azure, BurstGPT, Mooncake and Bailian.
 
 - Azure, 2023 and 2024: CSV with TIMESTAMP, ContextTokens, GeneratedTokens
   (github.com/Azure/AzurePublicDataset, AzureLLMInferenceTrace_*.csv); times with up to nine
@@ -7,19 +7,27 @@
   (github.com/HPMLL/BurstGPT); a response of 0 tokens is a request that failed.
 - Mooncake: JSONL, plain or gzip, with timestamp (milliseconds), input_length, output_length
   (github.com/kvcache-ai/Mooncake, FAST25-release/traces).
+- Bailian: as Mooncake's, but timestamp in seconds; told by its chat_id
+  (github.com/alibaba-edu/qwen-bailian-usagetraces-anon).
+
+GuideLLM's replay reads Mooncake's columns in seconds, and nothing in such a file says so: the
+caller has to.
 """
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 
 from laps_env.traces.arrival_trace import ArrivalTrace
 from laps_env.traces.importers.records import (
@@ -32,15 +40,25 @@ from laps_env.traces.importers.records import (
     read_header,
 )
 from laps_env.traces.schema import TraceError
-from laps_env.utils.documents import convert
+from laps_env.utils.checks import check_one_of
+from laps_env.utils.documents import convert, shown
+
+Unit = Literal["s", "ms", "us", "ns"]
+
+#: Nanoseconds of each.
+UNIT_NS: dict[Unit, int] = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+
+#: Requests per second that a recording of one service has on average. All public ones are well
+#: inside (0.3 to 7), and leave it when seconds and milliseconds are taken for each other.
+PLAUSIBLE_RPS = (0.01, 50.0)
 
 #: Latest time of a trace in seconds; int64 nanoseconds hold little more.
-LATEST_S = 9e9
+LATEST_S = 9 * 10**9
 
 _AZURE_TIME = re.compile(
     r"(20\d\d-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,9})?)(?:Z|\+00:00)?", re.ASCII
 )
-_SECONDS = re.compile(r"\d{1,10}(\.\d{1,9})?", re.ASCII)
+_NUMBER = re.compile(r"\d{1,19}(\.\d{1,9})?", re.ASCII)
 _TOKENS = re.compile(r"\d{1,18}", re.ASCII)
 
 #: Arrival in nanoseconds, prompt tokens, output tokens.
@@ -63,14 +81,19 @@ _MOONCAKE = _Columns("timestamp", "input_length", "output_length")
 def read_arrivals(
     path: str | Path,
     *,
+    unit: Unit | None = None,
     on_error: OnError = "raise",
     on_failed: OnError = "raise",
     left_out: LeftOut | None = None,
 ) -> ArrivalTrace:
     """Read any of the formats, told apart by the file's ending and its columns.
 
+    Warns of a mean rate outside `PLAUSIBLE_RPS`, where the unit of the times may be another.
+
     Args:
         path: File that ends in ``.csv``, ``.jsonl`` or ``.jsonl.gz``.
+        unit: Unit of the times; None = the format's own (see the module). Times of the calendar,
+            as Azure's, have none.
         on_error: Treatment of a malformed line, one before the line above in time among them:
             "raise" the error, or "skip" the line.
         on_failed: Treatment of a request without output, likewise.
@@ -79,10 +102,13 @@ def read_arrivals(
     Raises:
         TraceError: Missing columns, a line that is not skipped, or no request at all; the message
             names the file, the line and the column.
+        ValueError: Another unit, or one for times of the calendar.
         OSError: The file cannot be read.
     """
     path = Path(path)
-    columns, request_of = _format_of(path)
+    if unit is not None:
+        check_one_of("unit", unit, UNIT_NS)
+    columns, request_of = _format_of(path, unit)
     latest = 0
 
     def parse(record: dict[str, Any]) -> _Request:
@@ -100,13 +126,29 @@ def read_arrivals(
 
     requests = parse_records(path, parse, on_error=on_error, on_failed=on_failed, left_out=left_out)
     times, prompts, outputs = np.array(list(requests), np.int64).T.copy()
+    if columns is not _AZURE:
+        _check_rate(path, times)
     return ArrivalTrace(times - times[0], prompts, outputs, path.name)
 
 
-def _format_of(path: Path) -> tuple[_Columns, Callable[[dict[str, Any]], _Request]]:
+def _check_rate(path: Path, times: NDArray[np.int64]) -> None:
+    """Warn of a mean rate that says that the times are in another unit."""
+    gaps, seconds = len(times) - 1, (times[-1] - times[0]) * 1e-9
+    least, most = PLAUSIBLE_RPS
+    if not least * seconds <= gaps <= most * seconds:
+        warnings.warn(
+            f"{path}: expected {least:g}..{most:g} requests a second, got {gaps + 1} in "
+            f"{seconds:g} s: are the times in another unit? (`laps-env import arrivals --unit`)",
+            stacklevel=3,
+        )
+
+
+def _format_of(
+    path: Path, unit: Unit | None
+) -> tuple[_Columns, Callable[[dict[str, Any]], _Request]]:
     """Names of a file's columns, and what reads one of its records."""
     if path.name.endswith((".jsonl", ".jsonl.gz")):
-        return _MOONCAKE, _mooncake_request
+        return _MOONCAKE, partial(_json_request, unit)
     if path.suffix != ".csv":
         raise TraceError(f"arrival trace: expected a .csv, .jsonl or .jsonl.gz file, got {path}")
     header = read_header(path)
@@ -118,24 +160,36 @@ def _format_of(path: Path) -> tuple[_Columns, Callable[[dict[str, Any]], _Reques
         if header.count(name) != 1:
             expected = f"one column of that name, of {list(columns)}"
             raise TraceError(f"{path}: line 1, {name}: expected {expected}, got {header}")
-    return columns, partial(_csv_request, columns)
+    if columns is _AZURE and unit is not None:
+        raise ValueError(f"unit: expected none for times of the calendar, got {unit!r}")
+    return columns, partial(_csv_request, columns, unit or "s")
 
 
-class _Mooncake(msgspec.Struct):
-    timestamp: Annotated[float, Meta(ge=0, le=LATEST_S * 1e3)]
+class _Timed(msgspec.Struct):
+    timestamp: Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0)]
     input_length: Tokens
     output_length: Id
 
 
-def _mooncake_request(record: dict[str, Any]) -> _Request:
-    request = convert(record, _Mooncake)
-    return round(request.timestamp * 1e6), request.input_length, request.output_length
+def _json_request(unit: Unit | None, record: dict[str, Any]) -> _Request:
+    request = convert(record, _Timed)
+    own: Unit = "s" if "chat_id" in record else "ms"
+    time_ns = _nanoseconds(_MOONCAKE.time, request.timestamp, unit or own)
+    return time_ns, request.input_length, request.output_length
 
 
-def _csv_request(columns: _Columns, record: dict[str, Any]) -> _Request:
-    nanoseconds = _azure_ns if columns is _AZURE else _burstgpt_ns
+def _nanoseconds(name: str, time: float | Decimal, unit: Unit) -> int:
+    """Exact for integers and decimals, which a float would round."""
+    if not time * UNIT_NS[unit] <= LATEST_S * 10**9:
+        latest = LATEST_S * 10**9 // UNIT_NS[unit]
+        raise ValueError(f"{name}: expected a number in 0 .. {latest} {unit}, got {shown(time)}")
+    return round(time * UNIT_NS[unit])
+
+
+def _csv_request(columns: _Columns, unit: Unit, record: dict[str, Any]) -> _Request:
+    time = record[columns.time]
     return (
-        nanoseconds(record[columns.time]),
+        _azure_ns(time) if columns is _AZURE else _burstgpt_ns(time, unit),
         _tokens(columns.prompt, record[columns.prompt], 1),
         _tokens(columns.output, record[columns.output], 0),  # 0 is told apart by `read_arrivals`
     )
@@ -152,11 +206,10 @@ def _azure_ns(text: str) -> int:
         raise ValueError(f"{_AZURE.time}: expected a time of the calendar, got {text!r}") from None
 
 
-def _burstgpt_ns(text: str) -> int:
-    if not _SECONDS.fullmatch(text) or float(text) > LATEST_S:
-        raise ValueError(f"{_BURSTGPT.time}: expected seconds in 0 .. {LATEST_S:g}, got {text!r}")
-    whole, _, rest = text.partition(".")
-    return int(whole) * 10**9 + int(rest.ljust(9, "0") or 0)
+def _burstgpt_ns(text: str, unit: Unit) -> int:
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"{_BURSTGPT.time}: expected a number in {unit}, got {text!r}")
+    return _nanoseconds(_BURSTGPT.time, Decimal(text), unit)
 
 
 def _tokens(name: str, text: str, least: int) -> int:

@@ -1,7 +1,8 @@
 """Reading the line-by-line files of other projects: JSON lines, plain or gzip, and CSV.
 
 Every error names the file, the line and the field. A line is at most `MAX_LINE_BYTES` long: a small
-compressed file may hold one that does not fit into memory.
+compressed file may hold one that does not fit into memory. JSON lines may be the events of an HTTP
+stream, with ``data:`` in front of each and ``data: [DONE]`` at the end.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import gzip
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -31,10 +32,16 @@ MAX_LINE_BYTES = 2**24
 
 OnError = Literal["raise", "skip"]
 
-#: Types of members: int64 sums of two integers do not wrap.
+#: Types of members: int64 sums of two such integers do not wrap.
 Text = Annotated[str, Meta(min_length=1)]
 Id = Annotated[int, Meta(ge=0, le=2**62)]
 Tokens = Annotated[int, Meta(ge=1, le=2**62)]
+
+#: One file, or several of one run.
+Paths = str | Path | Sequence[str | Path]
+
+#: Events of a stream: what stands in front of each, and what the last one is.
+_EVENT, _LAST_EVENT = b"data:", b"data: [DONE]"
 
 
 class NoOutputError(ValueError):
@@ -57,6 +64,24 @@ class LeftOut:
         """Count a line."""
         self.lines[kind] += 1
         self.first.setdefault(kind, message)
+
+
+def listed(paths: Paths) -> list[Path]:
+    """The files of one import.
+
+    Raises:
+        TraceError: No file, or one that is named twice, whose requests would count twice.
+    """
+    files = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    names = ", ".join(map(str, files))
+    if not files or len({file.resolve() for file in files}) < len(files):
+        raise TraceError(f"files: expected one or more, each once, got {names or 'none'}")
+    return files
+
+
+def file_category(path: Path) -> str:
+    """Name of the category of requests that do not say theirs: the file's, without its endings."""
+    return path.name.removesuffix(".gz").removesuffix(".jsonl")
 
 
 def parse_records(
@@ -123,7 +148,7 @@ def read_header(path: Path) -> list[str]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not blank, with their numbers from 1."""
+    """Lines that are not blank or a stream's end, with their numbers from 1."""
     with path.open("rb") as raw:
         compressed = raw.read(2) == b"\x1f\x8b"
     with gzip.open(path) if compressed else path.open("rb") as file:
@@ -138,13 +163,13 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 )
             if not line:
                 return
-            if line.strip():
+            if line.strip() not in (b"", _LAST_EVENT):
                 yield number, line
 
 
 def _json_object(line: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode("utf-8-sig"))
+        value = json.loads(line.removeprefix(_EVENT).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"expected a JSON object, got {error}") from None
     if not isinstance(value, dict):

@@ -16,15 +16,17 @@ What is not known is filled with bits from a `Fill` and marked unobserved.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from laps_env.traces import AcceptanceTrace, TraceError, TraceInfo, acceptance_counts
+from laps_env.traces import AcceptanceTrace, TraceInfo, acceptance_counts
+from laps_env.traces.importers.requests import Recorded, offsets, shared_columns
 from laps_env.traces.schema import MAX_RUN
 
 Fill = Callable[[np.random.Generator, str, float, int], NDArray[np.bool_]]
@@ -42,63 +44,56 @@ def bernoulli_fill(
     return rng.random(count) < observed_alpha
 
 
-@dataclass(frozen=True)
-class RecordedRequest:
+@dataclass(frozen=True, kw_only=True)
+class RecordedRequest(Recorded):
     """One generated output as recorded, round by round.
 
     Attributes:
-        category: Name of its category.
-        group: Number of its group, >= 0; groups are never split apart.
-        prompt_tokens: Prompt length; 0 = not recorded.
         committed: Tokens committed by each round [rounds], 1 .. drafted + 1.
         drafted: Draft tokens proposed in each round [rounds], 0 .. 255.
     """
 
-    category: str
-    group: int
-    prompt_tokens: int
     committed: NDArray[np.int64]
     drafted: NDArray[np.int64]
 
+    @property
+    def output_tokens(self) -> int:
+        """Output length: what the rounds committed."""
+        return int(self.committed.sum())
+
 
 def build_trace(
-    requests: Sequence[RecordedRequest],
+    files: Mapping[Path, Sequence[RecordedRequest]],
     info: TraceInfo,
     *,
     plain_draft: bool,
-    fill: Fill,
-    seed: int,
-    path: Path,
+    fill: Fill = bernoulli_fill,
+    seed: int = 0,
 ) -> AcceptanceTrace:
-    """Make a trace of recorded requests.
+    """Make a trace of requests whose every round was recorded.
 
     Args:
-        requests: Recorded requests, at least one.
-        info: Origin of the run; the file's name, the seed and the share of filled positions are
-            added to its provenance.
+        files: Requests of each file, at least one.
+        info: Origin of the run; the files, what they say of the run, the seed and the share of
+            filled positions are added to its provenance.
         plain_draft: Whether the drafter is a model of its own under greedy decoding.
         fill: Function that draws what was not recorded.
         seed: Seed of the fill; each request has a stream of its own.
-        path: File that the requests come from.
 
     Raises:
-        TraceError: No request, or requests that do not make a trace.
+        TraceError: No request, requests of different runs, or such as do not make a trace.
     """
-    if not requests:
-        raise TraceError(f"{path}: expected at least one request, got none")
-    categories = tuple(sorted({request.category for request in requests}))
-    code = {name: i for i, name in enumerate(categories)}
+    columns = shared_columns(files, info)
+    offset, category = columns["offset"], columns["category"]
+    requests = [request for read in files.values() for request in read]
     committed = np.concatenate([request.committed for request in requests])
     drafted = np.concatenate([request.drafted for request in requests])
-    lengths = np.array([request.committed.sum() for request in requests], np.int64)
-    offset = _offsets(lengths)
-    round_offset = _offsets(np.array([len(request.committed) for request in requests], np.int64))
-    category = np.array([code[request.category] for request in requests], np.int64)
+    round_offset = offsets(np.array([len(request.committed) for request in requests], np.int64))
     alpha = _shrunk_alpha(committed, drafted, round_offset, category)
 
     def filled(i: int, count: int) -> NDArray[np.bool_]:
         rng = np.random.default_rng([seed, i])
-        return fill(rng, categories[category[i]], float(alpha[i]), count)
+        return fill(rng, requests[i].category, float(alpha[i]), count)
 
     ends = np.cumsum(committed)
     decided = committed - 1 < drafted
@@ -114,44 +109,70 @@ def build_trace(
         for i in range(len(requests)):
             places = offset[i] + np.flatnonzero(unknown[offset[i] : offset[i + 1]])
             bits[places] = filled(i, len(places))
-        run = _run_lengths(bits, offset)
+        run = run_lengths(bits, offset)
     else:
-        bits = np.concatenate([filled(i, int(lengths[i])) for i in range(len(requests))])
-        run = _run_lengths(bits, offset)
+        bits = np.concatenate(
+            [filled(i, request.output_tokens) for i, request in enumerate(requests)]
+        )
+        run = run_lengths(bits, offset)
         starts = ends - committed
         # A run that was not seen to stop goes on as the filled bits do behind it.
         run[starts] = committed - 1 + np.where(decided, 0, run[ends - 1])
         observed = np.zeros(offset[-1], bool)
         observed[starts[decided]] = True
 
+    return filled_trace(
+        columns,
+        run,
+        observed,
+        consistent=plain_draft,
+        fill=fill,
+        seed=seed,
+        schedule=drafted.astype(np.uint8),
+        schedule_offset=round_offset,
+        committed=committed.astype(np.uint8),
+    )
+
+
+def filled_trace(
+    columns: dict[str, Any],
+    run: NDArray[np.int64],
+    observed: NDArray[np.bool_],
+    *,
+    consistent: bool,
+    fill: Fill,
+    seed: int,
+    **rounds: Any,
+) -> AcceptanceTrace:
+    """The checked trace of partly filled runs, whose header says how much of them is.
+
+    Args:
+        columns: What `shared_columns` returns.
+        run: Accepted length at every position [T], not yet capped.
+        observed: Whether it was measured [T].
+        consistent: Whether there is one acceptance bit per position.
+        fill: Function that drew what was not measured.
+        seed: Seed of the fill.
+        rounds: Recorded rounds by the names of the trace's arrays, if any were.
+
+    Raises:
+        TraceError: What does not make a trace.
+    """
+    info = columns["info"]
     provenance = {
         **info.provenance,
-        "file": path.name,
         "seed": seed,
         "fill": getattr(fill, "__name__", type(fill).__name__),
         "filled_share": round(1.0 - float(observed.mean()), 6),
     }
     trace = AcceptanceTrace(
+        **columns | {"info": replace(info, provenance=provenance, consistent=consistent)},
         accepted_length=np.minimum(run, MAX_RUN).astype(np.uint8),
-        offset=offset,
-        output_tokens=lengths,
-        prompt_tokens=np.array([request.prompt_tokens for request in requests], np.int64),
-        category=category,
-        categories=categories,
-        info=replace(info, provenance=provenance, consistent=plain_draft),
         observed=observed.astype(np.uint8),
-        group=np.array([request.group for request in requests], np.int64),
-        schedule=drafted.astype(np.uint8),
-        schedule_offset=round_offset,
-        committed=committed.astype(np.uint8),
-        source=str(path),
+        **rounds,
     )
     trace.validate()
     return trace
-
-
-def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
 
 def _shrunk_alpha(
@@ -177,6 +198,6 @@ def _next_zero(bits: NDArray[np.bool_], offset: NDArray[np.int64]) -> NDArray[np
     return np.minimum(stop, np.repeat(offset[1:], np.diff(offset)))
 
 
-def _run_lengths(bits: NDArray[np.bool_], offset: NDArray[np.int64]) -> NDArray[np.int64]:
+def run_lengths(bits: NDArray[np.bool_], offset: NDArray[np.int64]) -> NDArray[np.int64]:
     """Ones in a row from here, [T]; a run ends at the latest with its output."""
     return _next_zero(bits, offset) - np.arange(offset[-1])

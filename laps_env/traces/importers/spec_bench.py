@@ -1,7 +1,7 @@
-"""Spec-Bench and EAGLE answer files, and their reduced form.
+"""Spec-Bench's answer files, and their reduced form.
 
-Answer file (github.com/hemingkx/Spec-Bench, evaluation/eval.py; EAGLE writes the same): JSONL with
-`question_id`, `category` and `choices`; of `choices[0]` this reads `new_tokens` (one per turn) and
+Answer file (github.com/hemingkx/Spec-Bench, evaluation/eval.py): JSONL with `question_id`,
+`category`, `model_id` and `choices`; of `choices[0]` this reads `new_tokens` (one per turn) and
 `accept_lengths` (tokens committed per round, accepted + 1, *one flat list over all turns*). The
 sums of `accept_lengths` meet `new_tokens` exactly, which is how the turns are told apart;
 `decoding_steps`, or `idxs` in older files (rounds, or the index of the last round), must agree.
@@ -15,7 +15,7 @@ tokens committed per round, `g` draft tokens proposed per round.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,14 +25,21 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from laps_env.traces import AcceptanceTrace, TraceInfo
-from laps_env.traces.importers.records import Id, LeftOut, OnError, Text, Tokens, parse_records
+from laps_env.traces.importers.questions import Prompts, estimated, read_questions
+from laps_env.traces.importers.records import (
+    Id,
+    LeftOut,
+    OnError,
+    Paths,
+    Text,
+    Tokens,
+    listed,
+    parse_records,
+)
 from laps_env.traces.importers.runs import Fill, RecordedRequest, bernoulli_fill, build_trace
 from laps_env.traces.schema import MAX_RUN
 from laps_env.utils.checks import check_count
 from laps_env.utils.documents import convert
-
-#: Characters of English per token (assumed); only for estimates of prompt lengths.
-CHARACTERS_PER_TOKEN = 4
 
 DraftLength = int | Literal["heuristic"]
 
@@ -59,6 +66,7 @@ class _Answer(msgspec.Struct):
     question_id: Id
     category: Text
     choices: Annotated[list[Any], Meta(min_length=1)]
+    model_id: Text | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -71,15 +79,8 @@ class _Choice(msgspec.Struct):
     idxs: _Steps = []
 
 
-class _Question(msgspec.Struct):
-    """A line of the question file."""
-
-    question_id: Id
-    turns: list[str]
-
-
 def import_spec_bench(
-    path: str | Path,
+    paths: Paths,
     info: TraceInfo,
     *,
     plain_draft: bool,
@@ -90,10 +91,10 @@ def import_spec_bench(
     on_error: OnError = "raise",
     left_out: LeftOut | None = None,
 ) -> AcceptanceTrace:
-    """Read an answer file or its reduced form, plain or gzip.
+    """Read answer files or their reduced form, plain or gzip.
 
     Args:
-        path: File of one JSON object per line.
+        paths: File of one JSON object per line, or several of one run.
         info: Origin of the run.
         plain_draft: Whether the drafter is a model of its own, decoded greedily (Spec-Bench's
             "sps"), so that the bits of every position that a round passed are known. False for
@@ -109,54 +110,39 @@ def import_spec_bench(
         left_out: Report, to which skipped lines are added.
 
     Raises:
-        TraceError: A file or line that is not of the format; the message names the file, the line,
-            the turn and the field.
+        TraceError: A file or line that is not of the format, or files of different runs; the
+            message names the file, the line, the turn and the field.
         ValueError: Another draft length.
         OSError: A file cannot be read.
     """
     if draft_length not in (None, "heuristic"):
         check_count("draft_length", draft_length, least=0, most=MAX_RUN)
-    path = Path(path)
-    prompts = _Prompts(None if questions is None else Path(questions))
-
-    def parse(record: dict[str, Any]) -> list[RecordedRequest]:
-        read = _answer if "choices" in record else _reduced
-        return read(record, draft_length, prompts)
-
-    lines = list(parse_records(path, parse, on_error=on_error, left_out=left_out))
-    requests = [request for line in lines for request in line]
+    known = read_questions(questions)
+    files = {}
+    for path in listed(paths):
+        reader = _Reader(draft_length, Prompts(known))
+        lines = parse_records(path, reader.requests, on_error=on_error, left_out=left_out)
+        files[path] = [request for line in lines for request in line]
     if questions is not None:
-        note = f"estimated: characters / {CHARACTERS_PER_TOKEN} plus the earlier answers"
-        provenance = {**info.provenance, "prompt_tokens": note}
-        info = msgspec.structs.replace(info, provenance=provenance)
-    return build_trace(requests, info, plain_draft=plain_draft, fill=fill, seed=seed, path=path)
+        info = estimated(info)
+    return build_trace(files, info, plain_draft=plain_draft, fill=fill, seed=seed)
 
 
-class _Prompts:
-    """Estimates of the prompt lengths, from the question file and the answers read so far."""
+@dataclass
+class _Reader:
+    """Reader of one file's records, whose turns come in order."""
 
-    def __init__(self, path: Path | None) -> None:
-        read = [] if path is None else list(parse_records(path, partial(convert, kind=_Question)))
-        self._known = path is not None
-        self._turns = {question.question_id: question.turns for question in read}
-        self._answered: dict[int, int] = {}
+    draft_length: DraftLength | None
+    prompts: Prompts
 
-    def tokens(self, question: int, turn: int, new_tokens: int) -> int:
-        """Length of the prompt of this turn, which follows the earlier turns and their answers."""
-        if not self._known:
-            return 0
-        turns = self._turns.get(question, [])
-        if turn >= len(turns):
-            expected = f"a turn of question {question} in the question file"
-            raise ValueError(f"turn: expected {expected}, got {turn}")
-        characters = sum(len(text) for text in turns[: turn + 1])
-        earlier = self._answered.get(question, 0)
-        self._answered[question] = earlier + new_tokens
-        return max(-(-characters // CHARACTERS_PER_TOKEN), 1) + earlier
+    def requests(self, record: dict[str, Any]) -> list[RecordedRequest]:
+        """Requests of a record: the turn of a reduced form, or all turns of an answer."""
+        read = _answer if "choices" in record else _reduced
+        return read(record, self.draft_length, self.prompts)
 
 
 def _reduced(
-    record: dict[str, Any], draft_length: DraftLength | None, prompts: _Prompts
+    record: dict[str, Any], draft_length: DraftLength | None, prompts: Prompts
 ) -> list[RecordedRequest]:
     line = convert(record, _Turn)
     if sum(line.a) != line.n:
@@ -173,9 +159,15 @@ def _reduced(
 
 
 def _answer(
-    record: dict[str, Any], draft_length: DraftLength | None, prompts: _Prompts
+    record: dict[str, Any], draft_length: DraftLength | None, prompts: Prompts
 ) -> list[RecordedRequest]:
     line = convert(record, _Answer)
+    if isinstance(line.choices[0], dict) and "accept_lengths" not in line.choices[0]:
+        expected = "tokens committed per round"
+        raise ValueError(
+            f"choices[0].accept_lengths: expected {expected}, got none (EAGLE's own files: see "
+            "import_eagle, `laps-env import eagle`)"
+        )
     choice = convert(line.choices[0], _Choice, "choices[0]")
     committed, drafts = np.array(choice.accept_lengths, np.int64), choice.draft_lengths
     if drafts and len(drafts) != len(committed):
@@ -196,6 +188,7 @@ def _answer(
         request = RecordedRequest(
             category=line.category,
             group=line.question_id,
+            run={} if line.model_id is None else {"model_id": line.model_id},
             prompt_tokens=prompts.tokens(line.question_id, turn, choice.new_tokens[turn]),
             committed=committed[rounds],
             drafted=_drafted(

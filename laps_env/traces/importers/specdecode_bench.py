@@ -6,13 +6,16 @@ with `id`, `prompt_token_ids`, `generated_token_ids` and, per drafter, `acc_eagl
 that a round starting there commits, accepted + 1, without a bound by the draft length. So
 accepted_length = acc_len - 1, all of it measured.
 
+Each drafter answered in a run of its own, and the answers differ: an output is as long as its
+`acc_len`. `generated_token_ids`, which are of one of the runs, are not read.
+
 The first entry was 1 in every record looked at: that token comes with the prefill and is not
 drafted.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
@@ -21,36 +24,58 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from laps_env.traces import AcceptanceTrace, TraceInfo
-from laps_env.traces.importers.records import LeftOut, OnError, parse_records
+from laps_env.traces.importers.records import (
+    LeftOut,
+    OnError,
+    Paths,
+    file_category,
+    listed,
+    parse_records,
+)
+from laps_env.traces.importers.requests import Recorded, shared_columns
 from laps_env.traces.schema import MAX_RUN
 from laps_env.utils.documents import convert
 
 
-class _Texts(msgspec.Struct):
+class _Prompt(msgspec.Struct):
     prompt_token_ids: Annotated[list[Any], Meta(min_length=1)]
-    generated_token_ids: Annotated[list[Any], Meta(min_length=1)]
 
 
 class _Lengths(msgspec.Struct):
     acc_len: Annotated[list[Annotated[int, Meta(ge=1, le=2**31)]], Meta(min_length=1)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Request(Recorded):
+    """An output whose every position was measured.
+
+    Attributes:
+        accepted_length: Accepted length at each position [output_tokens], up to 255.
+    """
+
+    accepted_length: NDArray[np.uint8]
+
+    @property
+    def output_tokens(self) -> int:
+        """Output length."""
+        return len(self.accepted_length)
+
+
 def import_specdecode_bench(
-    path: str | Path,
+    paths: Paths,
     info: TraceInfo,
     *,
-    drafter: str,
-    category: str,
+    category: str | None = None,
     on_error: OnError = "raise",
     left_out: LeftOut | None = None,
 ) -> AcceptanceTrace:
     """Read the accept lengths of one drafter, plain or gzip.
 
     Args:
-        path: File of one JSON object per line.
-        info: Origin of the run.
-        drafter: Name of the file's member to read, for example "acc_eagle", "acc_ngram" or "acc".
-        category: Name of the category of all requests (a file holds one data set).
+        paths: File of one JSON object per line, or several, each of a data set.
+        info: Origin of the run. Its drafter, for example "eagle" or "ngram", says which member is
+            read: "acc_eagle", "acc_ngram"; or "acc" where a record has no such member.
+        category: Category of all requests; None = of each file's its name, without "combined_".
         on_error: Treatment of a malformed line: "raise" the error, or "skip" the line.
         left_out: Report, to which skipped lines are added.
 
@@ -59,32 +84,45 @@ def import_specdecode_bench(
             and the field.
         OSError: The file cannot be read.
     """
-
-    def parse(record: dict[str, Any]) -> tuple[NDArray[np.uint8], int]:
-        texts = convert(record, _Texts)
-        if drafter not in record:
-            raise ValueError(f"{drafter}: expected a value, got none")
-        lengths, positions = convert(record[drafter], _Lengths, drafter), texts.generated_token_ids
-        if len(lengths.acc_len) != len(positions):
-            raise ValueError(
-                f"{drafter}.acc_len: expected {len(positions)} output positions, "
-                f"got {len(lengths.acc_len)}"
-            )
-        runs = np.minimum(np.array(lengths.acc_len) - 1, MAX_RUN).astype(np.uint8)
-        return runs, len(texts.prompt_token_ids)
-
-    path = Path(path)
-    records = list(parse_records(path, parse, on_error=on_error, left_out=left_out))
-    lengths = np.array([len(runs) for runs, _ in records], np.int64)
+    files = {}
+    for path in listed(paths):
+        reader = _Reader(info.drafter, category or file_category(path).removeprefix("combined_"))
+        records = parse_records(path, reader.request, on_error=on_error, left_out=left_out)
+        files[path] = list(records)
     trace = AcceptanceTrace(
-        accepted_length=np.concatenate([runs for runs, _ in records]),
-        offset=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
-        output_tokens=lengths,
-        prompt_tokens=np.array([prompt for _, prompt in records], np.int64),
-        category=np.zeros(len(records), np.int64),
-        categories=(category,),
-        info=info,
-        source=str(path),
+        accepted_length=np.concatenate(
+            [request.accepted_length for read in files.values() for request in read]
+        ),
+        **shared_columns(files, info),
     )
     trace.validate()
     return trace
+
+
+@dataclass
+class _Reader:
+    """Reader of one file's records."""
+
+    drafter: str
+    category: str
+    read: int = 0
+
+    def request(self, record: dict[str, Any]) -> _Request:
+        """The request of a record."""
+        member = f"acc_{self.drafter}"
+        if member not in record and "acc" in record:
+            member = "acc"
+        if member not in record:
+            known = [name for name in record if name.startswith("acc_")]
+            raise ValueError(
+                f"{member}: expected accept lengths of the drafter {self.drafter!r}, got {known}"
+            )
+        prompt = convert(record, _Prompt)
+        lengths = convert(record[member], _Lengths, member).acc_len
+        self.read += 1
+        return _Request(
+            category=self.category,
+            group=self.read - 1,
+            prompt_tokens=len(prompt.prompt_token_ids),
+            accepted_length=np.minimum(np.array(lengths) - 1, MAX_RUN).astype(np.uint8),
+        )
