@@ -105,7 +105,7 @@ def scenarios_table() -> str:
     """Numbers of the named scenarios."""
     headings = (
         "scenario|batch|draft length n|mean prompt tokens|mean output tokens|A|tokens / round|"
-        "saturation (requests/s)|what it is"
+        "saturation (requests/s, test)|what it is"
     )
     return markdown_table(
         headings.split("|"), [scenario_numbers(get_scenario(name)) for name in list_scenarios()]

@@ -26,6 +26,7 @@ from estimate_error import (
     readings_table,
     record_courses,
 )
+from made_from import made_from
 
 from laps_env import policies
 from laps_env.evaluation.episodes import evaluate_episode
@@ -294,7 +295,7 @@ def main() -> None:
         estimates=estimate_table(courses),
         sweep=sweep_table(options.episodes),
     )
-    write_beside(options.out, [page.encode()])
+    write_beside(options.out, [f"{page.rstrip()}\n\n{made_from()}\n".encode()])
     print(f"wrote {options.out}")
 
 

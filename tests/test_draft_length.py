@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from laps_env.sim.workload import Workload
 from laps_env.workloads.scenarios import Scenario, get_scenario
 
 
-def server(pool_tokens: int = 10_000, **cost: float) -> ServerModel:
+def server(pool_tokens: int = 10_000, **cost: Any) -> ServerModel:
     """A pass takes 10 ns, a draft step 1 ns, what else ``cost`` says."""
     plain = CostModel(0, 10, 0, 0, 1, 0, 0, 0)
     return ServerModel(replace(plain, **cost), draft_length="smartspec", pool_tokens=pool_tokens)

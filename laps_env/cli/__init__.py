@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import Any
 
 from laps_env.cli.board import Board
 from laps_env.cli.calibrate import Calibrate
@@ -57,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         near = get_close_matches(name, COMMANDS, n=3) or COMMANDS
         sys.exit(_failed(f"expected a command, got {name!r}; did you mean {' or '.join(near)}?"))
     command: Command | None = None
+    warnings.showwarning = _warn
     try:
         command = parse(COMMANDS[name], rest, f"laps-env {name}")
         status = command.run()
@@ -72,6 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = 130
     if status:
         sys.exit(status)
+
+
+def _warn(message: Warning | str, *_: Any) -> None:
+    """A warning as a user reads it, without the line of code that has it."""
+    print(f"laps-env: warning: {message}", file=sys.stderr)
 
 
 def overview() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from laps_env import ENV_IDS, catalog
@@ -17,9 +18,10 @@ class List(Command):
 
     def run(self) -> int:
         """Print them."""
-        print("scenarios (saturation in requests per second):")
+        print("scenarios (saturation in requests per second, on the test split):")
         for name, entry in catalog.scenario_entries().items():
-            print(f"  {name:20} {entry['saturation_rps']['test']:8.3f}  {entry['description']}")
+            saturation = entry["saturation_rps"].get("test", math.nan)
+            print(f"  {name:20} {saturation:8.3f}  {entry['description']}")
         print(
             "\npolicies (_tuned: parameters tuned on the validation split; +smartspec: its draft "
             "lengths):"
