@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
+from laps_env.envs.gymnasium_api import step_limit_of_make
 from laps_env.envs.infos import Info, first
 from laps_env.envs.picture import Picture
 from laps_env.envs.rendering import as_text, check_render_mode
+from laps_env.envs.spaces import check_actions
 from laps_env.envs.vector import Observation, SpecDecodeReplayVectorEnv
 from laps_env.sim.simulation import Simulation
 from laps_env.sim.workload import Workload
@@ -163,6 +165,7 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
 
     def _stand_before(self, envs: SpecDecodeReplayVectorEnv, render_mode: str | None) -> None:
         """Show the only environment of a vector of one as a single environment."""
+        envs.max_episode_steps = min(envs.max_episode_steps, step_limit_of_make())
         self._envs = envs
         self._picture: Picture | None = None
         self.render_mode = render_mode
@@ -192,7 +195,8 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         """
         if not self._envs.is_running:
             raise gym.error.ResetNeeded("step: expected reset first: no episode is running")
-        observation, reward, terminated, truncated, info = self._envs.step(np.asarray(action)[None])
+        action = check_actions("action", action, self.action_space, self.options.slots)
+        observation, reward, terminated, truncated, info = self._envs.take(action[None])
         self._show()
         return (
             _first(observation),

@@ -119,7 +119,7 @@ class _Files(CompileResultCacheImpl):  # type: ignore[misc] # untyped
 
 
 class CompileCache(FunctionCache):  # type: ignore[misc] # untyped
-    """numba's cache of a function, of which no file can end a run.
+    """Cache of a function's compiled code, of which no file can end a run.
 
     What cannot be read is compiled again and written anew; what cannot be written is said once.
     """
