@@ -66,14 +66,15 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
     seed, episode), and never depends on actions.
 
     ## Episode End
-    Terminated when all ``num_requests`` requests are finished. Truncated at ``time_limit_s`` of
-    simulated time, or when more than ``queue_limit`` requests are in the system; unfinished
-    requests then count with their latency so far.
+    Terminated when all ``num_requests`` requests are finished. Truncated after the round in which
+    ``time_limit_s`` of simulated time have passed since the first arrival, when more than
+    ``queue_limit`` requests are in the system, or after ``max_episode_steps``; unfinished requests
+    then count with their latency so far.
 
     ## Information
     ``dt`` (seconds that the step took), ``round`` (a round ran), ``invalid_action``,
-    ``action_mask`` (int8 [slots + 1]; also `action_masks`), and at the end ``summary``: mean and
-    percentile latency, time to first token, time per output token, slowdown, throughput,
+    ``action_mask`` (int8 [slots + 1]; also `action_masks`; never all zero: when nobody is left to
+    serve, starting a round is what remains), and at the end ``summary``: mean and percentile latency, time to first token, time per output token, slowdown, throughput,
     pre-emptions, recomputed tokens, Jain fairness, the return (`laps_env.sim.metrics.summarize`).
 
     ## Arguments
@@ -94,7 +95,8 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         predictor_error: Standard deviation of log(predicted / true output length), a
             `laps_env.workloads.predictors.LengthPredictor`, or ``"recorded"``; by default the
             predictions recorded with the requests, where there are none a deviation of 0.5.
-        time_limit_s: Simulated time at which an episode is truncated; never by default.
+        time_limit_s: Simulated time, in seconds from the first arrival, at which an episode is
+            truncated; never by default.
         queue_limit: Requests in the system beyond which it is truncated; none by default.
         reward_scale: Request-seconds per unit of reward, > 0.
         split: Part of all traffic that episodes are drawn from: ``"train"`` (default),

@@ -42,8 +42,9 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
 
     Args:
         num_envs: Number of environments, E.
-        autoreset_mode: ``NEXT_STEP`` (default), ``SAME_STEP`` or ``DISABLED``; with the last,
-            ``reset(options={"reset_mask": bool [E]})`` resets those that have ended.
+        autoreset_mode: ``NEXT_STEP`` (default), ``SAME_STEP`` (with Gymnasium 1.4 or newer) or
+            ``DISABLED``; with the last, ``reset(options={"reset_mask": bool [E]})`` resets those
+            that have ended.
         max_episode_steps: Steps after which an episode is truncated; never by default.
         render_mode: None, ``"ansi"`` or ``"rgb_array"``.
         scenario, load, num_requests, slots, batch_size, draft_length, pool_tokens,
