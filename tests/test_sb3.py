@@ -31,10 +31,11 @@ SMALL: dict[str, Any] = {"num_requests": 5, "slots": 8}
 @pytest.mark.parametrize("algorithm", ["PPO", "DQN", "MaskablePPO"])
 def test_algorithms_run_out_of_the_box(algorithm: str) -> None:
     env = gym.make("laps_env/SpecDecodeReplay-v0", **SMALL)
+    model: Any
     if algorithm == "DQN":
         model = sb3.DQN("MultiInputPolicy", env, learning_starts=20, buffer_size=500, seed=0)
     else:
-        kind = sb3.PPO if algorithm == "PPO" else contrib.MaskablePPO
+        kind: Any = sb3.PPO if algorithm == "PPO" else contrib.MaskablePPO
         model = kind("MultiInputPolicy", env, n_steps=64, batch_size=32, n_epochs=1, seed=0)
     before = [p.detach().clone() for p in model.policy.parameters()]
     model.learn(128)
