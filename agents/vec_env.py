@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,18 +23,16 @@ Observation = dict[str, npt.NDArray[np.float32]]
 Infos = list[dict[str, Any]]
 Made = TypeVar("Made")
 
-#: Info of a server that goes on: one for all, because a dict for each costs as much as the step
-#: itself; nobody can write into it.
-GOES_ON: Any = MappingProxyType({"TimeLimit.truncated": False})
+#: Methods of the vector environment that give something for each of its servers.
+FOR_EACH = ("action_masks", "render")
 
 
 class ReplayVecEnv(VecEnv):
     """Servers of one or several vector environments, one after the other, with fresh arrays.
 
-    An info is read-only and empty, but for ``TimeLimit.truncated`` and, in a dict of its own, what
-    an ended episode leaves: ``terminal_observation``, ``episode`` (``r`` return, ``l`` steps, ``t``
-    seconds since the start, as `Monitor` has them) and ``summary``
-    (`laps_env.sim.metrics.summarize`).
+    An info is an empty dict while the episode goes on. At its end it has ``terminal_observation``,
+    ``TimeLimit.truncated``, ``episode`` (``r`` return, ``l`` steps, ``t`` seconds since the start,
+    as `Monitor` has them) and ``summary`` (`laps_env.sim.metrics.summarize`).
 
     Args:
         groups: Vector environments with ``autoreset_mode="SameStep"`` and one number of slots; this
@@ -107,7 +104,7 @@ class ReplayVecEnv(VecEnv):
     ) -> tuple[Observation, npt.NDArray[np.float32], npt.NDArray[np.bool_], Infos]:
         """Take the step."""
         self._lengths += 1
-        infos: Infos = [GOES_ON] * self.num_envs
+        infos: Infos = [{} for _ in range(self.num_envs)]
         observations, rewards, dones = [], [], []
         for envs, members in zip(self.groups, self.members, strict=True):
             own = self._actions[members.start : members.stop]
@@ -158,6 +155,10 @@ class ReplayVecEnv(VecEnv):
             "summary": summary,
         }
 
+    def get_images(self) -> list[npt.NDArray[np.uint8]]:
+        """A picture of each server, uint8 [640, 960, 3], for ``render_mode="rgb_array"``."""
+        return self.env_method("render")
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -185,15 +186,15 @@ class ReplayVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any
     ) -> list[Any]:
-        """``action_masks`` of servers, or a method that takes the index first (``summary``, ...).
+        """A method in `FOR_EACH`, or one that takes the index first (``summary``, ``workload``).
 
         Raises:
             AttributeError: The vector environment has no such method.
         """
         wanted = self._get_indices(indices)
-        if method_name == "action_masks":
-            masks = [mask for envs in self.groups for mask in envs.action_masks()]
-            return [masks[index] for index in wanted]
+        if method_name in FOR_EACH:
+            found = [own for envs in self.groups for own in getattr(envs, method_name)()]
+            return [found[index] for index in wanted]
         places = [self.places[index] for index in wanted]
         return [getattr(envs, method_name)(i, *args, **kwargs) for envs, i in places]
 

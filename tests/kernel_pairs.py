@@ -91,7 +91,8 @@ class Pair:
         return self.reference.terminated or self.reference.truncated
 
     def valid_actions(self) -> list[int]:
-        start = [self.slots] if self.reference.picked else []
+        nobody = not self.reference.in_slots()  # at the end: a mask is never empty
+        start = [self.slots] if self.reference.picked or nobody else []
         return [*sorted(self.reference.selectable()), *start]
 
     def step_pick(self, action: int) -> None:

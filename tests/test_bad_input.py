@@ -74,6 +74,21 @@ def test_a_bad_action_moves_nothing(env_id: str, action: Any) -> None:
     assert state_of(env) == before
 
 
+def test_a_single_environment_speaks_of_one_action() -> None:
+    env = small().unwrapped
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"^action: expected shape \(\), got \(1,\)"):
+        env.step([1])
+
+
+def test_a_huge_integer_is_a_reward_scale() -> None:
+    env = small(reward_scale=10**20)
+    env.reset(seed=0)
+    rewards = [result[1] for result in play(env, 0)]
+    latency = env.unwrapped.summary()["mean_latency_s"]  # type: ignore[attr-defined]
+    assert sum(rewards) == pytest.approx(-4e-20 * latency)
+
+
 def test_a_step_needs_a_reset(env: gym.Env[Any, Any]) -> None:
     bare = env.unwrapped
     with pytest.raises(gym.error.ResetNeeded):

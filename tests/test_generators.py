@@ -99,7 +99,8 @@ def test_recorded_arrivals_keep_their_pattern_and_their_halves() -> None:
         np.testing.assert_allclose(gaps[inner] * mean, expected)
         assert (gaps[~inner] == 1).all()
         assert gaps[:50].mean() == pytest.approx(1.0)
-    scenario = get_scenario("chat-serial-8b").with_arrivals(recorded)
+    scenario = get_scenario("chat-serial-8b").with_arrivals(trace)
+    assert scenario.arrivals == recorded
     played = scenario.workload(load="recorded", num_requests=30, seed=4)
     rows = recorded.rows(make_key(Split.TRAIN, 4), 0, 30, Split.TRAIN)
     inner = rows[1:] > 0

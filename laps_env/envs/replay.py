@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
+from laps_env.envs.gymnasium_api import step_limit_of_make
 from laps_env.envs.infos import Info, first
 from laps_env.envs.picture import Picture
 from laps_env.envs.rendering import as_text, check_render_mode
+from laps_env.envs.spaces import check_actions
 from laps_env.envs.vector import Observation, SpecDecodeReplayVectorEnv
 from laps_env.sim.simulation import Simulation
 from laps_env.sim.workload import Workload
@@ -64,15 +66,17 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
     seed, episode), and never depends on actions.
 
     ## Episode End
-    Terminated when all ``num_requests`` requests are finished. Truncated at ``time_limit_s`` of
-    simulated time, or when more than ``queue_limit`` requests are in the system; unfinished
-    requests then count with their latency so far.
+    Terminated when all ``num_requests`` requests are finished. Truncated after the round in which
+    ``time_limit_s`` of simulated time have passed since the first arrival, when more than
+    ``queue_limit`` requests are in the system, or after ``max_episode_steps``; unfinished requests
+    then count with their latency so far.
 
     ## Information
     ``dt`` (seconds that the step took), ``round`` (a round ran), ``invalid_action``,
-    ``action_mask`` (int8 [slots + 1]; also `action_masks`), and at the end ``summary``: mean and
-    percentile latency, time to first token, time per output token, slowdown, throughput,
-    pre-emptions, recomputed tokens, Jain fairness, the return (`laps_env.sim.metrics.summarize`).
+    ``action_mask`` (int8 [slots + 1]; also `action_masks`; never all zero: when nobody is left to
+    serve, starting a round is what remains), and at the end ``summary``: mean and percentile
+    latency, time to first token, time per output token, slowdown, throughput, pre-emptions,
+    recomputed tokens, Jain fairness, the return (`laps_env.sim.metrics.summarize`).
 
     ## Arguments
     ```python
@@ -92,7 +96,8 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         predictor_error: Standard deviation of log(predicted / true output length), a
             `laps_env.workloads.predictors.LengthPredictor`, or ``"recorded"``; by default the
             predictions recorded with the requests, where there are none a deviation of 0.5.
-        time_limit_s: Simulated time at which an episode is truncated; never by default.
+        time_limit_s: Simulated time, in seconds from the first arrival, at which an episode is
+            truncated; never by default.
         queue_limit: Requests in the system beyond which it is truncated; none by default.
         reward_scale: Request-seconds per unit of reward, > 0.
         split: Part of all traffic that episodes are drawn from: ``"train"`` (default),
@@ -163,6 +168,7 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
 
     def _stand_before(self, envs: SpecDecodeReplayVectorEnv, render_mode: str | None) -> None:
         """Show the only environment of a vector of one as a single environment."""
+        envs.max_episode_steps = min(envs.max_episode_steps, step_limit_of_make())
         self._envs = envs
         self._picture: Picture | None = None
         self.render_mode = render_mode
@@ -192,7 +198,8 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         """
         if not self._envs.is_running:
             raise gym.error.ResetNeeded("step: expected reset first: no episode is running")
-        observation, reward, terminated, truncated, info = self._envs.step(np.asarray(action)[None])
+        action = check_actions("action", action, self.action_space, self.options.slots)
+        observation, reward, terminated, truncated, info = self._envs.take(action[None])
         self._show()
         return (
             _first(observation),

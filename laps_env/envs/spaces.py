@@ -28,22 +28,28 @@ def action_space(interface: str, slots: int) -> gym.Space[Any]:
     return gym.spaces.Box(-1.0, 1.0, (slots,), np.float32)
 
 
-def check_actions(actions: Any, space: gym.Space[Any], slots: int) -> npt.NDArray[Any]:
-    """Batch of actions as the kernel takes it: int64 [E] picks or float64 [E, slots] scores.
+def check_actions(name: str, actions: Any, space: gym.Space[Any], slots: int) -> npt.NDArray[Any]:
+    """Actions as the kernel takes them: int64 ([E]) picks or float64 ([E,] slots) scores.
+
+    Args:
+        name: Name of what is checked, for messages.
+        actions: One action, or a batch of them.
+        space: Space that they are of.
+        slots: Number of slots.
 
     Raises:
         ValueError: The shape or type is another, or a value is outside the space.
     """
     actions = np.asarray(actions)
     if actions.shape != space.shape:
-        raise ValueError(f"actions: expected shape {space.shape}, got {actions.shape}")
+        raise ValueError(f"{name}: expected shape {space.shape}, got {actions.shape}")
     scores = isinstance(space, gym.spaces.Box)
     if actions.dtype.kind not in ("iuf" if scores else "iu"):
         raise ValueError(
-            f"actions: expected {'numbers' if scores else 'integers'}, got {actions.dtype}"
+            f"{name}: expected {'numbers' if scores else 'integers'}, got {actions.dtype}"
         )
     low, high = (-1, 1) if scores else (0, slots)
     if not (actions.min() >= low and actions.max() <= high):  # also catches NaN
         bad = actions[~((actions >= low) & (actions <= high))].flat[0]
-        raise ValueError(f"actions: expected {low}..{high}, got {bad}")
+        raise ValueError(f"{name}: expected {low}..{high}, got {bad}")
     return actions.astype(np.float64 if scores else np.int64, copy=False)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from laps_env.envs.gymnasium_api import as_autoreset_mode
 from laps_env.envs.infos import Info, add_summaries, masked, unmasked
 from laps_env.envs.options import EnvOptions
 from laps_env.envs.picture import Picture
@@ -26,6 +27,9 @@ from laps_env.workloads.scenarios import DEFAULT_SCENARIO, Scenario
 
 Observation = dict[str, npt.NDArray[np.float32]]
 
+Bools = npt.NDArray[np.bool_]
+Step = tuple[Observation, npt.NDArray[np.float64], Bools, Bools, Info]
+
 RESET_OPTIONS = ("workload", "workload_seed", "reset_mask")
 
 
@@ -38,8 +42,9 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
 
     Args:
         num_envs: Number of environments, E.
-        autoreset_mode: ``NEXT_STEP`` (default), ``SAME_STEP`` or ``DISABLED``; with the last,
-            ``reset(options={"reset_mask": bool [E]})`` resets those that have ended.
+        autoreset_mode: ``NEXT_STEP`` (default), ``SAME_STEP`` (with Gymnasium 1.4 or newer) or
+            ``DISABLED``; with the last, ``reset(options={"reset_mask": bool [E]})`` resets those
+            that have ended.
         max_episode_steps: Steps after which an episode is truncated; never by default.
         render_mode: None, ``"ansi"`` or ``"rgb_array"``.
         scenario, load, num_requests, slots, batch_size, draft_length, pool_tokens,
@@ -99,7 +104,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         self.num_envs = num_envs
         self.render_mode = render_mode
         self._pictures: list[Picture] = []
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.autoreset_mode = as_autoreset_mode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.single_observation_space = observation_space(slots)
         self.single_action_space = action_space(interface, slots)
@@ -113,7 +118,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             time_limit_ns=limit_ns(time_limit_s),
             queue_limit=queue_limit or UNLIMITED,
         )
-        self._max_episode_steps = max_episode_steps or UNLIMITED
+        self.max_episode_steps = max_episode_steps or UNLIMITED
         self._started = False
         self._seeds = np.full(num_envs, -1, np.int64)
         self._episodes = np.zeros(num_envs, np.int64)
@@ -221,15 +226,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
 
     # -- step -------------------------------------------------------------------------------------
 
-    def step(
-        self, actions: npt.NDArray[Any]
-    ) -> tuple[
-        Observation,
-        npt.NDArray[np.float64],
-        npt.NDArray[np.bool_],
-        npt.NDArray[np.bool_],
-        Info,
-    ]:
+    def step(self, actions: npt.NDArray[Any]) -> Step:
         """Take one action per environment.
 
         Raises:
@@ -237,7 +234,10 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             gymnasium.error.ResetNeeded: Called before `reset`, or, with ``DISABLED``, after an
                 episode's end.
         """
-        actions = check_actions(actions, self.action_space, self.options.slots)
+        return self.take(check_actions("actions", actions, self.action_space, self.options.slots))
+
+    def take(self, actions: npt.NDArray[Any]) -> Step:
+        """Take actions that `laps_env.envs.spaces.check_actions` has checked (see `step`)."""
         skip = self._ended.copy()
         if skip.any() and not (self._started and self.autoreset_mode == AutoresetMode.NEXT_STEP):
             ended = np.flatnonzero(skip).tolist()
@@ -250,7 +250,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         self._steps += ~skip
         self._returns += reward
         terminated = servers["finished"] == servers["requests"]
-        truncated = (servers["truncated"] == 1) | (self._steps >= self._max_episode_steps)
+        truncated = (servers["truncated"] == 1) | (self._steps >= self.max_episode_steps)
         truncated &= ~terminated
         self._ended = terminated | truncated
         if not self._ended.any():

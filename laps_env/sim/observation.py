@@ -181,7 +181,7 @@ def show_choices(c: Any, server: Any, e: Episode, mask: npt.NDArray[np.int8]) ->
         mask[index] = selectable
         e.queue[index, SELECTABLE] = selectable
         choices += selectable
-    mask[-1] = 1 if server.picked > 0 else 0
+    mask[-1] = 1 if server.picked > 0 or server.active == 0 else 0
     return choices
 
 

@@ -16,7 +16,7 @@ from laps_env.sim.server_model import ServerModel
 from laps_env.sim.state import make_state
 from laps_env.sim.workload import Workload
 from laps_env.utils.checks import check_positive
-from laps_env.utils.jit import announce_compilation
+from laps_env.utils.compile_cache import announce_compilation
 
 #: "No limit" in nanoseconds or requests.
 UNLIMITED = 2**62

@@ -1,82 +1,37 @@
-"""Compiled code: numba with a cache on disk that is keyed by *everything that is compiled in*.
-
-numba's own cache notices an edit of a function's file, but not of a function that it calls from
-another file, nor another value of a constant. A digest of every compiled source of this package in
-the cache's path closes that hole, and lets the first run say that it compiles; your own rules have
-a digest each, of their code and all that it reaches.
-"""
+"""Compiled code: numba with the cache of `laps_env.utils.compile_cache`."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import importlib.util
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache, cached_property
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numba
 from numba import types
+from numba.core.ccallback import CFunc
 
-from laps_env.utils.code_digest import code_digest
+from laps_env.utils.compile_cache import CompileCache, announce_compilation, is_ours
 from laps_env.utils.modules import import_file, is_from_file
 
-#: Packages with compiled code; each may be anywhere.
-_COMPILED = ("sim", "workloads", "policies", "agents", "utils")
 
-#: Files that are not compiled, but whose constants are compiled in, or that compile.
-_COMPILED_IN = ("checks.py", "jit.py")
-
-
-def _folders() -> list[Path]:
-    specs = (importlib.util.find_spec(f"laps_env.{name}") for name in _COMPILED)
-    return [Path(p) for spec in specs if spec for p in spec.submodule_search_locations or ()]
-
-
-def _compiled_sources() -> list[bytes]:
-    """In an order that does not depend on where the packages are."""
-    files = (file for folder in _folders() for file in sorted(folder.rglob("*.py")))
-    texts = ((file.name, file.read_bytes()) for file in files)
-    return [text for name, text in texts if b"laps_env.utils.jit" in text or name in _COMPILED_IN]
-
-
-def _cache_directory() -> Path:
-    digest = hashlib.sha256(f"{numba.__version__} {sys.version_info[:2]}".encode())
-    for text in _compiled_sources():
-        digest.update(text)
-    base = os.environ.get("LAPS_ENV_CACHE") or Path.home() / ".cache" / "laps_env"
-    return Path(base) / digest.hexdigest()[:16]
-
-
-CACHE_DIRECTORY = _cache_directory()
-_OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
-_COLD = not CACHE_DIRECTORY.exists()
-
-
-def _is_ours(function: Callable[..., Any]) -> bool:
-    return function.__module__.partition(".")[0] == "laps_env"
-
-
-@contextmanager
-def _cached(function: Callable[..., Any]) -> Iterator[dict[str, Any]]:
-    """Options that compile a function, while numba keeps what it compiles in a cache of ours.
+def _options(function: Callable[..., Any]) -> dict[str, Any]:
+    """How a function is compiled.
 
     Your own rules cannot index past an array in silence: their indices are checked, which takes
     about a quarter of their speed.
     """
-    before = numba.config.CACHE_DIR
-    own = CACHE_DIRECTORY if _is_ours(function) else CACHE_DIRECTORY / code_digest(function)
-    numba.config.CACHE_DIR = str(own)
-    # what is typed into an interpreter has no file that could key the cache
-    has_source = Path(function.__code__.co_filename).is_file()
-    try:
-        yield {**_OPTIONS, "cache": has_source, "boundscheck": not _is_ours(function)}
-    finally:
-        numba.config.CACHE_DIR = before
+    checked = {} if is_ours(function) else {"boundscheck": True}
+    return {"error_model": "numpy", "_nrt": False, **checked}
+
+
+def _keep(compiled: Any, function: Callable[..., Any]) -> Any:
+    """The same, kept on disk; what is typed into an interpreter has no file to key it by."""
+    if Path(function.__code__.co_filename).is_file():
+        compiled._cache = CompileCache(function)
+    return compiled
 
 
 def jit(function: Callable[..., Any]) -> Any:
@@ -84,21 +39,13 @@ def jit(function: Callable[..., Any]) -> Any:
 
     Compiled code here allocates nothing, and counting references to views would halve its speed.
     """
-    with _cached(function) as options:
-        return numba.njit(**options, nogil=True)(function)
+    return _keep(numba.njit(**_options(function), nogil=True)(function), function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
     """Compiled piece of a round or of a rule: calls copy the views of an episode, inlining not."""
-    with _cached(function) as options:
-        return numba.njit(**options, nogil=True, forceinline=True)(function)
-
-
-@cache
-def announce_compilation() -> None:
-    """Say once, on standard error, that this process compiles, where it found no cache."""
-    if _COLD:
-        print("laps_env: compiling, the first time only...", file=sys.stderr, flush=True)
+    compiled = numba.njit(**_options(function), nogil=True, forceinline=True)(function)
+    return _keep(compiled, function)
 
 
 _ROW = types.Array(types.float32, 1, "C")
@@ -132,8 +79,10 @@ class Compiled:
     def compiled(self) -> Any:
         """Compiled function, of a type that is the same for all of one signature."""
         announce_compilation()
-        with _cached(self.function) as options:
-            return numba.cfunc(self._signature, **options)(self.function)
+        signature = self._signature.args, self._signature.return_type
+        found = CFunc(self.function, signature, locals={}, options=_options(self.function))
+        _keep(found, self.function).compile()
+        return found
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.function.__module__}.{self.function.__qualname__})"

@@ -21,6 +21,7 @@ from laps_env.sim.costs import CostModel
 from laps_env.sim.server_model import ServerModel
 from laps_env.sim.workload import Workload
 from laps_env.traces import AcceptanceTrace
+from laps_env.traces.arrival_trace import ArrivalTrace
 from laps_env.utils.checks import MAX_COUNT, check_count, check_one_of, check_positive
 from laps_env.utils.code_digest import code_digest
 from laps_env.utils.splits import as_split
@@ -181,8 +182,10 @@ class Scenario:
         """Sixteen hexadecimal digits of everything that decides its workloads and costs."""
         return code_digest(self.server, self.requests, self.arrivals, self.saturation_rps)
 
-    def with_arrivals(self, arrivals: ArrivalProcess) -> Scenario:
-        """Same server and requests, arriving otherwise."""
+    def with_arrivals(self, arrivals: ArrivalProcess | ArrivalTrace) -> Scenario:
+        """Same server and requests, arriving otherwise, or as in an arrival trace."""
+        if isinstance(arrivals, ArrivalTrace):
+            arrivals = RecordedArrivals(arrivals)
         return replace(self, arrivals=arrivals)
 
     def with_requests(self, requests: RecordedRequests) -> Scenario:

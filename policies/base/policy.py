@@ -121,6 +121,7 @@ class Policy:
         state: Floats | None = None,
         episode_start: npt.NDArray[np.bool_] | None = None,
         deterministic: bool = True,
+        action_masks: npt.NDArray[np.bool_] | None = None,
     ) -> tuple[npt.NDArray[np.int64], Floats]:
         """Action for an observation of one environment or of a vector of them.
 
@@ -129,6 +130,7 @@ class Policy:
             state: State that the last call returned; None at first.
             episode_start: Environments whose memory starts anew, bool [E].
             deterministic: Accepted for the protocol's sake; every rule is deterministic.
+            action_masks: Accepted for the protocol's sake; the observation has the mask.
 
         Returns:
             Actions int64 [E] (or a scalar array), and the new state, float64 [E, N, 1 + cells].
@@ -136,8 +138,8 @@ class Policy:
         Raises:
             ValueError: The arrays have other shapes, or more or fewer slots than the rule is made
                 for; a clairvoyant rule has not been given its knowledge of these requests; a
-                category has no fitted constants; or the rule raises, or gives a priority that is
-                not finite.
+                category has no fitted constants; the state of a rule with memory is missing; or the
+                rule raises, or gives a priority that is not finite.
         """
         self._check_oracle()
         queue, server = _arrays(observation)
@@ -158,7 +160,17 @@ class Policy:
         if failed != FREE:
             rows = queue.reshape(-1, queue.shape[-1])
             raise self._failure(rows[failed], errors.first) from errors.first
+        if state is None and episode_start is not None and self.oracle is None:
+            self._check_kept(memory[~np.broadcast_to(episode_start, len(memory))])
         return (actions if batched else actions[0]), memory
+
+    def _check_kept(self, memory: Floats) -> None:
+        """Whether nothing is lost where an episode goes on without the state of the last call."""
+        if memory[..., 1:].any():
+            raise ValueError(
+                f"{self.name}: expected the state of the last call while an episode goes on, got "
+                "None; sb3-contrib's evaluate_policy drops it unless use_masking=False"
+            )
 
     def _failure(
         self, request: npt.NDArray[np.float32], raised: BaseException | None
