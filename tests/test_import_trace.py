@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,7 +126,7 @@ def test_files_of_one_run_become_one_trace(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    record = {"prompt_token_ids": [5, 6], "generated_token_ids": [7]}
+    record: dict[str, Any] = {"prompt_token_ids": [5, 6], "generated_token_ids": [7]}
     record |= {"acc_eagle": {"acc_len": [1, 3]}, "acc_ngram": {"acc_len": [1, 1, 1]}}
     for name in ("combined_gsm8k.jsonl", "combined_a,b.jsonl"):
         write(Path(name), json.dumps(record))

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         near = get_close_matches(name, COMMANDS, n=3) or COMMANDS
         sys.exit(_failed(f"expected a command, got {name!r}; did you mean {' or '.join(near)}?"))
     command: Command | None = None
-    warnings.showwarning = _warn
+    warnings.showwarning = _warn  # type: ignore[assignment] # takes whatever comes after
     try:
         command = parse(COMMANDS[name], rest, f"laps-env {name}")
         status = command.run()
