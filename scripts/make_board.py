@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+from made_from import made_from
 from make_docs import ROOT, filled
 
 from laps_env.evaluation.results import Results, Row, read_results
@@ -143,7 +144,7 @@ def main(results: tyro.conf.Positional[Path]) -> None:
         found = read_results(results)
         pages = [
             filled("README.md", results=families_side_by_side(found)),
-            filled("docs/board.md", board=board(found)),
+            filled("docs/board.md", board=f"{board(found)}\n\n{made_from()}"),
         ]
     except (OSError, ValueError) as reason:
         sys.exit(f"{reason}")

@@ -188,6 +188,15 @@ def test_generated_parts_are_current(make_docs: ModuleType) -> None:
         assert path.read_text(encoding="utf-8") == text, f"run scripts/make_docs.py: {path.name}"
 
 
+@pytest.mark.parametrize("name", ["board.md", "reproduction.md"])
+def test_measured_pages_are_of_this_simulator(make_docs: ModuleType, name: str) -> None:
+    """Of its version, these scenarios and these tuned parameters; else measure again."""
+    made_from = importlib.import_module("made_from")
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert made_from.is_current(page)
+    assert not made_from.is_current(page.replace("made from ", "made from f"))
+
+
 def test_results_fill_their_place_on_the_board(
     make_docs: ModuleType, make_board: ModuleType
 ) -> None:
