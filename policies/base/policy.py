@@ -8,12 +8,13 @@ stable-baselines3, so a policy runs wherever a model does.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from laps_env.policies.base.decisions import Observation, choose_actions, observed_arrays
+from laps_env.policies.base.rule_failure import failure
 from laps_env.policies.base.rule_spec import Floats, RuleSpec
 from laps_env.sim.loops import Scorer, run_rule
 from laps_env.sim.observation import (
@@ -21,8 +22,6 @@ from laps_env.sim.observation import (
     CATEGORY,
     GENERATED_TOKENS,
     OCCUPIED,
-    QUEUE_COLUMNS,
-    SELECTABLE,
     SERVER_COLUMNS,
 )
 from laps_env.sim.remaining_rounds import remaining_rounds
@@ -31,10 +30,7 @@ from laps_env.sim.simulation import UNLIMITED, Simulation
 from laps_env.sim.state import FREE
 from laps_env.sim.workload import Workload
 from laps_env.utils.code_digest import code_digest
-from laps_env.utils.jit import jit
-from laps_env.utils.rule_errors import caught
-
-Observation = dict[str, npt.NDArray[np.float32]]
+from laps_env.utils.rule_errors import RuleErrors, caught
 
 
 class Oracle(NamedTuple):
@@ -113,7 +109,7 @@ class Policy:
         with caught(scorer.raised) as errors:
             failed = run_rule(simulation.constants, state, scorer, UNLIMITED)
         if failed != FREE:
-            raise self._failure(state.queue[0, failed], errors.first) from errors.first
+            raise self._failure(state.queue[0, failed], errors)
 
     def predict(
         self,
@@ -142,7 +138,7 @@ class Policy:
                 rule raises, or gives a priority that is not finite.
         """
         self._check_oracle()
-        queue, server = _arrays(observation)
+        queue, server = observed_arrays(observation)
         batched = queue.ndim == 3
         if not batched:
             queue, server = queue[None], server[None]
@@ -154,12 +150,12 @@ class Policy:
         rule, prepare = self.spec.rule.compiled, self.spec.prepare.compiled
         raised = np.zeros(1, np.int8)
         with caught(raised) as errors:
-            failed = _choose(
+            failed = choose_actions(
                 queue, server, cells, memory, rule, prepare, self.params, *oracle, raised, actions
             )
         if failed != FREE:
             rows = queue.reshape(-1, queue.shape[-1])
-            raise self._failure(rows[failed], errors.first) from errors.first
+            raise self._failure(rows[failed], errors)
         if state is None and episode_start is not None and self.oracle is None:
             self._check_kept(memory[~np.broadcast_to(episode_start, len(memory))])
         return (actions if batched else actions[0]), memory
@@ -172,27 +168,10 @@ class Policy:
                 "None; sb3-contrib's evaluate_policy drops it unless use_masking=False"
             )
 
-    def _failure(
-        self, request: npt.NDArray[np.float32], raised: BaseException | None
-    ) -> ValueError:
-        """Error that says where a rule failed, at the request with these columns."""
-        code = self.spec.rule.function.__code__
-        where = f"{self.name} ({Path(code.co_filename).name}, line {code.co_firstlineno})"
-        if raised is None:
-            what = "expected a finite priority, got NaN or infinity: guard divisions and logarithms"
-        elif isinstance(raised, IndexError):
-            what = (
-                f"{raised}: it has {len(QUEUE_COLUMNS)} columns of a row, {self.params.size} "
-                f"parameters and constants, {self.spec.cells} cells of memory (RuleSpec.cells)"
-            )
-        else:
-            what = f"it raised {type(raised).__name__}: {raised}"
-        columns = ", ".join(
-            f"{column.name} {value:g}" for column, value in zip(QUEUE_COLUMNS, request, strict=True)
-        )
-        return ValueError(
-            f"{where}: {what}; at request {request[ARRIVAL_NUMBER]:.0f} with {columns}"
-        )
+    def _failure(self, request: npt.NDArray[np.float32], errors: RuleErrors) -> ValueError:
+        """Error that the rule fails at the request with these columns."""
+        sizes = {"parameters and constants": self.params.size, "cells of memory": self.spec.cells}
+        return failure(self.name, self.spec.rule.function, request, errors.first, sizes)
 
     def _check_oracle(self) -> None:
         if self.spec.clairvoyant and self.oracle is None:
@@ -271,84 +250,3 @@ class Policy:
         """Copy that knows a workload's future: the explicit door of clairvoyant rules."""
         remaining = remaining_rounds(workload, server.reference_draft_length)
         return replace(self, oracle=Oracle(remaining, workload.offset))
-
-
-def _arrays(observation: Observation) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Arrays ``queue`` [(E,) N, F] and ``server`` [(E,) G] as the compiled code takes them.
-
-    Raises:
-        ValueError: One is missing, or the shapes are others.
-    """
-    try:
-        queue, server = (
-            np.ascontiguousarray(observation[name], np.float32) for name in ("queue", "server")
-        )
-    except (KeyError, IndexError, TypeError):
-        raise ValueError(
-            f"observation: expected a dict with queue and server, got {type(observation).__name__}"
-        ) from None
-    columns, entries = len(QUEUE_COLUMNS), len(SERVER_COLUMNS)
-    if queue.ndim not in (2, 3) or (
-        (queue.shape[-1], *server.shape) != (columns, *queue.shape[:-2], entries)
-    ):
-        raise ValueError(
-            f"observation: expected queue [(E,) N, {columns}] and server [(E,) {entries}], "
-            f"got {queue.shape} and {server.shape}"
-        )
-    return queue, server
-
-
-@jit
-def _choose(
-    queue: npt.NDArray[np.float32],
-    server: npt.NDArray[np.float32],
-    server_cells: npt.NDArray[np.float32],
-    memory: Floats,
-    rule: Any,
-    prepare: Any,
-    params: Floats,
-    remaining: Floats,
-    offset: npt.NDArray[np.int64],
-    raised: npt.NDArray[np.int8],
-    actions: npt.NDArray[np.int64],
-) -> int:
-    """Choose the selectable slot of lowest priority, ties by arrival; else start the round.
-
-    Returns the row of all E x N at which the rule fails (`run_rule`), or `FREE`.
-
-    The arguments are plain arrays because a named tuple of them costs more than the choice itself
-    each time it crosses into compiled code.
-    """
-    for i in range(queue.shape[0]):
-        for j in range(server.shape[1]):
-            server_cells[j] = server[i, j]
-        prepare(queue[i], server_cells, params)
-        if raised[0] != 0:
-            return i * queue.shape[1]
-        best, best_priority = queue.shape[1], np.inf
-        for k in range(queue.shape[1]):
-            row = queue[i, k]
-            if row[OCCUPIED] == 0:
-                continue
-            cells = memory[i, k]
-            if cells[0] != row[ARRIVAL_NUMBER] + 1:
-                cells[:] = 0.0
-                cells[0] = row[ARRIVAL_NUMBER] + 1
-            if remaining.size > 0:
-                position = offset[np.int64(row[ARRIVAL_NUMBER])] + np.int64(row[GENERATED_TOKENS])
-                cells[1] = remaining[position]
-            priority = rule(row, server_cells, params, cells[1:])
-            if raised[0] != 0 or not np.isfinite(priority):
-                return i * queue.shape[1] + k
-            earlier = (
-                best == queue.shape[1]
-                or priority < best_priority
-                or (
-                    priority == best_priority
-                    and row[ARRIVAL_NUMBER] < queue[i, best, ARRIVAL_NUMBER]
-                )
-            )
-            if row[SELECTABLE] == 1 and earlier:
-                best, best_priority = k, priority
-        actions[i] = best
-    return FREE
