@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -32,6 +33,11 @@ _MEANS = (
 #: Metrics of which a row gives the largest over workloads; max_idle_s is starvation, the longest
 #: that any request waited for a round.
 _LARGEST = ("max_slowdown", "max_idle_s")
+
+#: Metrics that a row is made of, as a type by which a journal's line is checked.
+RowMetrics = msgspec.defstruct(
+    "RowMetrics", [(name, float) for name in ("mean_latency_s", *_MEANS, *_LARGEST)]
+)
 
 
 def statistics_of(

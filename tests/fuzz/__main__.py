@@ -15,10 +15,12 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
 
+import laps_env.agents.sweep  # noqa: F401 (what is heavy: here, once for all workers)
 from fuzz.doors import DOORS
 
 #: Seconds for a case; and for what is prepared before the first, compilation included.
@@ -51,7 +53,7 @@ def main() -> int:
     return 1 if found else 0
 
 
-def attacked(door: str, seed: int, first: int, cases: int):  # type: ignore[no-untyped-def]
+def attacked(door: str, seed: int, first: int, cases: int) -> Iterator[tuple[int, str, str]]:
     """Number, outcome and detail of each case."""
     case, end = first, first + cases
     while case < end:

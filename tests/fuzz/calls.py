@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+
 from fuzz.damage import EXTREMES, damaged_value
 from fuzz.files import Attack
 
@@ -27,6 +28,7 @@ def costs(folder: Path) -> Attack:
     scenario, valid = get_scenario("mixed-batch8-135m"), asdict(COST)
     workload = scenario.workload(load=0.9, num_requests=4, split="train", seed=0)
     fcfs = policies.make("fcfs", scenario)
+    evaluate_episode(fcfs, workload, scenario)  # compiled
 
     def attack(rng: Random) -> None:
         server = replace(scenario.server, cost=CostModel(**_damaged_members(valid, rng)))
@@ -145,7 +147,10 @@ def environment(folder: Path) -> Attack:
     def attack(rng: Random) -> None:
         broken = rng.choice(("arguments", "reset", "action"))
         env = SpecDecodeReplay(**_damaged_members(valid, rng, broken == "arguments"))
-        env.reset(**_damaged_members(reset, rng, broken == "reset"))
+        try:
+            env.reset(**_damaged_members(reset, rng, broken == "reset"))
+        except gym.error.Error as error:  # Gymnasium's own words
+            raise ValueError(f"expected another seed, got {error}") from None
         interface = env.options.interface
         for _ in range(5):
             given = damaged_value(action[interface], rng) if broken == "action" else None
@@ -167,6 +172,7 @@ def workload(folder: Path) -> Attack:
     scenario = get_scenario("mixed-batch8-135m")
     fcfs = policies.make("fcfs", scenario)
     made = scenario.workload(load=0.9, num_requests=3, split="train", seed=0)
+    evaluate_episode(fcfs, made, scenario)  # compiled
     names = "arrival_ns prompt_tokens output_tokens predicted_tokens category accepted_length"
     valid = {name: getattr(made, name) for name in names.split()}
 

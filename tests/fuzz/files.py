@@ -228,14 +228,32 @@ def model(folder: Path) -> Attack:
     return attack
 
 
+SWEEP = b"""
+[[train]]
+name = "index"
+algorithm = "index"
+seeds = [0, 1]
+blocks = 1
+scenario = ["chat-batch8-8b"]
+loads = [0.9]
+repeats = 1
+
+[[evaluate]]
+models = ["index-*"]
+policies = ["fcfs"]
+scenarios = ["chat-batch8-8b"]
+loads = [0.8]
+predictor_errors = ["None", 0.3]
+episodes = 2
+"""
+
+
 def sweep(folder: Path) -> Attack:
     """A sweep's TOML."""
-    from test_sweep import SWEEP
-
     from laps_env.agents.sweep import read_sweep
 
     path = folder / "sweep.toml"
-    return lambda rng: read_sweep(_written(path, damaged_bytes(SWEEP.encode(), rng)))
+    return lambda rng: read_sweep(_written(path, damaged_bytes(SWEEP, rng)))
 
 
 def checkpoint(folder: Path) -> Attack:
