@@ -124,7 +124,7 @@ def test_the_page_fits_a_narrow_window(
     source = {"acceptance": "recorded " + "a-file-with-a-long-name" * 5 + ".safetensors"}
     rows = [replace(row, policy=f"{row.policy}-{'x' * 30}", source=source) for row in results.rows]
     index = tmp_path / "index.html"
-    links = {scenario: {"timelines, load 0.9": "x.html"} for scenario in GRID.scenarios}
+    links = {str(scenario): {"timelines, load 0.9": "x.html"} for scenario in GRID.scenarios}
     index.write_text(
         report_page(replace(results, rows=rows), sample_latencies(results.rows), links)
     )

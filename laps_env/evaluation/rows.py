@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 from laps_env.evaluation.statistics import (
     gap_closed,
@@ -36,7 +37,11 @@ _LARGEST = ("max_slowdown", "max_idle_s")
 
 #: Metrics that a row is made of, as a type by which a journal's line is checked.
 RowMetrics = msgspec.defstruct(
-    "RowMetrics", [(name, float) for name in ("mean_latency_s", *_MEANS, *_LARGEST)]
+    "RowMetrics",
+    [
+        ("mean_latency_s", Annotated[float, Meta(gt=0, le=1e12)]),
+        *((name, Annotated[float, Meta(ge=0, le=1e12)]) for name in (*_MEANS, *_LARGEST)),
+    ],
 )
 
 
