@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 # The tested versions; a machine with a GPU may want others (see constraints.txt).
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help venv evaluate test bench lint docs train tune reproduce demo-models wheel clean
+.PHONY: help venv evaluate test fuzz faults bench lint docs train tune reproduce demo-models wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,12 @@ evaluate: $(VENV)/.evaluate  ## compare the policies: table, results.json, pictu
 
 test: $(VENV)/.dev  ## run the tests, without those for a GPU (ARGS="-m gpu": those alone)
 	$(RUN) -m pytest -m "not gpu" $(ARGS)
+
+fuzz: $(VENV)/.dev  ## attack every door with damaged input, 20,000 cases each (ARGS="--seed 1")
+	PYTHONPATH=tests $(RUN) -m fuzz $(ARGS)
+
+faults: $(VENV)/.dev  ## kill long jobs at random instants, 20 times each, and compare the results
+	PYTHONPATH=tests $(RUN) -m kills $(ARGS)
 
 bench: $(VENV)/.evaluate  ## measure the speed: table and bench.json
 	$(RUN) scripts/bench.py $(ARGS)

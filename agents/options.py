@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fnmatch import fnmatch
 from importlib.resources import files
 from itertools import product
@@ -18,6 +18,7 @@ from laps_env.utils.checks import (
     check_positive,
     is_finite,
 )
+from laps_env.utils.documents import convert
 
 if TYPE_CHECKING:
     from laps_env.workloads.predictors import PredictorError
@@ -219,11 +220,13 @@ def usual_options(kind: type[Kind], **given: Any) -> Kind:
         **given: Options by name.
 
     Raises:
-        ValueError: An option out of range.
-        TypeError: An unknown option.
+        ValueError: An unknown option, or one of the wrong kind or out of range.
     """
     (algorithm,) = (name for name, known in ALGORITHMS.items() if known is kind)
-    return kind(**hyperparameters(algorithm, given.get("scenario", kind().scenario)) | given)
+    for name in given:
+        check_one_of(f"options of {algorithm}", name, (field.name for field in fields(kind)))
+    scenarios = convert(given.get("scenario", kind().scenario), tuple[str, ...], "scenario")
+    return convert(hyperparameters(algorithm, scenarios) | given, kind)
 
 
 def hyperparameters(algorithm: str, scenarios: Sequence[str]) -> dict[str, Any]:

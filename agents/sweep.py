@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -29,9 +29,13 @@ from laps_env.evaluation.grid import Grid
 from laps_env.evaluation.runner import Evaluation
 from laps_env.policies.networks.model_file import CARD, WEIGHTS
 from laps_env.utils.checks import check_count, check_one_of
+from laps_env.utils.documents import convert
 
 #: What a trained model leaves in its folder; the card last, because it makes the folder a model.
 FILES = (WEIGHTS, "journal", CARD)
+
+#: Options of a grid that a table [[evaluate]] may have beside its own members.
+GRID_OPTIONS = ("episodes", "num_requests", "first_seed", "split", "slots", "reference")
 
 #: Names of folders, which a sweep's own folder must hold.
 _FOLDER = re.compile(r"\w[\w.+-]*")
@@ -164,57 +168,78 @@ def read_sweep(path: Path) -> Sweep:
         OSError: It cannot be read.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-        unknown = set(document) - {"train", "evaluate"}
-        if unknown or not document.get("train"):
-            raise ValueError(f"expected [[train]] and [[evaluate]], got {sorted(document)}")
-        trainings = [t for entry in document["train"] for t in _trainings(dict(entry))]
+        document = tomllib.loads(path.read_bytes().decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: expected TOML, got {error}") from None
+    try:
+        tables = convert(document, _Tables)
+        trainings = [t for entry in tables.train for t in _trainings(entry)]
         names = [training.name for training in trainings]
         if len(set(names)) < len(names):
             raise ValueError(f"expected different names, got {names}")
-        return Sweep(trainings, [_evaluations(dict(e)) for e in document.get("evaluate", [])])
-    except (tomllib.TOMLDecodeError, TypeError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: {type(error).__name__}: {error}") from None
+        return Sweep(trainings, [_evaluations(entry) for entry in tables.evaluate])
+    except ValueError as reason:
+        raise ValueError(f"{path}: {reason}") from None
+
+
+class _Tables(msgspec.Struct, forbid_unknown_fields=True):
+    """A sweep's file; what a table holds beside its own members are options."""
+
+    train: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]
+    evaluate: list[dict[str, Any]] = []
+
+
+class _Train(msgspec.Struct):
+    """Members of a table [[train]] that are no options of the algorithm."""
+
+    name: str
+    algorithm: str
+    seeds: Annotated[list[int], msgspec.Meta(min_length=1)]
+    minutes: float | None = None
+    blocks: int | None = None
+    each: list[str] = []
+
+
+class _Evaluate(msgspec.Struct):
+    """Members of a table [[evaluate]] that are no options of each grid."""
+
+    scenarios: list[str]
+    loads: list[Any]
+    predictor_errors: tuple[Any, ...] = ("None",)
+    models: tuple[str, ...] = ("*",)
+    policies: tuple[str, ...] = ()
+
+
+def _options(entry: dict[str, Any], told: msgspec.Struct) -> dict[str, Any]:
+    """Members of a table that are not the table's own."""
+    return {k: as_option(v) for k, v in entry.items() if k not in told.__struct_fields__}
 
 
 def _trainings(entry: dict[str, Any]) -> Iterator[Training]:
-    each = entry.pop("each", [])
-    if each:
-        for scenario in each:
-            own = {**entry, "name": f"{entry['name']}-{scenario}", "scenario": [scenario]}
-            yield from _trainings(own)
-        return
-    for field in ("name", "algorithm", "seeds"):
-        if field not in entry:
-            raise ValueError(f"[[train]]: expected {field}, got {sorted(entry)}")
-    name, algorithm, seeds = entry.pop("name"), entry.pop("algorithm"), entry.pop("seeds")
-    if not isinstance(name, str) or not _FOLDER.fullmatch(name):
-        raise ValueError(f"name: expected letters, digits, '-', '_' and '.', got {name!r}")
-    if not isinstance(seeds, list) or not seeds:
-        raise ValueError(f"seeds: expected a list of at least one, got {seeds!r}")
-    check_one_of("algorithm", algorithm, ALGORITHMS)
-    kind = ALGORITHMS[algorithm]
-    budget = Budget(entry.pop("minutes", None), entry.pop("blocks", None))
-    given = {key: as_option(value) for key, value in entry.items()}
-    for field in ("scenario", "loads", "predictor_errors", "without"):
-        if not isinstance(given.get(field, ()), tuple):
-            raise ValueError(f"{field}: expected a list, got {given[field]!r}")
-    for seed in seeds:
+    told = convert(entry, _Train, "train")
+    if not _FOLDER.fullmatch(told.name):
+        raise ValueError(f"name: expected letters, digits, '-', '_' and '.', got {told.name!r}")
+    check_one_of("algorithm", told.algorithm, ALGORITHMS)
+    kind, budget = ALGORITHMS[told.algorithm], Budget(told.minutes, told.blocks)
+    given = _options(entry, told)
+    runs = [(f"{told.name}-{scenario}", {"scenario": (scenario,)}) for scenario in told.each]
+    for (name, scenario), seed in product(runs or [(told.name, {})], told.seeds):
         check_count("seeds", seed, least=0)
-        yield Training(f"{name}-{seed}", usual_options(kind, **given, seed=seed), budget)
+        options = usual_options(kind, **given | scenario | {"seed": seed})
+        yield Training(f"{name}-{seed}", options, budget)
 
 
 def _evaluations(entry: dict[str, Any]) -> Evaluations:
-    models, policies = entry.pop("models", ["*"]), entry.pop("policies", [])
-    cells = product(
-        entry.pop("scenarios"), entry.pop("predictor_errors", ["None"]), entry.pop("loads")
-    )
+    told = convert(entry, _Evaluate, "evaluate")
+    options = _options(entry, told)
+    for name in options:
+        check_one_of("options of evaluate", name, GRID_OPTIONS)
     grids = []
-    for scenario, error, load in cells:
+    for scenario, error, load in product(told.scenarios, told.predictor_errors, told.loads):
         grid = {"scenarios": [scenario], "loads": [load], "predictor_error": as_option(error)}
-        grids.append(grid | entry)
-        Grid(policies=("fcfs", *policies), **grids[-1])  # refuses what is out of range
-    return Evaluations(grids, tuple(models), tuple(policies))
+        grids.append(grid | options)
+        Grid(policies=("fcfs", *told.policies), **grids[-1])  # refuses what is out of range
+    return Evaluations(grids, told.models, told.policies)
 
 
 def digest(files: dict[str, bytes]) -> str:

@@ -221,6 +221,7 @@ def test_a_bad_seed_is_refused(seed: Any) -> None:
         {"predictor_error": np.float32(50)},
         {"pool_tokens": 2**40, "time_limit_s": 1e300, "queue_limit": 2**40},
         {"load": 1e308},
+        {"reward_scale": 10**20},
     ],
     ids=str,
 )

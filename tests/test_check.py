@@ -97,6 +97,7 @@ def check_error(text: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> 
         (of_first(slots=1.5), r"rows\[0\].slots: expected an integer"),
         (of_first(mean_latency_s=0.1), r"rows\[0\]: mean_latency_s: expected the mean of epis"),
         (of_first(p99_latency_s=0.1), r"rows\[0\]: p99_latency_s: expected the mean of episode"),
+        (of_rows(oracle="\x1b[2J"), r"rows\[0\]: oracle: expected a text of one line"),
         (of_first(policy="a\nb"), r"rows\[0\]: policy: expected a text of one line"),
         (of_first(policy_digest="\x1b[2J"), r"rows\[0\].policy_digest: expected a text matching"),
         (of_first(recordings={"prompts": 5}), r"rows\[0\].recordings.prompts: expected a text"),

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pytest
 
 from laps_env.cli import COMMANDS, main
-from laps_env.cli.command import Command, parse
+from laps_env.cli.command import Command, parse, progress
 from laps_env.evaluation import replay
 from laps_env.utils.files import locked
 
@@ -187,6 +187,15 @@ def test_an_unknown_command_names_the_nearest(
         f"laps-env: error: expected a command, got '{word}'; did you mean {near}"
     )
     assert told.count("\n") == 1
+
+
+def test_progress_that_goes_to_a_file_is_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress(3) as bar:
+        bar.update(3)
+    told = capsys.readouterr().err
+    assert "\r" not in told
+    assert told.endswith("\n")
+    assert "3/3" in told.splitlines()[-1]
 
 
 def test_outputs_are_replaced_only_where_that_is_asked_for(

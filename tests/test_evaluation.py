@@ -205,6 +205,7 @@ def test_a_damaged_journal_loses_its_damaged_lines_alone(tmp_path: Path) -> None
         b'{"key": "%s", "metrics": {"mean_latency_s": NaN}}\n' % key.encode(),
         b'{"key": "%s", "metrics": {"mean_latency_s": 1%s}}\n' % (key.encode(), b"0" * 400),
         b'{"key": "%s", "metrics": {}}\n' % key.encode(),
+        b'{"key": "%s", "metrics": {"mean_latency_s": 1}}\n' % key.encode(),
         *(b"[1]\n", b"\n", b"[" * 100_000 + b"\n", b"\0" * 40 + b"\n", b"\0" * 40),
         good[-1][:-1],
     ]
@@ -326,6 +327,9 @@ def test_chain_fill_follows_the_fitted_chain() -> None:
     ("change", "message"),
     [
         ({"policies": ()}, "policies: expected at least one"),
+        ({"policies": "fcfs"}, "policies: expected a list, got 'fcfs'"),
+        ({"policies": (["fcfs"],)}, r"policies: expected names, got \['fcfs'\]"),
+        ({"loads": ([0.9],)}, r"load: expected a finite number > 0, got \[0.9\]"),
         ({"scenarios": ("chat",)}, "scenario: expected one of chat-serial-135m.*got 'chat'"),
         ({"loads": (float("nan"),)}, "load: expected a finite number > 0, got nan"),
         ({"loads": ("recorded",)}, "expected an arrival trace, got none"),

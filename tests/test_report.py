@@ -89,6 +89,50 @@ def test_the_page_draws_rows_that_differ_by_rounding_alone(
     assert "__proto__" in page.inner_text("#categories")
 
 
+#: Texts of a chart's ticks, along the bottom and up the side.
+TICKS = """svg => ["middle", "end"].map(anchor =>
+  [...svg.querySelectorAll(`text[text-anchor=${anchor}]:not([transform])`)]
+    .map(text => text.textContent).slice(0, anchor === "middle" ? -1 : undefined))"""
+
+
+@pytest.mark.parametrize("spread", [1e-12, 1e-7, 1e-3, 0.7, 1e4])
+@pytest.mark.parametrize("around", [1e-3, 1.0, 18.6, 4e5])
+def test_no_tick_is_told_twice(
+    page: Any, results: Results, tmp_path: Path, around: float, spread: float
+) -> None:
+    values = around * (1 + spread * np.linspace(0, 1, len(results.rows)))
+    rows = [
+        replace(row, mean_latency_s=x, p99_latency_s=2 * x, ratio_to_reference=x)
+        for row, x in zip(results.rows, values.tolist(), strict=True)
+    ]
+    samples = [
+        {"quantiles": np.linspace(x, 1.01 * x, 51).tolist(), "categories": []} for x in values
+    ]
+    index = tmp_path / "index.html"
+    index.write_text(report_page(replace(results, rows=rows), samples, {}))
+    page.goto(index.as_uri())
+    for chart in ("distribution", "loads", "tails"):
+        for ticks in page.eval_on_selector(f"#{chart}", TICKS):
+            assert len(ticks) >= 2, chart
+            assert len(set(ticks)) == len(ticks), chart
+
+
+@pytest.mark.parametrize("width", [320, 420, 1200])
+def test_the_page_fits_a_narrow_window(
+    page: Any, results: Results, tmp_path: Path, width: int
+) -> None:
+    source = {"acceptance": "recorded " + "a-file-with-a-long-name" * 5 + ".safetensors"}
+    rows = [replace(row, policy=f"{row.policy}-{'x' * 30}", source=source) for row in results.rows]
+    index = tmp_path / "index.html"
+    links = {str(scenario): {"timelines, load 0.9": "x.html"} for scenario in GRID.scenarios}
+    index.write_text(
+        report_page(replace(results, rows=rows), sample_latencies(results.rows), links)
+    )
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(index.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
 def test_an_error_leaves_nothing_and_does_not_wait(results: Results, tmp_path: Path) -> None:
     rows = [replace(row, policy="none") for row in results.rows] * 50
     told: list[int] = []

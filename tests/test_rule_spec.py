@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from laps_env import policies
-from laps_env.policies import ARRIVAL_NUMBER, RuleSpec, rule
+from laps_env.policies import ARRIVAL_NUMBER, Parameter, RuleSpec, rule
 from laps_env.sim.costs import LARGEST_NS, CostModel
 
 
@@ -29,6 +29,18 @@ def raising(traffic: Any) -> Any:
         ({"cells": "a"}, "mine: cells: expected an integer >= 1, got 'a'"),
         ({"parameters": 3}, "mine: parameters: expected a tuple of Parameter, got 3"),
         ({"parameters": (1.0,)}, "mine: parameters: expected a tuple of Parameter"),
+        (
+            {"parameters": (Parameter("a", 0.5, 0, 1, ""), Parameter("a", 0.5, 0, 1, ""))},
+            "mine: parameters: expected different names",
+        ),
+        (
+            {"parameters": (Parameter("a", float("nan"), 0, 1, ""),)},
+            "mine: parameters: expected a with finite numbers, low <= high",
+        ),
+        (
+            {"parameters": (Parameter("a", 0.5, 1, 0, ""),)},
+            "mine: parameters: expected a with finite numbers, low <= high",
+        ),
         ({"fitted": 3}, "mine: fitted: expected a function of the traffic model, or None, got 3"),
         ({"prepare": print}, "mine: prepare: expected a function under the decorator prepare"),
         ({"slots": 0}, "mine: slots: expected an integer >= 1, got 0"),

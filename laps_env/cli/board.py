@@ -14,7 +14,8 @@ from laps_env.cli.command import Command
 class Board(Command):
     """Rank the policies of results files that were measured on the same workloads.
 
-    Before a file of somebody else's is believed: laps-env check mine.json
+    Before a file of somebody else's is believed: laps-env check mine.json, which runs the rule
+    files that it names.
 
     $ laps-env board results.json mine.json
     """

@@ -14,8 +14,8 @@ from laps_env.cli.command import Command, one_line
 class Check(Command):
     """Run a sample of a results file again, and say whether it holds.
 
-    A rule file that the results name is run, if it is here with the same digest: read it first
-    where the results are somebody else's.
+    A rule file that the results name is run, if it is here, as any Python file is: read it first
+    where it or the results are somebody else's.
 
     $ laps-env check results.json
     $ laps-env check mine.json --sample 8

@@ -15,7 +15,8 @@ from laps_env.utils.files import outputs
 class Report(Command):
     """Write the report of a results file: an HTML page, timelines, tables in Markdown.
 
-    ``laps-env evaluate`` writes the same at its end.
+    ``laps-env evaluate`` writes the same at its end. The first workload of each row is played
+    again: a rule file that the results name is run, as by laps-env check.
 
     $ laps-env report results.json --out report
     """

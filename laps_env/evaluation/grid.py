@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from laps_env.evaluation.recordings import Recordings
-from laps_env.utils.checks import MAX_COUNT, check_count, check_positive
+from laps_env.utils.checks import MAX_COUNT, check_count, check_list, check_positive
 from laps_env.utils.splits import Split, as_split
 from laps_env.workloads.predictors import RECORDED, make_predictor
 from laps_env.workloads.random import make_key
@@ -61,8 +61,12 @@ class Grid:
 
     def __post_init__(self) -> None:
         for name in ("policies", "scenarios", "loads"):
-            if not getattr(self, name):
-                raise ValueError(f"{name}: expected at least one, got none")
+            check_list(name, getattr(self, name))
+        for name in (*self.policies, self.reference):
+            if not isinstance(name, str):
+                raise ValueError(f"policies: expected names, got {name!r}")
+        for load in self.loads:
+            self._check_load(load)
         for name in ("policies", "loads"):
             object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
         for name in ("episodes", "num_requests", "slots"):
@@ -70,8 +74,6 @@ class Grid:
         if self.predictor_error not in (None, RECORDED):
             make_predictor(self.predictor_error)
         make_key(as_split(self.split), self.first_seed)
-        for load in self.loads:
-            self._check_load(load)
         object.__setattr__(self, "scenarios", self._different_scenarios())
 
     def _check_load(self, load: float | str) -> None:

@@ -277,8 +277,8 @@ def _check(results: Results) -> None:
 
 
 def _check_row(row: Row) -> None:
-    for name in ("scenario", "policy", "reference", "split"):
-        _check_line(name, getattr(row, name))
+    for name in ("scenario", "policy", "reference", "oracle", "split"):
+        _check_line(name, getattr(row, name) or "")
     for name, text in row.source.items():
         _check_line("source", f"{name} {text}")
     if "acceptance" not in row.source:

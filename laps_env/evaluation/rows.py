@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 from laps_env.evaluation.statistics import (
     gap_closed,
@@ -35,6 +37,16 @@ _MEANS = (
 #: Metrics of which a row gives the largest over workloads; max_idle_s is starvation, the longest
 #: that any request waited for a round.
 _LARGEST = ("max_slowdown", "max_idle_s")
+
+#: Metrics that a row is made of, as a type by which a journal's line is checked.
+RowMetrics = msgspec.defstruct(
+    "RowMetrics",
+    [
+        ("mean_latency_s", Annotated[float, Meta(gt=0, le=1e12)]),
+        *((name, Annotated[float, Meta(ge=0, le=1e12)] | None) for name in _MEANS),
+        *((name, Annotated[float, Meta(ge=0, le=1e12)]) for name in _LARGEST),
+    ],
+)
 
 
 def statistics_of(

@@ -17,9 +17,8 @@ from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from threading import Event, Lock
-from typing import Annotated, Any, TypedDict
+from typing import Any, TypedDict
 
-import msgspec
 import numba
 import numpy as np
 
@@ -27,7 +26,7 @@ from laps_env.evaluation.backend import Backend, Setting
 from laps_env.evaluation.grid import Grid
 from laps_env.evaluation.replay import Replay
 from laps_env.evaluation.results import Results, Row
-from laps_env.evaluation.rows import Metrics, statistics_of, with_no_data
+from laps_env.evaluation.rows import Metrics, RowMetrics, statistics_of, with_no_data
 from laps_env.sim import SIMULATOR_VERSION
 from laps_env.utils.journal import Journal
 from laps_env.utils.splits import as_split
@@ -38,7 +37,7 @@ class FinishedRun(TypedDict):
     """A line of an evaluation's journal."""
 
     key: str
-    metrics: Annotated[Metrics, msgspec.Meta(min_length=1)]
+    metrics: RowMetrics  # type: ignore[valid-type]
 
 
 def run_key(definition: dict[str, Any]) -> str:

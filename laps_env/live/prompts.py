@@ -98,7 +98,16 @@ class _Prompt(msgspec.Struct):
 
 
 def _read(record: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """Category (empty where none is told) and turns of one line."""
+    """Category (empty where none is told) and turns of one line, which a tokenizer can read."""
+    category, turns = _told(record)
+    try:
+        "".join(turns).encode()
+    except UnicodeEncodeError as error:  # JSON can hold half a character
+        raise ValueError(f"expected a prompt of whole characters, got {error}") from None
+    return category, turns
+
+
+def _told(record: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
     if "turns" in record:
         told = convert(record, _Conversation)
         return _TASKS.get(told.category, "chat"), tuple(turn.strip() for turn in told.turns)

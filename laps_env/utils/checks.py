@@ -35,6 +35,14 @@ def check_one_of(name: str, value: object, known: Iterable[str]) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}; got {value!r}")
 
 
+def check_list(name: str, value: object) -> None:
+    """Raise ``ValueError`` unless ``value`` is a list or a tuple that is not empty."""
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{name}: expected a list, got {value!r}")
+    if not value:
+        raise ValueError(f"{name}: expected at least one, got none")
+
+
 def check_positive(name: str, value: object) -> float:
     """The value as a float.
 

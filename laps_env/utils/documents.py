@@ -49,6 +49,9 @@ def convert(document: Any, kind: type[Typed], name: str = "") -> Typed:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
         raise ValueError(_message(document, str(error), name)) from None
+    except UnicodeEncodeError as error:  # JSON can hold half a character
+        place = f"{name}: " if name else ""
+        raise ValueError(f"{place}expected texts of whole characters, got {error}") from None
 
 
 def convert_document(document: Any, kind: type[Typed], format_: str, version: int) -> Typed:

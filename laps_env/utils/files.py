@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from glob import escape
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -111,6 +112,8 @@ def check_output_folder(path: Path) -> None:
 
 def write_beside(path: Path, chunks: list[bytes]) -> None:
     """Write `chunks` beside `path` and rename, so that a reader never sees half a file."""
+    for left in path.parent.glob(f".{escape(path.name)}.*.part"):  # by a process that was killed
+        left.unlink(missing_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with beside.open("wb") as file:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from laps_env.utils.checks import check_count
+from laps_env.utils.checks import check_count, is_finite
 from laps_env.utils.jit import no_preparation, prepare, rule
 
 Floats = npt.NDArray[np.float64]
@@ -80,14 +80,23 @@ class RuleSpec:
         }
         for member, (kind, expected) in kinds.items():
             self._check(member, isinstance(getattr(self, member), kind), expected)
-        parameters = all(isinstance(p, Parameter) for p in self.parameters)
-        self._check("parameters", parameters, "a tuple of Parameter")
+        self._check_parameters()
         fits = self.fitted is None or callable(self.fitted)
         self._check("fitted", fits, "a function of the traffic model, or None")
         check_count(f"{self.name}: cells", self.cells)
         check_count(f"{self.name}: slots", self.slots, optional=True)
         for member in ("shared", "shared_per_slot"):
             check_count(f"{self.name}: {member}", getattr(self, member), least=0)
+
+    def _check_parameters(self) -> None:
+        named = all(isinstance(p, Parameter) and isinstance(p.name, str) for p in self.parameters)
+        self._check("parameters", named, "a tuple of Parameter with names")
+        different = len({p.name for p in self.parameters}) == len(self.parameters)
+        self._check("parameters", different, "different names")
+        for p in self.parameters:
+            finite = all(map(is_finite, (p.default, p.low, p.high)))
+            expected = f"{p.name} with finite numbers, low <= high"
+            self._check("parameters", finite and p.low <= p.high, expected)
 
     def _check(self, member: str, fine: bool, expected: str) -> None:
         if not fine:

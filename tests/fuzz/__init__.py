@@ -1,0 +1,1 @@
+"""A standing attack on every door through which input comes; `make fuzz` is the large one."""

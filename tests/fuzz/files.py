@@ -1,0 +1,311 @@
+"""Doors of files: what is prepared once in a folder, and what one damaged file does there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from fuzz.damage import damaged_arrays, damaged_bytes, damaged_json, damaged_lines, text_of
+
+Attack = Callable[[Random], object]
+"""One case, decided by the generator; it raises what the door raises."""
+
+
+def calibration(folder: Path) -> Attack:
+    """`laps-env calibrate`'s file."""
+    from test_calibration import document
+
+    from laps_env.sim.calibration_file import read_calibration, write_calibration
+
+    path = folder / "calibration.json"
+    write_calibration(path, document())
+    valid = json.loads(path.read_text())
+    return lambda rng: read_calibration(_written(path, damaged_json(valid, rng)))
+
+
+def acceptance_trace(folder: Path) -> Attack:
+    """A trace of acceptances, in safetensors."""
+    from laps_env.traces import AcceptanceTrace, TraceInfo
+    from laps_env.traces.importers import import_spec_bench
+
+    path, info = folder / "trace.safetensors", TraceInfo("draft-model", "big", "small")
+    lines = _written(folder / "runs.jsonl", _lines([ROUNDS, ROUNDS | {"q": 6}]))
+    import_spec_bench(lines, info, plain_draft=True).save(path)
+    valid = path.read_bytes()
+
+    def attack(rng: Random) -> None:
+        trace = AcceptanceTrace.load(_written(path, damaged_arrays(valid, rng)))
+        trace.replay()
+
+    return attack
+
+
+def arrivals(folder: Path) -> Attack:
+    """Arrival traces of every form."""
+    from laps_env.traces.importers import read_arrivals
+
+    azure = b"TIMESTAMP,ContextTokens,GeneratedTokens\n"
+    azure += b"2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:50.9951690,396,109\n"
+    burst = b"Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+    burst += b"5,ChatGPT,472,18,490,Conversation log\n45,ChatGPT,1087,230,1317,Conversation log\n"
+    mooncake = [
+        {"timestamp": 1000 * k, "input_length": 521, "output_length": 132, "hash_ids": [k, 2]}
+        for k in range(2)
+    ]
+
+    def attack(rng: Random) -> None:
+        if rng.random() < 0.5:
+            path = _written(folder / "a.csv", damaged_bytes(rng.choice((azure, burst)), rng))
+        else:
+            path = _written(folder / "a.jsonl", damaged_lines(mooncake, rng))
+        unit = rng.choice((None, "s", "ms", "us", "ns"))
+        read_arrivals(path, unit=unit, on_error=rng.choice(("raise", "skip")), on_failed="skip")
+
+    return attack
+
+
+ROUNDS = {"q": 5, "turn": 0, "cat": "qa", "n": 7, "a": [2, 3, 2], "g": [2, 2, 3]}
+
+
+ANSWER = {
+    "question_id": 81,
+    "category": "writing",
+    "choices": [
+        {
+            "index": 0,
+            "turns": ["x", "y"],
+            "idxs": [1, 1],
+            "new_tokens": [5, 3],
+            "wall_time": [1.0, 1.0],
+            "accept_lengths": [3, 2, 1, 2],
+            "draft_lengths": [4, 4, 4, 4],
+        }
+    ],
+}
+
+
+def spec_bench(folder: Path) -> Attack:
+    """Spec-Bench's answers and their reduced form, with or without the questions."""
+    from laps_env.traces import TraceInfo
+    from laps_env.traces.importers import import_spec_bench
+
+    info = TraceInfo("draft-model", "big", "small")
+    questions = [{"question_id": 81, "category": "writing", "turns": ["a" * 9, "b" * 4]}]
+
+    def attack(rng: Random) -> None:
+        answers = rng.choice(([ROUNDS, ROUNDS], [ANSWER, ANSWER | {"question_id": 82}]))
+        asked = damaged_lines(questions, rng) if rng.random() < 0.3 else _lines(questions)
+        import_spec_bench(
+            _written(folder / "a.jsonl", damaged_lines(answers, rng)),
+            info,
+            plain_draft=rng.random() < 0.5,
+            questions=_written(folder / "q.jsonl", asked) if rng.random() < 0.5 else None,
+            on_error=rng.choice(("raise", "skip")),
+        )
+
+    return attack
+
+
+def specdecode_bench(folder: Path) -> Attack:
+    """SpecDecode-Bench's records."""
+    from laps_env.traces import TraceInfo
+    from laps_env.traces.importers import import_specdecode_bench
+
+    record = {
+        "id": 3,
+        "prompt_token_ids": [1, 2],
+        "generated_token_ids": [5, 6, 7],
+        "acc_eagle": {"acc_len": [1, 3, 2]},
+    }
+    info = TraceInfo("eagle", "big", "small")
+    return lambda rng: import_specdecode_bench(
+        _written(folder / "a.jsonl", damaged_lines([record, record | {"id": 4}], rng)),
+        info,
+        category="chat",
+        on_error=rng.choice(("raise", "skip")),
+    )
+
+
+def eagle(folder: Path) -> Attack:
+    """EAGLE's answers, in one file or two."""
+    from laps_env.traces import TraceInfo
+    from laps_env.traces.importers import import_eagle
+
+    turns = {"idxs": [4, 2], "new_tokens": [9, 3], "wall_time": [1.0, 1.0], "turns": ["x", "y"]}
+    answer = {"question_id": 81, "choices": [{"index": 0, **turns}]}
+    info = TraceInfo("eagle", "big", "small")
+
+    def attack(rng: Random) -> None:
+        lines = damaged_lines([answer, answer | {"question_id": 82}], rng)
+        paths = [_written(folder / "a.jsonl", lines)]
+        if rng.random() < 0.3:
+            paths.append(_written(folder / "b.jsonl", _lines([answer | {"question_id": 83}])))
+        import_eagle(paths, info, draft_length=5, on_error=rng.choice(("raise", "skip")))
+
+    return attack
+
+
+def vllm(folder: Path) -> Attack:
+    """vLLM's responses."""
+    from laps_env.traces import TraceInfo
+    from laps_env.traces.importers import import_vllm
+
+    speculation = {"num_spec_tokens": 3, "per_step_accepted": [2, 0], "per_step_drafted": [3, 3]}
+    response = {
+        "usage": {"prompt_tokens": 9, "completion_tokens": 5},
+        "metrics": {"speculative_decoding": speculation},
+        "category": "qa",
+        "group": 1,
+    }
+    info = TraceInfo("draft-model", "big", "small")
+    return lambda rng: import_vllm(
+        _written(folder / "a.jsonl", damaged_lines([response, response], rng)),
+        info,
+        plain_draft=rng.random() < 0.5,
+        on_error=rng.choice(("raise", "skip")),
+    )
+
+
+def prompts(folder: Path) -> Attack:
+    """Prompt files of a live server."""
+    from laps_env.live.prompts import partition, read_questions
+
+    records: list[dict[str, Any]] = [
+        {"turns": ["a", "b"], "category": "writing"},
+        {"question": "1 + 1?"},
+        {"text": "Add.", "test_list": ["assert add(1, 1) == 2"]},
+        {"task_id": "HumanEval/0", "prompt": "def f():"},
+        {"prompt": "Say it.", "category": "chat"},
+    ]
+    path = folder / "prompts.jsonl"
+    return lambda rng: partition(read_questions([_written(path, damaged_lines(records, rng))]))
+
+
+def results(folder: Path) -> Attack:
+    """Somebody's results: shown, ranked, run again."""
+    from test_evaluation import run
+
+    from laps_env.evaluation.check import check_results
+    from laps_env.evaluation.grid import Grid
+    from laps_env.evaluation.results import read_results, write_results
+    from laps_env.report.leaderboard import leaderboard, leaderboard_table
+    from laps_env.report.tables import results_page, results_text
+
+    grid = Grid(("fcfs",), ("mixed-batch8-135m",), (0.9,), episodes=2, num_requests=4)
+    path = folder / "results.json"
+    write_results(run(grid), path)
+    valid = json.loads(path.read_text())
+
+    def attack(rng: Random) -> None:
+        read = read_results(_written(path, damaged_json(valid, rng)))
+        text = results_text(read) + leaderboard_table(leaderboard([read])) + results_page(read)
+        assert text.replace("\n", "").isprintable(), text
+        if max(row.num_requests for row in read.rows) < 100:
+            list(check_results(path, count=1))
+
+    return attack
+
+
+def journal(folder: Path) -> Attack:
+    """The journal from which an evaluation goes on."""
+    from laps_env.evaluation.grid import Grid
+    from laps_env.evaluation.runner import Evaluation, open_journal
+
+    grid = Grid(("fcfs",), ("mixed-batch8-135m",), (0.9,), episodes=1, num_requests=4)
+    path = folder / "results.json.journal"
+    with open_journal(path, grid) as opened:
+        Evaluation(grid, opened).run(jobs=1)
+    valid = [json.loads(line) for line in path.read_bytes().splitlines()]
+
+    def attack(rng: Random) -> None:
+        _written(path, damaged_lines(valid, rng))
+        with open_journal(path, grid) as opened:
+            evaluation = Evaluation(grid, opened)
+            evaluation.run(jobs=1)
+            evaluation.results()
+
+    return attack
+
+
+def model(folder: Path) -> Attack:
+    """The folder of a trained model."""
+    from laps_env import policies
+    from laps_env.policies.networks.model_file import CARD, WEIGHTS
+
+    shipped = Path(policies.__file__).parent / "data" / "learned_index"
+    card, weights = json.loads((shipped / CARD).read_text()), (shipped / WEIGHTS).read_bytes()
+
+    def attack(rng: Random) -> None:
+        in_card = rng.random() < 0.5
+        _written(folder / CARD, damaged_json(card, rng) if in_card else text_of(card))
+        _written(folder / WEIGHTS, weights if in_card else damaged_arrays(weights, rng))
+        policies.make(str(folder), "mixed-batch8-135m")
+
+    return attack
+
+
+SWEEP = b"""
+[[train]]
+name = "index"
+algorithm = "index"
+seeds = [0, 1]
+blocks = 1
+scenario = ["chat-batch8-8b"]
+loads = [0.9]
+repeats = 1
+
+[[evaluate]]
+models = ["index-*"]
+policies = ["fcfs"]
+scenarios = ["chat-batch8-8b"]
+loads = [0.8]
+predictor_errors = ["None", 0.3]
+episodes = 2
+"""
+
+
+def sweep(folder: Path) -> Attack:
+    """A sweep's TOML."""
+    from laps_env.agents.sweep import read_sweep
+
+    path = folder / "sweep.toml"
+    return lambda rng: read_sweep(_written(path, damaged_bytes(SWEEP, rng)))
+
+
+def checkpoint(folder: Path) -> Attack:
+    """The checkpoint of a training run."""
+    from test_training import TINY
+
+    from laps_env.agents.checkpoint import NAME, load_checkpoint, save_checkpoint
+    from laps_env.agents.options import PPOOptions
+    from laps_env.agents.ppo import law_table
+    from laps_env.agents.queue_policy import QueuePolicy
+    from laps_env.envs.vector import SpecDecodeReplayVectorEnv
+
+    envs = SpecDecodeReplayVectorEnv(1, num_requests=4, slots=8)
+    spaces = (envs.single_observation_space, envs.single_action_space)
+    laws, _ = law_table(PPOOptions(**TINY))
+    policy = QueuePolicy(*spaces, lambda _: 1e-3, laws=laws)
+    save_checkpoint(folder, policy, 1, {"steps": 3})
+    path = next(folder.glob("*.safetensors"))
+    document, tensors = json.loads((folder / NAME).read_text()), path.read_bytes()
+
+    def attack(rng: Random) -> None:
+        in_document = rng.random() < 0.5
+        _written(folder / NAME, damaged_json(document, rng) if in_document else text_of(document))
+        _written(path, tensors if in_document else damaged_arrays(tensors, rng))
+        load_checkpoint(folder, policy)
+
+    return attack
+
+
+def _lines(records: list[Any]) -> bytes:
+    return b"\n".join(map(text_of, records)) + b"\n"
+
+
+def _written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
