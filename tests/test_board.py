@@ -50,6 +50,19 @@ def test_the_numbers_of_an_older_simulator_can_be_ranked_among_themselves() -> N
     assert (alone.mean, alone.tied) == (1.0, 1)
 
 
+def test_a_model_may_have_weights_for_each_scenario() -> None:
+    places = {"chat-serial-135m": "aa", "code-serial-135m": "bb"}
+    rows = [
+        make_row(name, scenario=scenario, policy_digest=digest if name == "mine" else "cc")
+        for scenario, digest in places.items()
+        for name in ("mine", "laps_sd_tuned")
+    ]
+    assert {s.policy for s in leaderboard([document(*rows)])} == {"mine", "laps_sd_tuned"}
+    halves = [document(*rows[:2]), document(*rows[2:])]  # nothing says that it is one model
+    with pytest.raises(ValueError, match="mine@aa: expected the workloads of laps_sd_tuned"):
+        leaderboard(halves)
+
+
 HALF = document(row("mine", 0.9, 60.0, 1.0), *REFERENCE)
 OTHER_SEEDS = document(row("mine", 0.7, 5.0, 4.0, seeds=[5, 6]), *HALF.rows)
 OTHER_RULE = document(row("mine", 0.9, 60.0, 1.0, policy_digest="0123abcdef"), *REFERENCE)

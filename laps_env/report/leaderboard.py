@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -48,12 +50,13 @@ def leaderboard(results: Iterable[Results]) -> list[Standing]:
         ValueError: Several simulator versions or references, a policy that was not measured on the
             reference's workloads, or one whose latencies differ from file to file.
     """
-    rows = [row for document in results for row in document.rows]
+    documents = list(results)
+    rows = [row for document in documents for row in document.rows]
     for name in ("simulator", "reference"):
         values = list(dict.fromkeys(getattr(row, name) for row in rows))
         if len(values) != 1:
             raise ValueError(f"results: expected one {name} in all files, got {values}")
-    found = _by_policy(rows)
+    found = _by_policy(rows, _changing(documents))
     name = rows[0].reference
     if name not in found:
         raise ValueError(f"{name}: expected one digest in all files, got {', '.join(found)}")
@@ -86,14 +89,29 @@ def leaderboard_table(listed: list[Standing]) -> str:
     return markdown_table(headings, body)
 
 
-def _by_policy(rows: list[Row]) -> dict[str, dict[Workloads, Row]]:
+def _changing(documents: list[Results]) -> set[str]:
+    """Policies that are not the same in all files.
+
+    A model may have weights for each scenario, so digests may differ from scenario to scenario
+    within a file; but not for one scenario, and files without a digest in common have different
+    policies.
+    """
+    in_files = [{(r.policy, r.scenario, r.policy_digest) for r in d.rows} for d in documents]
+    seen = set().union(*in_files)
+    places = Counter((policy, scenario) for policy, scenario, _ in seen)
+    changing = {policy for (policy, _), count in places.items() if count > 1}
+    for policy in {policy for policy, *_ in seen}:
+        digests = [{d for name, _, d in found if name == policy} for found in in_files]
+        if any(a.isdisjoint(b) for a, b in combinations(filter(None, digests), 2)):
+            changing.add(policy)
+    return changing
+
+
+def _by_policy(rows: list[Row], changing: set[str]) -> dict[str, dict[Workloads, Row]]:
     """Rows by policy and workloads; what several files have must be the same there."""
-    digests: dict[str, set[str]] = {}
-    for row in rows:
-        digests.setdefault(row.policy, set()).add(row.policy_digest)
     found: dict[str, dict[Workloads, Row]] = {}
     for row in rows:
-        several = len(digests[row.policy]) > 1
+        several = row.policy in changing
         name = f"{row.policy}@{row.policy_digest[:8]}" if several else row.policy
         same = found.setdefault(name, {}).setdefault(_workloads(row), row)
         if _latencies(same) != _latencies(row):
@@ -115,6 +133,7 @@ def _workloads(row: Row) -> Workloads:
         row.slots,
         row.predictor_error,
         row.recordings.lengths,
+        row.recordings.scaling,
         tuple(sorted(row.recording_digests.items())),
     )
 
