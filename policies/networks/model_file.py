@@ -72,11 +72,11 @@ def load_model(folder: str | Path) -> tuple[dict[str, Any], dict[str, Floats]]:
     if not isinstance(card.get("kind"), str):
         raise ValueError(f"{path}: kind: expected a text, got {card.get('kind')!r}")
     path = Path(folder) / WEIGHTS
-    weights = {name: np.asarray(a, np.float64) for name, a in read_arrays(path)[0].items()}
+    weights, _ = read_arrays(path)
     for name, array in weights.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{path}: {name}: expected finite weights, got NaN or infinity")
-    return card, weights
+    return card, {name: np.asarray(array, np.float64) for name, array in weights.items()}
 
 
 def arrays_for(arrays: dict[str, Floats], scenario: str) -> dict[str, Floats]:

@@ -233,6 +233,7 @@ def journal(folder: Path) -> Attack:
 def model(folder: Path) -> Attack:
     """The folder of a trained model."""
     from laps_env import policies
+    from laps_env.policies._registry import load_rule
     from laps_env.policies.networks.model_file import CARD, WEIGHTS
 
     shipped = Path(policies.__file__).parent / "data" / "learned_index"
@@ -242,7 +243,7 @@ def model(folder: Path) -> Attack:
         in_card = rng.random() < 0.5
         _written(folder / CARD, damaged_json(card, rng) if in_card else text_of(card))
         _written(folder / WEIGHTS, weights if in_card else damaged_arrays(weights, rng))
-        policies.make(str(folder), "mixed-batch8-135m")
+        load_rule("mine", str(folder), "mixed-batch8-135m")
 
     return attack
 
