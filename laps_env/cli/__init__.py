@@ -58,23 +58,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if name not in COMMANDS:
         near = get_close_matches(name, COMMANDS, n=3) or COMMANDS
         sys.exit(_failed(f"expected a command, got {name!r}; did you mean {' or '.join(near)}?"))
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn  # type: ignore[assignment] # takes whatever comes after
+        status = _run(name, rest)
+    if status:
+        sys.exit(status)
+
+
+def _run(name: str, words: list[str]) -> int:
+    """Run a sub-command; its exit status."""
     command: Command | None = None
-    warnings.showwarning = _warn  # type: ignore[assignment] # takes whatever comes after
     try:
-        command = parse(COMMANDS[name], rest, f"laps-env {name}")
-        status = command.run()
+        command = parse(COMMANDS[name], words, f"laps-env {name}")
+        return command.run()
     except BrokenPipeError:  # whoever read has seen enough, `| head` for one
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
+        return 0
     except (ImportError, MemoryError, OSError, ValueError) as error:
-        status = _failed(str(error), name)
+        return _failed(str(error), name)
     except KeyboardInterrupt as interrupted:
         goes_on = ": the same command goes on where this one was"
         outlook = str(interrupted) or (goes_on if command and command.resumes else "")
         print(f"laps-env {name}: interrupted{outlook}", file=sys.stderr)
-        status = 130
-    if status:
-        sys.exit(status)
+        return 130
 
 
 def _warn(message: Warning | str, *_: Any) -> None:
