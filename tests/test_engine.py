@@ -174,7 +174,7 @@ def test_stop_strings_end_a_text_with_the_token_that_completes_them(
 def test_a_good_draft_is_accepted_and_a_long_prompt_is_chunked(
     models: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("laps_env.live.engine.engine.PREFILL_CHUNK", 7)
+    monkeypatch.setattr("laps_env.live.engine.kv_slots.PREFILL_CHUNK", 7)
     target, _ = models
     engine = Engine(target, DraftModel(target, 1, LENGTH), slots=1, length=LENGTH)
     g = engine.start(list(range(20)), 12)
@@ -182,6 +182,50 @@ def test_a_good_draft_is_accepted_and_a_long_prompt_is_chunked(
     assert [(r.drafted, r.accepted) for (r,) in results] == [(3, 3)] * 3
     assert g.finished
     assert g.output == generate(target, g.prompt, 12) or STOP in g.output
+
+
+def test_a_draft_of_n_tokens_is_n_passes(
+    models: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was accepted, paused or offloaded before; a long prompt adds one a chunk."""
+    target, _ = models
+    drafter = DraftModel(target, SLOTS, LENGTH)
+    engine = Engine(target, drafter, slots=SLOTS, length=LENGTH)
+    passes: list[list[int]] = []
+    forward = drafter.model.forward
+
+    def counted(slots: Any, tokens: Any, *rest: Any, **options: Any) -> Any:
+        passes.append([len(own) for own in tokens])
+        return forward(slots, tokens, *rest, **options)
+
+    monkeypatch.setattr(drafter.model, "forward", counted)
+    short, other = (engine.start([7 + k, 8, 9], 60) for k in range(2))
+    results = engine.run_round([short, other], 3)
+    assert [r.accepted for r in results] == [3, 3]
+    assert passes == [[3, 3], [1, 1], [1, 1]]
+    engine.run_round([short], 0)
+    engine.offload(other)
+    passes.clear()
+    engine.run_round([short, other], 2)  # the last draft token, and what the target said since
+    assert passes == [[3, 2], [1, 1]]
+    monkeypatch.setattr("laps_env.live.engine.kv_slots.PREFILL_CHUNK", 10)
+    passes.clear()
+    engine.run_round([short, engine.start(list(range(20)), 5)], 2)
+    assert passes == [[10], [9], [2, 1], [1, 1]]
+
+
+@torch.inference_mode()
+def test_a_head_foretells_in_bfloat16_as_in_float32(models: tuple[Any, Any]) -> None:
+    """Far into a text, too: angles that were rounded would be off by radians."""
+    head = tiny_head(models[0])
+    tokens, states = torch.randn(2, 1, LENGTH, 32)
+    positions = torch.arange(800, 800 + LENGTH)[None]
+    mask = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
+    exact = head(tokens, states, positions, mask, lambda *own: own)
+    inputs = tokens.bfloat16(), states.bfloat16()
+    rounded = head.bfloat16()(*inputs, positions, mask, lambda *own: own)
+    assert rounded.dtype == torch.bfloat16
+    assert float((rounded - exact).norm() / exact.norm()) < 0.01
 
 
 @pytest.mark.parametrize("drafter", ["model", "lookup", "none"])
