@@ -295,10 +295,20 @@ def test_bad_input(models: tuple[Any, Any]) -> None:
         engine.run_round([second], 0)
 
 
-def test_logits_that_are_not_finite_are_refused() -> None:
+def test_logits_that_are_not_finite_are_refused_and_nothing_is_lost() -> None:
     target = tiny_model()
+    engine = Engine(target, DraftModel(target, 1, LENGTH), slots=1, length=LENGTH)
+    g = engine.start([1, 2], 20)
+    engine.run_round([g], 3)
+    before = list(g.output)
+    weight = target.lm_head.weight.detach().clone()
     with torch.no_grad():
         target.lm_head.weight[3, 0] = float("nan")
-    engine = Engine(target, PromptLookup(), slots=1, length=20)
     with pytest.raises(FloatingPointError, match="expected finite logits, got NaN or infinity"):
-        engine.run_round([engine.start([1, 2], 5)], 0)
+        engine.run_round([g], 3)
+    assert g.output == before
+    with torch.no_grad():
+        target.lm_head.weight.copy_(weight)
+    while not g.finished:
+        assert engine.run_round([g], 3)[0].accepted == 3
+    assert g.output == likeliest(target, g)
