@@ -214,6 +214,22 @@ def test_a_draft_of_n_tokens_is_n_passes(
     assert passes == [[10], [9], [2, 1], [1, 1]]
 
 
+def test_a_draft_s_cache_is_that_of_the_text(models: tuple[Any, Any]) -> None:
+    """A draft that is never right, in rounds with it and rounds without."""
+    draft = tiny_model(seed=1)
+    drafter = DraftModel(draft, 1, LENGTH)
+    engine = Engine(models[0], drafter, slots=1, length=LENGTH)
+    g = engine.start([7, 8, 9], 20)
+    held = []
+    for count in (4, 0, 0, 2, 0, 4):
+        assert engine.run_round([g], count)[0].accepted == 0
+        held.append(drafter._held[0])
+        fresh = SlotModel(draft, 1, LENGTH)
+        fresh.forward([0], [g.text[: held[-1]]], [0])
+        torch.testing.assert_close(drafter.model.read(0, held[-1]), fresh.read(0, held[-1]))
+    assert held == [3, 3, 3, 6, 6, 8]
+
+
 @torch.inference_mode()
 def test_a_head_foretells_in_bfloat16_as_in_float32(models: tuple[Any, Any]) -> None:
     """Far into a text, too: angles that were rounded would be off by radians."""

@@ -12,12 +12,10 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from tiny_models import LENGTH, nearly, tiny_model  # noqa: E402
+from tiny_models import LENGTH, tiny_model  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
-from laps_env.live.engine.drafters import DraftModel  # noqa: E402
-from laps_env.live.engine.engine import Engine  # noqa: E402
 from laps_env.live.engine.kv_slots import SlotModel, SlotPass, longest_context  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -111,19 +109,17 @@ def test_a_dynamic_rotary_embedding_is_not_captured() -> None:
 def test_a_changing_rotary_embedding_stays_within_its_original_context(
     kind: str, rope: str, longest: int
 ) -> None:
-    """One sequence at the longest, its padded neighbours: all texts are the model's own."""
+    """A neighbour whose padding lies past the end of its slot changes nothing."""
     model = model_of(kind, rope)
     assert longest_context(model) == longest
     with pytest.raises(ValueError, match=rf"length: expected 1\.\.{longest}, .* {longest + 1}"):
         SlotModel(model, 2, longest + 1)
-    engine = Engine(model, DraftModel(nearly(model), 2, longest), slots=2, length=longest)
-    batch = [engine.start([6, 7, 8], longest - 3), engine.start([9] * (longest - 9), 9)]
-    while running := [g for g in batch if not g.finished]:
-        engine.run_round(running, 5)
-    model.set_attn_implementation("sdpa")
-    for g in batch:
-        own = model(torch.tensor([g.text[:-1]])).logits[0, len(g.prompt) - 1 :].argmax(-1)
-        assert g.output == own.tolist()
+    slots = SlotModel(model, 2, longest)
+    slots.prefill(0, [9] * (longest - 1), 0)
+    text = [6, 7, 8, 9, 10]
+    alone = slots.forward([1], [text], [0]).logits[0]
+    beside = slots.forward([0, 1], [[7], text], [longest - 1, 0]).logits[1]
+    torch.testing.assert_close(beside, alone)
 
 
 def test_a_batch_is_filled_up_with_one_spare_slot() -> None:
