@@ -174,7 +174,7 @@ def test_stop_strings_end_a_text_with_the_token_that_completes_them(
 def test_a_good_draft_is_accepted_and_a_long_prompt_is_chunked(
     models: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("laps_env.live.engine.engine.PREFILL_CHUNK", 7)
+    monkeypatch.setattr("laps_env.live.engine.kv_slots.PREFILL_CHUNK", 7)
     target, _ = models
     engine = Engine(target, DraftModel(target, 1, LENGTH), slots=1, length=LENGTH)
     g = engine.start(list(range(20)), 12)
@@ -182,6 +182,66 @@ def test_a_good_draft_is_accepted_and_a_long_prompt_is_chunked(
     assert [(r.drafted, r.accepted) for (r,) in results] == [(3, 3)] * 3
     assert g.finished
     assert g.output == generate(target, g.prompt, 12) or STOP in g.output
+
+
+def test_a_draft_of_n_tokens_is_n_passes(
+    models: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was accepted, paused or offloaded before; a long prompt adds one a chunk."""
+    target, _ = models
+    drafter = DraftModel(target, SLOTS, LENGTH)
+    engine = Engine(target, drafter, slots=SLOTS, length=LENGTH)
+    passes: list[list[int]] = []
+    forward = drafter.model.forward
+
+    def counted(slots: Any, tokens: Any, *rest: Any, **options: Any) -> Any:
+        passes.append([len(own) for own in tokens])
+        return forward(slots, tokens, *rest, **options)
+
+    monkeypatch.setattr(drafter.model, "forward", counted)
+    short, other = (engine.start([7 + k, 8, 9], 60) for k in range(2))
+    results = engine.run_round([short, other], 3)
+    assert [r.accepted for r in results] == [3, 3]
+    assert passes == [[3, 3], [1, 1], [1, 1]]
+    engine.run_round([short], 0)
+    engine.offload(other)
+    passes.clear()
+    engine.run_round([short, other], 2)  # the last draft token, and what the target said since
+    assert passes == [[3, 2], [1, 1]]
+    monkeypatch.setattr("laps_env.live.engine.kv_slots.PREFILL_CHUNK", 10)
+    passes.clear()
+    engine.run_round([short, engine.start(list(range(20)), 5)], 2)
+    assert passes == [[10], [9], [2, 1], [1, 1]]
+
+
+def test_a_draft_s_cache_is_that_of_the_text(models: tuple[Any, Any]) -> None:
+    """A draft that is never right, in rounds with it and rounds without."""
+    draft = tiny_model(seed=1)
+    drafter = DraftModel(draft, 1, LENGTH)
+    engine = Engine(models[0], drafter, slots=1, length=LENGTH)
+    g = engine.start([7, 8, 9], 20)
+    held = []
+    for count in (4, 0, 0, 2, 0, 4):
+        assert engine.run_round([g], count)[0].accepted == 0
+        held.append(drafter._held[0])
+        fresh = SlotModel(draft, 1, LENGTH)
+        fresh.forward([0], [g.text[: held[-1]]], [0])
+        torch.testing.assert_close(drafter.model.read(0, held[-1]), fresh.read(0, held[-1]))
+    assert held == [3, 3, 3, 6, 6, 8]
+
+
+@torch.inference_mode()
+def test_a_head_foretells_in_bfloat16_as_in_float32(models: tuple[Any, Any]) -> None:
+    """Far into a text, too: angles that were rounded would be off by radians."""
+    head = tiny_head(models[0])
+    tokens, states = torch.randn(2, 1, LENGTH, 32)
+    positions = torch.arange(800, 800 + LENGTH)[None]
+    mask = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
+    exact = head(tokens, states, positions, mask, lambda *own: own)
+    inputs = tokens.bfloat16(), states.bfloat16()
+    rounded = head.bfloat16()(*inputs, positions, mask, lambda *own: own)
+    assert rounded.dtype == torch.bfloat16
+    assert float((rounded - exact).norm() / exact.norm()) < 0.01
 
 
 @pytest.mark.parametrize("drafter", ["model", "lookup", "none"])
@@ -251,10 +311,20 @@ def test_bad_input(models: tuple[Any, Any]) -> None:
         engine.run_round([second], 0)
 
 
-def test_logits_that_are_not_finite_are_refused() -> None:
+def test_logits_that_are_not_finite_are_refused_and_nothing_is_lost() -> None:
     target = tiny_model()
+    engine = Engine(target, DraftModel(target, 1, LENGTH), slots=1, length=LENGTH)
+    g = engine.start([1, 2], 20)
+    engine.run_round([g], 3)
+    before = list(g.output)
+    weight = target.lm_head.weight.detach().clone()
     with torch.no_grad():
         target.lm_head.weight[3, 0] = float("nan")
-    engine = Engine(target, PromptLookup(), slots=1, length=20)
     with pytest.raises(FloatingPointError, match="expected finite logits, got NaN or infinity"):
-        engine.run_round([engine.start([1, 2], 5)], 0)
+        engine.run_round([g], 3)
+    assert g.output == before
+    with torch.no_grad():
+        target.lm_head.weight.copy_(weight)
+    while not g.finished:
+        assert engine.run_round([g], 3)[0].accepted == 3
+    assert g.output == likeliest(target, g)

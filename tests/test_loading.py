@@ -127,6 +127,21 @@ def test_dtype_and_device(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
         load_pair(folder, PROMPT_LOOKUP, device="cuda")
 
 
+@pytest.mark.parametrize("drafter", ["model", "head", PROMPT_LOOKUP])
+def test_a_pair_in_bfloat16_serves(folder: Path, head_folder: Path, drafter: str) -> None:
+    """What a GPU loads unless it is told otherwise, with an offload on the way."""
+    draft = {"model": folder, "head": head_folder}.get(drafter, drafter)
+    pair = load_pair(folder, draft, device="cpu", dtype="bfloat16")
+    engine = pair.engine(slots=2, length=LENGTH, stopping=Stopping())
+    batch = [engine.start([3, 4, 5, 3, 4][:n], 20) for n in (2, 5)]
+    drafted = 0
+    while running := [g for g in batch if not g.finished]:
+        drafted += sum(r.drafted for r in engine.run_round(running, 3))
+        engine.offload(batch[1])
+    assert [len(g.output) for g in batch] == [20, 20]
+    assert drafted > 0
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu_float32_is_without_tf32(folder: Path, head_folder: Path) -> None:

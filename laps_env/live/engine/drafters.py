@@ -12,6 +12,9 @@ from transformers import PreTrainedModel
 from laps_env.live.engine.kv_slots import SlotModel
 from laps_env.live.engine.verification import Decoding, Draft, draw
 
+#: A draft's first step feeds up to so many tokens of each sequence; what lacks more is prefilled.
+FIRST_STEP = 16
+
 Slots = Sequence[int]
 Texts = Sequence[list[int]]
 
@@ -119,46 +122,49 @@ class DraftModel(Drafter):
 
     def __init__(self, model: PreTrainedModel, slots: int, length: int) -> None:
         self.model = SlotModel(model, slots, length)
-        self._fed: dict[int, list[int]] = {}
+        self._held: dict[int, int] = {}
+
+    def watch(self, slot: int, start: int, hidden: Tensor) -> None:
+        """Forget what was drafted past the tokens that the target has committed."""
+        self._held[slot] = min(self._held.get(slot, 0), start + len(hidden))
 
     def propose(self, slots: Slots, texts: Texts, count: int, chosen: Choices) -> list[Draft]:
-        """Draft with one pass of the small model per token and batch."""
-        for slot, text in zip(slots, texts, strict=True):
-            self._catch_up(slot, text)
-        tokens = [text[-1] for text in texts]
-        starts = [len(text) - 1 for text in texts]
-        for step in range(count):
-            out = self.model.forward(slots, [[t] for t in tokens], [s + step for s in starts])
-            tokens = chosen.add(out.logits[:, -1])
-        drafts = chosen.drafts()
-        for slot, text, draft in zip(slots, texts, drafts, strict=True):
-            self._fed[slot] = [*text, *draft.tokens[:-1]]
-        return drafts
+        """Draft with one pass of the small model per token and batch.
 
-    def _catch_up(self, slot: int, text: list[int]) -> None:
-        """Feed all but the last token, as far as the slot does not hold them.
-
-        That is a new sequence's prompt, or one token after a fully accepted round.
+        The first feeds whatever tokens of the texts are not in the slots: those of a short new
+        prompt, two after a draft that was accepted whole, else one.
         """
-        held = 0
-        for known, token in zip(self._fed.get(slot, []), text[:-1], strict=False):
-            if known != token:
-                break
-            held += 1
-        if held < len(text) - 1:
-            self.model.forward([slot], [text[held:-1]], [held], last_logits=True)
+        starts = [self._catch_up(slot, text) for slot, text in zip(slots, texts, strict=True)]
+        fed = [text[start:] for text, start in zip(texts, starts, strict=True)]
+        logits = self.model.forward(slots, fed, starts).logits
+        tokens = chosen.add(logits[torch.arange(len(fed)), [len(own) - 1 for own in fed]])
+        ends = [len(text) for text in texts]
+        for step in range(count - 1):
+            out = self.model.forward(slots, [[t] for t in tokens], [end + step for end in ends])
+            tokens = chosen.add(out.logits[:, 0])
+        self._held.update((slot, end + count - 1) for slot, end in zip(slots, ends, strict=True))
+        return chosen.drafts()
+
+    def _catch_up(self, slot: int, text: list[int]) -> int:
+        """Feed what a first step cannot; the number of tokens that the slot then holds."""
+        # after a round that failed it may hold a draft that was never judged
+        held = min(self._held.get(slot, 0), len(text) - 1)
+        if len(text) - held <= FIRST_STEP:
+            return held
+        self.model.prefill(slot, text[held:-1], held)
+        return len(text) - 1
 
     def save(self, slot: int) -> Any:
-        """The tokens that the slot holds, and its cache."""
-        fed = self._fed.get(slot, [])
-        return fed, self.model.read(slot, len(fed)) if fed else []
+        """The number of tokens that the slot holds, and its cache."""
+        held = self._held.get(slot, 0)
+        return held, self.model.read(slot, held) if held else None
 
     def restore(self, slot: int, saved: Any) -> None:
         """Put back what `save` returned."""
-        self._fed[slot], cache = saved
-        if cache:
+        self._held[slot], cache = saved
+        if cache is not None:
             self.model.write(slot, cache)
 
     def forget(self, slot: int) -> None:
         """The slot's content is not the next sequence's."""
-        self._fed.pop(slot, None)
+        self._held.pop(slot, None)

@@ -16,11 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from laps_env.live.engine.drafters import Choices, Drafter
-from laps_env.live.engine.kv_slots import SlotModel, StoredLayer
+from laps_env.live.engine.kv_slots import SlotModel
 from laps_env.live.engine.verification import Decoding, Draft, longest_match, verify
-
-#: Most tokens of a sequence that one pass of a prefill feeds.
-PREFILL_CHUNK = 512
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ class Generation:
     output: list[int] = field(default_factory=list)
     slot: int | None = None
     cached: int = 0
-    stored: tuple[list[StoredLayer], Any] | None = None
+    stored: tuple[Tensor, Any] | None = None
     finished: bool = False
 
     @property
@@ -220,12 +217,11 @@ class Engine:
     def _prefill(self, g: Generation) -> None:
         """Feed all but the last token of the text; the round itself feeds the last one."""
         assert g.slot is not None  # it was just given one
-        text = g.text
-        while g.cached < len(text) - 1:
-            chunk = text[g.cached : -1][:PREFILL_CHUNK]
-            out = self.target.forward([g.slot], [chunk], [g.cached], last_logits=True)
-            self.drafter.watch(g.slot, g.cached, out.hidden[0])
-            g.cached += len(chunk)
+        fresh = g.text[g.cached : -1]
+        if fresh:
+            states = self.target.prefill(g.slot, fresh, g.cached)
+            self.drafter.watch(g.slot, g.cached, states)
+            g.cached += len(fresh)
 
     def _draft(self, chosen: Sequence[Generation], draft_length: int) -> list[Draft]:
         texts = [g.text for g in chosen]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,15 +50,19 @@ class _Captured:
 class GraphedPasses:
     """Runs a pass by replaying the graph of its shape; the first time, it is captured.
 
-    What a pass returned is overwritten by the next of the same shape, so it is copied out.
+    What a pass returned is overwritten by the next of the same shape, so it is copied out. What it
+    computed in between lies in memory that all graphs share, for they never run at once.
 
     Args:
         run: Function that runs the pass, ``run(*inputs, visible=..., last_logits=...)``.
+        device: Device of its inputs; on a CPU the shapes are the same, without graphs.
     """
 
-    def __init__(self, run: Callable[..., Pass]) -> None:
+    def __init__(self, run: Callable[..., Pass], device: torch.device) -> None:
         self._run = run
+        self._device = device
         self._captured: dict[Shape, _Captured] = {}
+        self._pool: Any = None
 
     def run(self, shape: Shape, inputs: Inputs) -> Pass:
         """The pass over inputs that are padded to the shape."""
@@ -71,27 +76,31 @@ class GraphedPasses:
 
     def _capture(self, shape: Shape, inputs: Inputs) -> _Captured:
         places: Inputs = (inputs[0].clone(), inputs[1].clone(), inputs[2].clone())
-
-        def once() -> Pass:
-            return self._run(*places, visible=shape.visible, last_logits=shape.last_logits)
-
-        if not places[0].is_cuda:
-            return _Captured(places, once)  # the same shapes without graphs, for the tests
+        # not a function that knows `self`: in a circle of names a cache would outlive its engine
+        once = partial(self._run, *places, visible=shape.visible, last_logits=shape.last_logits)
+        if self._device.type == "cpu":
+            return _Captured(places, once)
+        stream, current = self._stream, torch.cuda.current_stream(self._device)
         # libraries allocate on their first call, which a graph cannot hold
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
+        stream.wait_stream(current)
         with torch.cuda.stream(stream):
             once()
-        torch.cuda.current_stream().wait_stream(stream)
+        current.wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=self._pool, stream=stream):
             out = once()
+        self._pool = graph.pool()
 
         def replay() -> Pass:
             graph.replay()
             return out
 
         return _Captured(places, replay)
+
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream:
+        """One for all captures: libraries keep a workspace, tens of MB, for every stream."""
+        return torch.cuda.Stream(self._device)
 
 
 def bucket(count: int) -> int:

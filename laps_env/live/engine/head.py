@@ -19,8 +19,8 @@ from torch.nn.functional import embedding, scaled_dot_product_attention, silu
 from transformers import PreTrainedModel
 
 from laps_env.live.engine.drafters import Choices, Drafter, Slots, Texts
-from laps_env.live.engine.kv_slots import SlotLayer
 from laps_env.live.engine.onednn_linear import PackedLinears, pack
+from laps_env.live.engine.slot_cache import SlotLayer, read_slot, write_slot
 from laps_env.live.engine.verification import Draft
 from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
 
@@ -92,7 +92,7 @@ class DraftHead(nn.Module):
             part.view(batch, count, self.config.heads, -1).transpose(1, 2)
             for part in self.project(self.attention_norm(x)).chunk(3, -1)
         )
-        turn = self._turn(positions, q.shape[-1])
+        turn = self._turn(positions, q)
         keys, values = cache(_rotate(k, turn), v)
         seen = scaled_dot_product_attention(_rotate(q, turn), keys, values, mask)
         x = x + self.out(seen.transpose(1, 2).reshape(batch, count, width))
@@ -100,12 +100,14 @@ class DraftHead(nn.Module):
         x = x + self.down(silu(gate) * inner)
         return self.last_norm(x)
 
-    def _turn(self, positions: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Cosine and sine of the rotary embedding, [batch, 1, tokens, size]."""
-        powers = torch.arange(0, size, 2, device=positions.device) / size
+    def _turn(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of the rotary embedding, [batch, 1, tokens, head width]."""
+        size = like.shape[-1]
+        powers = torch.arange(0, size, 2, dtype=torch.float32, device=like.device) / size
         angles = positions[:, None, :, None] * self.config.rope_theta**-powers
         angles = torch.cat([angles, angles], -1)
-        return angles.cos(), angles.sin()
+        # angles in bfloat16 would be off by whole turns
+        return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
 
 def _rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
@@ -305,14 +307,14 @@ class HeadDrafter(Drafter):
         """The head's cache and the states that it has not read yet."""
         held = self._held.get(slot, 0)
         states = [(first, hidden.cpu()) for first, hidden in self._states.get(slot, [])]
-        return held, self._layer.stored(slot, held), states
+        return held, read_slot([self._layer], slot, held), states
 
     @torch.inference_mode()
     def restore(self, slot: int, saved: Any) -> None:
         """Put back what `save` returned."""
         held, cache, states = saved
         self._held[slot] = held
-        self._layer.put_back(slot, cache)
+        write_slot([self._layer], slot, cache)
         device = self.output.device
         self._states[slot] = [(first, hidden.to(device)) for first, hidden in states]
 

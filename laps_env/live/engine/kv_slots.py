@@ -1,134 +1,34 @@
 """A causal language model over a key-value cache with slots.
 
 Speculative decoding leaves every sequence of a batch at another length and takes tokens back in
-every round. The caches of transformers keep one length for the whole batch; here each sequence owns
-a *slot*, a row of one buffer per layer, and taking tokens back is forgetting a length: what lies
-past it is overwritten before it can be seen.
+every round. Taking tokens back is forgetting a length: what lies past it in the sequence's slot is
+overwritten before it can be seen.
 """
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
-from transformers.cache_utils import CacheLayerMixin
-from transformers.masking_utils import sdpa_mask
+from torch.nn.functional import pad
+from transformers import Cache, PreTrainedModel
 
 from laps_env.live.engine.graphs import GraphedPasses, Inputs, Pass, Shape, bucket
 from laps_env.live.engine.onednn_linear import PackedLinears
+from laps_env.live.engine.slot_cache import SlotLayer, read_slot, write_slot
+
+#: Most tokens of a sequence that one pass of a prefill feeds.
+PREFILL_CHUNK = 512
 
 #: With graphs, the visible part of the cache grows in steps of so many tokens.
 VISIBLE_STEP = 256
 
-#: One layer's keys and values of one sequence, [heads, tokens, width] each.
-StoredLayer = tuple[Tensor, Tensor]
-
-
-def grouped_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Attention [batch, heads, tokens, width] without copying keys for grouped queries.
-
-    The heads that share a key-value head are laid one behind the other as if they were tokens.
-    """
-    batch, heads, tokens, width = query.shape
-    shared = key.shape[1]
-    folded = query.reshape(batch, shared, -1, width)
-    if attention_mask is None:
-        attention_mask = torch.ones(tokens, key.shape[2], dtype=torch.bool, device=query.device)
-        attention_mask = attention_mask.tril(key.shape[2] - tokens)[None, None]
-    mask = attention_mask.repeat(1, 1, heads // shared, 1)
-    out = scaled_dot_product_attention(folded, key, value, mask, scale=scaling)
-    return out.reshape(batch, heads, tokens, width).transpose(1, 2), None
-
-
-# An attention without a mask function of the same name would silently lose the causal mask.
-AttentionInterface.register("grouped", grouped_attention)
-AttentionMaskInterface.register("grouped", sdpa_mask)
-
-
-class SlotLayer(CacheLayerMixin):
-    """One layer's keys and values, [count of slots, heads, length, width] each.
-
-    `place` says where the coming pass writes and how far it reads.
-    """
-
-    keys: Tensor
-    values: Tensor
-
-    def __init__(self, count: int, length: int) -> None:
-        super().__init__()
-        self.count = count
-        self.length = length
-
-    def place(
-        self, slots: Tensor, positions: Tensor, visible: int, read: slice | None = None
-    ) -> None:
-        """Place the coming pass.
-
-        Args:
-            slots: Slot of each sequence, [batch].
-            positions: Where their tokens are written, [batch, tokens].
-            visible: Tokens of each slot that are read.
-            read: The same slots where they are neighbours, which need no copy then.
-        """
-        self.slots, self.positions, self.visible = slots, positions, visible
-        self.read: Tensor | slice = slots if read is None else read
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate at the first pass, when heads, width, type and device are known."""
-        _, heads, _, width = key_states.shape
-        self.keys = key_states.new_zeros(self.count, heads, self.length, width)
-        self.values = value_states.new_zeros(self.count, heads, self.length, value_states.shape[3])
-        self.is_initialized = True
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Write [batch, heads, tokens, width]; return what is visible, with ``visible`` tokens."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        heads = torch.arange(key_states.shape[1], device=key_states.device)[:, None]
-        where = (self.slots[:, None, None], heads, self.positions[:, None])
-        self.keys[where] = key_states
-        self.values[where] = value_states
-        return (
-            self.keys[self.read, :, : self.visible],
-            self.values[self.read, :, : self.visible],
-        )
-
-    def stored(self, slot: int, length: int) -> StoredLayer:
-        """A copy on the host of a slot's first ``length`` entries."""
-        keys, values = (part[slot, :, :length] for part in (self.keys, self.values))
-        return keys.to("cpu", copy=True), values.to("cpu", copy=True)
-
-    def put_back(self, slot: int, stored: StoredLayer) -> None:
-        """Write what `stored` returned, into any slot."""
-        for part, own in zip((self.keys, self.values), stored, strict=True):
-            part[slot, :, : own.shape[1]] = own.to(part.device)
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Keys under the mask, and the first of them."""
-        return self.visible, 0
-
-    def get_seq_length(self) -> int:
-        """The batch has no one length: positions and mask are always given."""
-        return 0
-
-    def get_max_length(self) -> int:
-        """Tokens that a slot holds."""
-        return self.length
+#: Rotary embeddings that transformers computes anew from the longest sequence of a batch.
+_CHANGING_ROPE = ("dynamic", "longrope")
 
 
 class Fed(NamedTuple):
@@ -148,6 +48,80 @@ class _LastStates:
         self.hidden = output.last_hidden_state
 
 
+def longest_context(model: PreTrainedModel) -> int:
+    """Most tokens of a sequence, prompt and output, whatever sequences it is batched with.
+
+    A rotary embedding that changes with length turns all of a batch differently once a position of
+    one of them, padding included, is past the original context.
+    """
+    config = model.config.get_text_config()
+    context = int(config.max_position_embeddings)
+    if not _has_changing_rope(model):
+        return context
+    return min(context, config.rope_parameters.get("original_max_position_embeddings", context)) - 1
+
+
+def _has_changing_rope(model: PreTrainedModel) -> bool:
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    return rope.get("rope_type") in _CHANGING_ROPE
+
+
+class SlotPass:
+    """A pass over a cache with slots; nothing in it depends on the values of its inputs.
+
+    Args:
+        model: Decoder-only model.
+        rows: Number of slots.
+        length: Number of tokens that a slot holds.
+    """
+
+    def __init__(self, model: PreTrainedModel, rows: int, length: int) -> None:
+        self.layers = [
+            SlotLayer(rows, length) for _ in range(model.config.get_text_config().num_hidden_layers)
+        ]
+        self._model = model
+        self._cache = Cache(layers=list(self.layers))
+        self._linears = PackedLinears.of(model)
+        self._states = _LastStates()
+        hook = model.base_model.register_forward_hook(self._states.keep)
+        weakref.finalize(self, hook.remove)  # the model may outlive this view of it
+
+    def __call__(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        slots: Tensor,
+        *,
+        visible: int,
+        read: slice | None = None,
+        last_logits: bool = False,
+    ) -> Pass:
+        """Feed tokens.
+
+        Args:
+            tokens: Token ids [batch, tokens].
+            positions: Positions of the tokens, [batch, tokens].
+            slots: Slot of each sequence, [batch].
+            visible: Tokens of each slot that are read.
+            read: The same slots where they are neighbours.
+            last_logits: Whether to compute the logits of the last column only.
+        """
+        for layer in self.layers:
+            layer.place(slots, positions, visible, read)
+        with self._linears:
+            logits = self._model(
+                input_ids=tokens,
+                # 4-D, so that transformers passes it through: a token sees what is not after it
+                attention_mask=torch.arange(visible, device=tokens.device)
+                <= positions[:, None, :, None],
+                position_ids=positions,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1 if last_logits else 0,
+            ).logits
+        return Pass(logits, self._states.hidden)
+
+
 class SlotModel:
     """A causal model whose sequences live in slots.
 
@@ -156,7 +130,9 @@ class SlotModel:
         slots: Number of sequences that can be resident at once, >= 1.
         length: Number of tokens that a slot holds, 1 to the model's context.
         graphs: Whether passes run in the fixed shapes of `laps_env.live.engine.graphs`; by default
-            on a GPU.
+            on a GPU. Then one more slot takes what only fills up a batch.
+
+    On a GPU the process stops using cuDNN's attention, which plans anew, for 0.4 s, for each shape.
 
     Raises:
         ValueError: A slot longer than the model's context, or a layer with another attention.
@@ -165,28 +141,27 @@ class SlotModel:
     def __init__(
         self, model: PreTrainedModel, slots: int, length: int, *, graphs: bool | None = None
     ) -> None:
-        config = model.config.get_text_config()
-        context = getattr(config, "max_position_embeddings", length)
+        context = longest_context(model)
         if not 1 <= length <= context:
             raise ValueError(f"length: expected 1..{context}, the model's context, got {length}")
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        kinds = set(
+            getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"]
+        )
         if kinds != {"full_attention"}:
             raise ValueError(f"model: expected full attention in every layer, got {sorted(kinds)}")
         self.model = model.eval()
         self.model.set_attn_implementation("grouped")
-        self._states = _LastStates()
-        hook = self.model.base_model.register_forward_hook(self._states.keep)
-        weakref.finalize(self, hook.remove)  # the model may outlive this view of it
         self.slots = slots
         self.length = length
-        graphed = model.device.type == "cuda" if graphs is None else graphs
-        self._graphs = GraphedPasses(self._run) if graphed else None
-        # One column more than a sequence may use: padding is written there at the longest. Rows
-        # that only fill up a graph's batch have slots of their own.
-        room = slots + (bucket(slots) if graphed else 0)
-        self._layers = [SlotLayer(room, length + 1) for _ in range(config.num_hidden_layers)]
-        self._cache = Cache(layers=list(self._layers))
-        self._linears = PackedLinears.of(model)
+        on_gpu = model.device.type == "cuda"
+        if on_gpu:
+            torch.backends.cuda.enable_cudnn_sdp(False)
+        # what a changing embedding computes from its positions cannot be captured
+        graphed = (on_gpu if graphs is None else graphs) and not _has_changing_rope(model)
+        # One column more than a sequence may use: padding is written there at the longest. One row
+        # more is shared by all that only fills up a graph's batch.
+        self._pass = SlotPass(model, slots + graphed, length + 1)
+        self._graphs = GraphedPasses(self._pass, model.device) if graphed else None
 
     @torch.inference_mode()
     def forward(
@@ -215,6 +190,7 @@ class SlotModel:
         except torch.OutOfMemoryError:
             if len(slots) == len(tokens[0]) == 1:
                 raise
+        gc.collect()  # engines of before may lie in cycles
         torch.cuda.empty_cache()
         if len(slots) == 1:
             half = len(tokens[0]) // 2
@@ -238,7 +214,7 @@ class SlotModel:
         if self._graphs is None:
             return self._run_in_place(fed, longest, visible, last_logits)
         shape = Shape(bucket(batch), bucket(longest), self._round_up(visible), last_logits)
-        spare = range(self.slots, self.slots + shape.batch - batch)
+        spare = [self.slots] * (shape.batch - batch)
         filled = Fed(
             [*fed.slots, *spare],
             [*fed.tokens, *[[0]] * len(spare)],
@@ -262,7 +238,7 @@ class SlotModel:
         first, last = ordered.slots[0], ordered.slots[-1]
         read = slice(first, last + 1) if last - first + 1 == len(order) else None
         inputs = self._inputs(ordered, longest)
-        out = self._run(*inputs, visible=visible, read=read, last_logits=last_logits)
+        out = self._pass(*inputs, visible=visible, read=read, last_logits=last_logits)
         if order == list(range(len(order))):
             return out
         back = torch.tensor(order, device=out.logits.device).argsort()
@@ -283,42 +259,33 @@ class SlotModel:
         slots = torch.tensor(fed.slots, device=device)
         return torch.tensor(padded, device=device), positions, slots
 
-    def _run(
-        self,
-        tokens: Tensor,
-        positions: Tensor,
-        slots: Tensor,
-        *,
-        visible: int,
-        read: slice | None = None,
-        last_logits: bool = False,
-    ) -> Pass:
-        """The pass itself: nothing in it depends on the values of its inputs, only on shapes."""
-        for layer in self._layers:
-            layer.place(slots, positions, visible, read)
-        with self._linears:
-            logits = self.model(
-                input_ids=tokens,
-                # 4-D, so that transformers passes it through: a token sees what is not after it
-                attention_mask=torch.arange(visible, device=tokens.device)
-                <= positions[:, None, :, None],
-                position_ids=positions,
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=1 if last_logits else 0,
-            ).logits
-        return Pass(logits, self._states.hidden)
+    @torch.inference_mode()
+    def prefill(self, slot: int, tokens: Sequence[int], start: int) -> Tensor:
+        """Feed a long text in chunks; its states [tokens, width].
+
+        Args:
+            slot: Slot of the sequence.
+            tokens: Tokens to feed, at least one.
+            start: Position of the first one; all earlier ones must be in the slot.
+        """
+        return torch.cat(
+            [
+                self.forward(
+                    [slot], [tokens[at : at + PREFILL_CHUNK]], [start + at], last_logits=True
+                ).hidden[0]
+                for at in range(0, len(tokens), PREFILL_CHUNK)
+            ]
+        )
 
     @torch.inference_mode()
-    def read(self, slot: int, length: int) -> list[StoredLayer]:
-        """A copy on the host of a slot's first ``length`` entries, layer by layer."""
-        return [layer.stored(slot, length) for layer in self._layers]
+    def read(self, slot: int, length: int) -> Tensor:
+        """A copy on the host of a slot's first ``length`` entries, for `write`."""
+        return read_slot(self._pass.layers, slot, length)
 
     @torch.inference_mode()
-    def write(self, slot: int, stored: Sequence[StoredLayer]) -> None:
+    def write(self, slot: int, stored: Tensor) -> None:
         """Put back what `read` returned, into any slot."""
-        for layer, own in zip(self._layers, stored, strict=True):
-            layer.put_back(slot, own)
+        write_slot(self._pass.layers, slot, stored)
 
 
 def _stack(parts: Sequence[Tensor]) -> Tensor:

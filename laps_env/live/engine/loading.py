@@ -22,6 +22,7 @@ from laps_env.live.engine.drafters import Drafter, DraftModel, PromptLookup
 from laps_env.live.engine.engine import Engine, Stopping
 from laps_env.live.engine.head import DraftHead, HeadDrafter
 from laps_env.live.engine.head_file import DESCRIPTION, load_head
+from laps_env.live.engine.kv_slots import longest_context
 from laps_env.live.engine.verification import Decoding
 
 #: Where `make demo-models` puts its model, and the draft head for it that comes with the package.
@@ -68,7 +69,7 @@ class Pair:
     def context(self) -> int:
         """Most tokens of a sequence, for all the models of the pair."""
         models = [m for m in (self.target, self.draft) if isinstance(m, PreTrainedModel)]
-        return min(int(m.config.get_text_config().max_position_embeddings) for m in models)
+        return min(longest_context(model) for model in models)
 
     def engine(
         self,
