@@ -109,6 +109,7 @@ def test_acceptance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert out.read_bytes() == before
 
 
+@pytest.mark.filterwarnings("default")
 def test_the_unit_of_times_can_be_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """GuideLLM's columns are Mooncake's, and its times are seconds."""
     row = {"input_length": 521, "output_length": 132}

@@ -61,7 +61,7 @@ def arrivals(folder: Path) -> Attack:
             path = _written(folder / "a.csv", damaged_bytes(rng.choice((azure, burst)), rng))
         else:
             path = _written(folder / "a.jsonl", damaged_lines(mooncake, rng))
-        unit = rng.choice((None, "s", "ms", "us", "ns"))
+        unit: Any = rng.choice((None, "s", "ms", "us", "ns"))
         read_arrivals(path, unit=unit, on_error=rng.choice(("raise", "skip")), on_failed="skip")
 
     return attack
