@@ -74,17 +74,17 @@ def load_checkpoint(folder: Path, policy: QueuePolicy) -> dict[str, Any]:
         raise ValueError(f"{path}: expected safetensors, got {error}") from None
     weights: dict[str, torch.Tensor] = {}
     moments: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        what, _, rest = name.partition(".")
-        if what == "policy":
-            weights[rest] = tensor
-        else:
-            place, _, part = rest.partition(".")
-            moments.setdefault(int(place), {})[part] = tensor
     groups = policy.optimizer.state_dict()["param_groups"]
     try:
+        for name, tensor in tensors.items():
+            what, _, rest = name.partition(".")
+            if what == "policy":
+                weights[rest] = tensor
+            else:
+                place, _, part = rest.partition(".")
+                moments.setdefault(int(place), {})[part] = tensor
         policy.load_state_dict(weights)
         policy.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: expected a checkpoint of this network, got {error}") from None
     return file.state

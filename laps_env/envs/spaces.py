@@ -40,7 +40,10 @@ def check_actions(name: str, actions: Any, space: gym.Space[Any], slots: int) ->
     Raises:
         ValueError: The shape or type is another, or a value is outside the space.
     """
-    actions = np.asarray(actions)
+    try:
+        actions = np.asarray(actions)
+    except ValueError:  # lists of different lengths
+        raise ValueError(f"{name}: expected shape {space.shape}, got {actions!r:.80}") from None
     if actions.shape != space.shape:
         raise ValueError(f"{name}: expected shape {space.shape}, got {actions.shape}")
     scores = isinstance(space, gym.spaces.Box)

@@ -24,8 +24,8 @@ FORMAT, VERSION = "laps-env results", 2
 #: Formats of version 1, whose rows name neither simulator nor scenario nor rule by what they are.
 _OLD_FORMATS = ("laps-env-results", "laps-env live results")
 
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0, le=1e12)]
+NotNegative = Annotated[float, Meta(ge=0, le=1e12)]
 Count = Annotated[int, Meta(ge=1, le=2**62)]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]+\Z")]
 Bounds = tuple[Positive, Positive]
@@ -247,7 +247,7 @@ class _Head(msgspec.Struct):
 def _refuse_version_1(path: Path) -> None:
     try:
         found = msgspec.json.decode(path.read_bytes(), type=_Head).format
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return  # whoever reads it as a document says what is wrong
     if found in _OLD_FORMATS:
         raise ValueError(
@@ -290,17 +290,21 @@ def _check_row(row: Row) -> None:
         raise ValueError(f"predictor_error: expected a number or {RECORDED!r}, got {error!r}")
     if len(set(row.seeds)) < len(row.seeds):
         raise ValueError(f"seeds: expected different ones, got {row.seeds}")
-    for name in ("seeds", "episode_mean_latency_s", "episode_p99_latency_s"):
-        if len(getattr(row, name)) != row.episodes:
+    _check_count("seeds", row.seeds, row.episodes)
+    for name in ("mean_latency_s", "p99_latency_s", "load_realised"):
+        mean, values = getattr(row, name), getattr(row, f"episode_{name}")
+        if mean is values is None:
+            continue
+        _check_count(f"episode_{name}", values or [], row.episodes)
+        if mean is None or not np.isclose(mean, np.mean(values), rtol=1e-9):
             raise ValueError(
-                f"{name}: expected {row.episodes}, one per episode, got {len(getattr(row, name))}"
+                f"{name}: expected the mean of episode_{name}, {np.mean(values)}, got {mean}"
             )
-    for name in ("mean_latency_s", "p99_latency_s"):
-        mean = float(np.mean(getattr(row, f"episode_{name}")))
-        if not np.isclose(getattr(row, name), mean, rtol=1e-9):
-            raise ValueError(
-                f"{name}: expected the mean of episode_{name}, {mean}, got {getattr(row, name)}"
-            )
+
+
+def _check_count(name: str, values: list[Any], episodes: int) -> None:
+    if len(values) != episodes:
+        raise ValueError(f"{name}: expected {episodes}, one per episode, got {len(values)}")
 
 
 def _check_line(name: str, text: str) -> None:

@@ -38,13 +38,19 @@ _MEANS = (
 #: that any request waited for a round.
 _LARGEST = ("max_slowdown", "max_idle_s")
 
+_Positive = Annotated[float, Meta(gt=0, le=1e12)]
+_Number = Annotated[float, Meta(ge=0, le=1e12)]
+
+#: Metrics of which a workload may have no data.
+_OPTIONAL: dict[str, Any] = {"load_realised": _Positive | None, "mean_tpot_s": _Number | None}
+
 #: Metrics that a row is made of, as a type by which a journal's line is checked.
 RowMetrics = msgspec.defstruct(
     "RowMetrics",
     [
-        ("mean_latency_s", Annotated[float, Meta(gt=0, le=1e12)]),
-        *((name, Annotated[float, Meta(ge=0, le=1e12)] | None) for name in _MEANS),
-        *((name, Annotated[float, Meta(ge=0, le=1e12)]) for name in _LARGEST),
+        ("mean_latency_s", _Positive),
+        *((name, _Number) for name in (*_MEANS, *_LARGEST) if name not in _OPTIONAL),
+        *((name, kind, None) for name, kind in _OPTIONAL.items()),
     ],
 )
 

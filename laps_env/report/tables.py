@@ -109,9 +109,8 @@ def title(rows: list[Row]) -> str:
     """What the rows of a scenario and load were measured on."""
     first = rows[0]
     words = [f"{first.place}: {first.episodes} workloads of {first.num_requests} requests"]
-    if first.load_realised is not None and first.load_realised_range is not None:
-        least, most = first.load_realised_range
-        words.append(f"load realised {first.load_realised:.2f} ({least:.2f} to {most:.2f})")
+    if (loads := first.episode_load_realised) is not None:
+        words.append(f"load realised {np.mean(loads):.2f} ({min(loads):.2f} to {max(loads):.2f})")
     if first.filled_share is not None:
         words.append(f"{first.filled_share:.0%} of the acceptances filled")
     return ", ".join(words)
