@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from laps_env.live.engine.kv_slots import SlotModel
+from laps_env.live.engine.kv_slots import SlotModel, first_of_each_shape
 from laps_env.live.engine.verification import Decoding, Draft, draw
 
 Slots = Sequence[int]
@@ -65,6 +65,14 @@ class Drafter:
     def propose(self, slots: Slots, texts: Texts, count: int, chosen: Choices) -> list[Draft]:
         """Up to ``count`` tokens to follow ``texts[i]``, the sequence in slot ``slots[i]``."""
         raise NotImplementedError
+
+    @property
+    def captures(self) -> int:
+        """Number of shapes of passes that have come up (`SlotModel.captures`)."""
+        return 0
+
+    def warm_up(self, batches: Sequence[int], longest: int) -> None:
+        """Have all passes that drafts for texts of up to ``longest`` tokens need come up."""
 
     def watch(self, slot: int, start: int, hidden: Tensor) -> None:
         """The target has fed tokens from position ``start`` on; its states [tokens, width]."""
@@ -147,6 +155,17 @@ class DraftModel(Drafter):
             held += 1
         if held < len(text) - 1:
             self.model.forward([slot], [text[held:-1]], [held], last_logits=True)
+
+    @property
+    def captures(self) -> int:
+        """Number of shapes of the small model's passes."""
+        return self.model.captures
+
+    def warm_up(self, batches: Sequence[int], longest: int) -> None:
+        """Steps of a batch, and a text of any length that is caught up with."""
+        starts = first_of_each_shape(longest)
+        self.model.warm_up(batches, [1], starts)
+        self.model.warm_up([1], range(1, longest), starts, last_logits=True)
 
     def save(self, slot: int) -> Any:
         """The tokens that the slot holds, and its cache."""

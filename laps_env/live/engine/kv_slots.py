@@ -9,7 +9,8 @@ past it is overwritten before it can be seen.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -181,6 +182,7 @@ class SlotModel:
         self.length = length
         graphed = model.device.type == "cuda" if graphs is None else graphs
         self._graphs = GraphedPasses(self._run) if graphed else None
+        self._shapes: set[Shape] = set()
         # One column more than a sequence may use: padding is written there at the longest. Rows
         # that only fill up a graph's batch have slots of their own.
         room = slots + (bucket(slots) if graphed else 0)
@@ -235,9 +237,10 @@ class SlotModel:
     def _forward(self, fed: Fed, last_logits: bool) -> Pass:
         batch, longest = len(fed.slots), max(map(len, fed.tokens))
         visible = min(max(fed.starts) + longest, self.length + 1)
+        shape = self._shape(batch, longest, visible, last_logits)
+        self._shapes.add(shape)
         if self._graphs is None:
             return self._run_in_place(fed, longest, visible, last_logits)
-        shape = Shape(bucket(batch), bucket(longest), self._round_up(visible), last_logits)
         spare = range(self.slots, self.slots + shape.batch - batch)
         filled = Fed(
             [*fed.slots, *spare],
@@ -268,8 +271,40 @@ class SlotModel:
         back = torch.tensor(order, device=out.logits.device).argsort()
         return Pass(out.logits[back], out.hidden[back])
 
-    def _round_up(self, visible: int) -> int:
-        return min(-(-visible // VISIBLE_STEP) * VISIBLE_STEP, self.length + 1)
+    def _shape(self, batch: int, tokens: int, visible: int, last_logits: bool) -> Shape:
+        """What a pass is padded to with graphs."""
+        rounded = min(-(-visible // VISIBLE_STEP) * VISIBLE_STEP, self.length + 1)
+        return Shape(bucket(batch), bucket(tokens), rounded, last_logits)
+
+    @property
+    def captures(self) -> int:
+        """Number of shapes that have come up, each of which is captured where there are graphs."""
+        return len(self._shapes)
+
+    def warm_up(
+        self,
+        batches: Iterable[int],
+        tokens: Iterable[int],
+        starts: Iterable[int],
+        *,
+        last_logits: bool = False,
+    ) -> None:
+        """Have the shapes of passes come up before they are needed; without graphs they are noted.
+
+        Args:
+            batches: Numbers of sequences.
+            tokens: Numbers of tokens that each feeds.
+            starts: Positions of the first of them.
+            last_logits: See `forward`.
+        """
+        for batch, count, start in product(batches, tokens, starts):
+            shape = self._shape(batch, count, start + count, last_logits)
+            if start + count > self.length + 1 or shape in self._shapes:
+                continue
+            self._shapes.add(shape)
+            if self._graphs is not None:  # over the spare slot, where nobody looks
+                fed, slots = [[0] * count] * batch, [self.slots] * batch
+                self.forward(slots, fed, [start] * batch, last_logits=last_logits)
 
     def _inputs(self, fed: Fed, longest: int) -> Inputs:
         """Tokens [batch, longest], their positions, and the slots [batch]."""
@@ -319,6 +354,11 @@ class SlotModel:
         """Put back what `read` returned, into any slot."""
         for layer, own in zip(self._layers, stored, strict=True):
             layer.put_back(slot, own)
+
+
+def first_of_each_shape(longest: int) -> list[int]:
+    """Positions up to ``longest``, such that passes from there see all that passes between see."""
+    return [*range(0, longest, VISIBLE_STEP), longest - 1]
 
 
 def _stack(parts: Sequence[Tensor]) -> Tensor:

@@ -14,18 +14,18 @@ from laps_env import policies
 from laps_env.envs.vector import SpecDecodeReplayVectorEnv
 from laps_env.evaluation.grid import TEST_SEEDS
 from laps_env.live.engine.loading import Pair
-from laps_env.live.engine.verification import Decoding
-from laps_env.live.env import LiveServer, prompt_requests
+from laps_env.live.env import Judge
 from laps_env.live.measure.agreement import METRICS, Exactness, Metrics, compare_rounds
 from laps_env.live.measure.recording import Recorder, assemble
 from laps_env.live.prompts import DEMO_PROMPTS, Question, encode
+from laps_env.live.server import MARGIN, LiveServer, PromptServer, RecordedServer, prompt_requests
 from laps_env.policies import Policy
 from laps_env.sim.costs import CostModel
 from laps_env.sim.server_model import ServerModel
 from laps_env.traces import AcceptanceTrace, TraceInfo
 from laps_env.workloads import Workload
 from laps_env.workloads.requests import RecordedRequests
-from laps_env.workloads.scenarios import get_scenario
+from laps_env.workloads.scenarios import Scenario, get_scenario
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,10 @@ class Settings:
     Attributes:
         scenario: Scenario by name; arrivals, batch and pool are taken from it, costs and saturation
             measured.
-        prompts: Prompt files; the *test* questions are asked.
+        acceptance: Judge of the drafts, as of `laps_env.live.env.SpecDecodeLive`.
+        prompts: Prompt files; the *test* questions are asked, where acceptance is live.
         num_requests: Requests of the one workload.
-        max_new_tokens: Most output tokens of a request.
+        max_new_tokens: Most output tokens of a request, where acceptance is live.
         load: Arrival rate over the replay's saturation under the first calibration.
         policies: Names for `laps_env.policies.make`.
         draft_length: Tokens drafted a round; the scenario's by default.
@@ -48,6 +49,7 @@ class Settings:
     """
 
     scenario: str = "demo"
+    acceptance: Judge = "live"
     prompts: tuple[str, ...] = (DEMO_PROMPTS,)
     num_requests: int = 24
     max_new_tokens: int = 96
@@ -125,7 +127,7 @@ class Servers:
     Args:
         pair: Pair of models that both serve.
         settings: Settings of what is served.
-        trace: Acceptance of the prompts (`record_questions`).
+        trace: Acceptance of the prompts (`record_questions`); None where acceptance is recorded.
         cost: Cost model of the calibrated clock, and of the saturation that the load is a fraction
             of.
 
@@ -133,17 +135,20 @@ class Servers:
         saturation_rps: Saturation of the replay, requests per second.
         workload: Workload of the live server.
         known: Workload of the replay.
+        engine: Engine of all live episodes, which take turns.
     """
 
     def __init__(
-        self, pair: Pair, settings: Settings, trace: AcceptanceTrace, cost: CostModel
+        self, pair: Pair, settings: Settings, trace: AcceptanceTrace | None, cost: CostModel
     ) -> None:
         self.rules = settings.rules()
         server = settings.server().with_changes(cost=cost)
         scenario = replace(get_scenario(settings.scenario), server=server)
-        requests = RecordedRequests(trace, trace, name="recorded prompts")
-        scenario = scenario.with_requests(requests).with_saturation()
-        self.saturation_rps = scenario.saturation("test")
+        if trace is not None:
+            requests = RecordedRequests(trace, trace, name="recorded prompts")
+            scenario = scenario.with_requests(requests)
+        self._scenario = scenario.with_saturation()
+        self.saturation_rps = self._scenario.saturation("test")
         self._options: dict[str, Any] = {
             "load": settings.load,
             "num_requests": settings.num_requests,
@@ -151,20 +156,23 @@ class Servers:
             "split": "test",
         }
         self._live = {
-            policy: LiveServer(
-                pair,
-                prompt_requests(pair, settings.prompts, settings.max_new_tokens),
-                Decoding(),
-                "measured",
-                scenario=scenario,
-                **self._options,
-            )
-            for policy in settings.policies
+            policy: self._serving(pair, settings, self._scenario) for policy in settings.policies
         }
-        options = next(iter(self._live.values())).options
-        self._scenario = options.get_scenario()
-        self.workload = options.workload(TEST_SEEDS.start, episode=0)
-        self.known = replay_workload(self.workload, trace)
+        first = next(iter(self._live.values()))
+        self.workload = first.options.workload(TEST_SEEDS.start, episode=0)
+        self.known = self.workload if trace is None else replay_workload(self.workload, trace)
+        self.engine = pair.engine(
+            slots=self._options["slots"] * len(self._live),
+            length=first.longest(self.workload) + MARGIN,
+        )
+        for live in self._live.values():
+            live.share(self.engine)
+
+    def _serving(self, pair: Pair, settings: Settings, scenario: Scenario) -> LiveServer:
+        if settings.acceptance == "recorded":
+            return RecordedServer(pair, "measured", scenario=scenario, **self._options)
+        requests = prompt_requests(pair, settings.prompts, settings.max_new_tokens)
+        return PromptServer(pair, "measured", requests, scenario=scenario, **self._options)
 
     def play_live(self, policy: str) -> Generator[float, None, Metrics]:
         """An episode under the measured clock: yields each step's seconds, returns the metrics."""
