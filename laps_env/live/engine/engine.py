@@ -224,9 +224,7 @@ class Engine:
         )
         return results
 
-    def warm_up(
-        self, batches: Iterable[int], draft_lengths: Iterable[int], longest: int
-    ) -> None:
+    def warm_up(self, batches: Iterable[int], draft_lengths: Iterable[int], longest: int) -> None:
         """Capture all that coming rounds can ask for, so that none of them waits for it.
 
         Sequences in their slots are left alone. Without graphs the shapes are only noted.
