@@ -121,13 +121,12 @@ class LiveServer(SpecDecodeReplayVectorEnv):
             self.engine.warm_up(batches, self._draft_lengths(workload), length - MARGIN)
 
     def _draft_lengths(self, workload: Workload) -> Sequence[int]:
-        """Lengths of the drafts that may come up."""
+        """Draft lengths that may come up, those that a workload cuts among them."""
         given = self.options.server.draft_length
         if isinstance(given, str):
             return range(MAX_DRAFT_LENGTH + 1)
         cut = workload.max_draft is not None and int(workload.max_draft.min()) < given
-        always = self.pair.drafter_kind == "draft-model" and not cut
-        return [given] if always else range(given + 1)
+        return range(given + 1) if cut else [given]
 
     def _move(self, actions: npt.NDArray[Any], skip: npt.NDArray[np.bool_]) -> None:
         simulation = self.simulation

@@ -71,6 +71,10 @@ class Drafter:
         """Number of shapes of passes that have come up (`SlotModel.captures`)."""
         return 0
 
+    def lengths(self, asked: Sequence[int]) -> Sequence[int]:
+        """Lengths of drafts that may come of those that are asked for: all up to the longest."""
+        return range(max(asked) + 1)
+
     def warm_up(self, batches: Sequence[int], longest: int) -> None:
         """Have all passes that drafts for texts of up to ``longest`` tokens need come up."""
 
@@ -160,6 +164,10 @@ class DraftModel(Drafter):
     def captures(self) -> int:
         """Number of shapes of the small model's passes."""
         return self.model.captures
+
+    def lengths(self, asked: Sequence[int]) -> Sequence[int]:
+        """A draft is as long as it was asked for."""
+        return asked
 
     def warm_up(self, batches: Sequence[int], longest: int) -> None:
         """Steps of a batch, and a text of any length that is caught up with."""

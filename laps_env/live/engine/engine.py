@@ -7,7 +7,7 @@ and recomputed; with greedy decoding in float32 none of it changes its text.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -224,23 +224,22 @@ class Engine:
         )
         return results
 
-    def warm_up(self, batches: Iterable[int], draft_lengths: Iterable[int], longest: int) -> None:
+    def warm_up(self, batches: Sequence[int], draft_lengths: Sequence[int], longest: int) -> None:
         """Capture all that coming rounds can ask for, so that none of them waits for it.
 
         Sequences in their slots are left alone. Without graphs the shapes are only noted.
 
         Args:
             batches: Numbers of sequences in a round.
-            draft_lengths: Numbers of tokens that are drafted for one, all that come up: a drafter
-                of another kind than `DraftModel` may propose fewer than it is asked for.
+            draft_lengths: Draft lengths of the rounds.
             longest: Most tokens of a text, 1 to the slots' length.
         """
         starts = first_of_each_shape(longest)
         for start in range(0, longest, PREFILL_CHUNK):
             chunks = range(1, min(PREFILL_CHUNK, longest - start) + 1)
             self.target.warm_up([1], chunks, [start], last_logits=True)
-        batches, lengths = list(batches), list(draft_lengths)
-        self.target.warm_up(batches, [n + 1 for n in lengths], starts)
+        tokens = [n + 1 for n in self.drafter.lengths(draft_lengths)]
+        self.target.warm_up(batches, tokens, starts)
         self.drafter.warm_up(batches, longest)
 
     @property

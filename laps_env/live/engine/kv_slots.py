@@ -237,7 +237,7 @@ class SlotModel:
     def _forward(self, fed: Fed, last_logits: bool) -> Pass:
         batch, longest = len(fed.slots), max(map(len, fed.tokens))
         visible = min(max(fed.starts) + longest, self.length + 1)
-        shape = self._shape(batch, longest, visible, last_logits)
+        shape = self.shape(batch, longest, visible, last_logits)
         self._shapes.add(shape)
         if self._graphs is None:
             return self._run_in_place(fed, longest, visible, last_logits)
@@ -271,8 +271,20 @@ class SlotModel:
         back = torch.tensor(order, device=out.logits.device).argsort()
         return Pass(out.logits[back], out.hidden[back])
 
-    def _shape(self, batch: int, tokens: int, visible: int, last_logits: bool) -> Shape:
-        """What a pass is padded to with graphs."""
+    @property
+    def graphed(self) -> bool:
+        """Whether passes run in fixed shapes."""
+        return self._graphs is not None
+
+    def shape(self, batch: int, tokens: int, visible: int, last_logits: bool = False) -> Shape:
+        """What a pass is padded to with graphs.
+
+        Args:
+            batch: Number of sequences.
+            tokens: Most tokens that one feeds.
+            visible: Most tokens of a slot, with those, that are read.
+            last_logits: See `forward`.
+        """
         rounded = min(-(-visible // VISIBLE_STEP) * VISIBLE_STEP, self.length + 1)
         return Shape(bucket(batch), bucket(tokens), rounded, last_logits)
 
@@ -298,7 +310,7 @@ class SlotModel:
             last_logits: See `forward`.
         """
         for batch, count, start in product(batches, tokens, starts):
-            shape = self._shape(batch, count, start + count, last_logits)
+            shape = self.shape(batch, count, start + count, last_logits)
             if start + count > self.length + 1 or shape in self._shapes:
                 continue
             self._shapes.add(shape)

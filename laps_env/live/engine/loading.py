@@ -22,7 +22,7 @@ from laps_env.live.engine.drafters import Drafter, DraftModel, PromptLookup
 from laps_env.live.engine.engine import Engine, Stopping
 from laps_env.live.engine.head import DraftHead, HeadDrafter
 from laps_env.live.engine.head_file import DESCRIPTION, load_head
-from laps_env.live.engine.random_weights import RANDOM, NoTokenizer, RandomWeights
+from laps_env.live.engine.random_weights import RANDOM, RandomWeights
 from laps_env.live.engine.verification import Decoding
 
 #: Where `make demo-models` puts its model, and the draft head for it that comes with the package.
@@ -111,7 +111,8 @@ def load_pair(
         target: Folder as transformers saves it, or name of a hub model, which is downloaded. What
             exists, starts with ``.``, ``/`` or ``~``, or lies in the demo's folder is a folder.
             ``"random:NAME"`` is a model of random weights (`RandomWeights`).
-        draft: Folder, hub model or random weights likewise, folder of a draft head, or ``"prompt-lookup"``.
+        draft: Folder, hub model or random weights likewise, folder of a draft head, or
+            ``"prompt-lookup"``.
         device: Device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``; ``"auto"`` is a GPU where there is one.
         dtype: Type of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``"auto"`` is
             float32 on a CPU and bfloat16 on a GPU. For float32 on a GPU the process stops using

@@ -16,7 +16,8 @@ import numpy as np
 from laps_env.live.engine.engine import Stopping
 from laps_env.live.engine.loading import Pair
 from laps_env.live.measure.agreement import Exactness, Metrics
-from laps_env.live.measure.calibration import Grid, Sample, average, fit, time_cells
+from laps_env.live.measure.calibration import Grid, Sample, average, time_cells
+from laps_env.live.measure.fitting import fit
 from laps_env.live.measure.side_by_side import Servers, Settings, record_questions
 from laps_env.live.prompts import partition, read_questions
 from laps_env.sim.costs import CostModel

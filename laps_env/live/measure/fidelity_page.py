@@ -135,7 +135,10 @@ def _row_of(repetition: Repetition) -> dict[str, Any]:
 
 
 def _read_repetition(row: dict[str, Any]) -> Repetition:
-    samples = [Sample(**{**s, "work": Work(**s["work"])}) for s in row["samples"]]
+    samples = [
+        Sample(**{**s, "work": Work(**s["work"]), "padded": Work(**s["padded"])})
+        for s in row["samples"]
+    ]
     return Repetition(CostModel(**row["arrivals"]), samples, row["plays"])
 
 
