@@ -13,9 +13,11 @@ from gymnasium.vector import AutoresetMode
 from laps_env import policies
 from laps_env.envs.vector import SpecDecodeReplayVectorEnv
 from laps_env.evaluation.grid import TEST_SEEDS
+from laps_env.live.engine.engine import Engine
 from laps_env.live.engine.loading import Pair
 from laps_env.live.env import Judge
 from laps_env.live.measure.agreement import METRICS, Exactness, Metrics, compare_rounds
+from laps_env.live.measure.calibration import Grid
 from laps_env.live.measure.recording import Recorder, assemble
 from laps_env.live.prompts import DEMO_PROMPTS, Question, encode
 from laps_env.live.server import MARGIN, LiveServer, PromptServer, RecordedServer, prompt_requests
@@ -76,6 +78,34 @@ class Settings:
         chosen = server.draft_length if self.draft_length is None else self.draft_length
         return server.with_changes(draft_length=chosen)
 
+    @property
+    def slots(self) -> int:
+        """Slots of an episode's request table."""
+        return max(self.num_requests, self.server().batch_size)
+
+    def workload(self) -> Workload:
+        """Requests of the scenario itself, which are served where acceptance is recorded."""
+        return get_scenario(self.scenario).workload(
+            load=self.load,
+            num_requests=self.num_requests,
+            split="test",
+            seed=TEST_SEEDS.start,
+        )
+
+
+def shared_engine(pair: Pair, settings: Settings, grid: Grid) -> Engine:
+    """One engine for the episodes of all policies, which take turns, and the calibration."""
+    if settings.acceptance == "recorded":
+        workload = settings.workload()
+        longest = int((workload.prompt_tokens + workload.output_tokens).max())
+    else:
+        requests = prompt_requests(pair, settings.prompts, settings.max_new_tokens)
+        longest = requests.longest + requests.limit
+    return pair.engine(
+        slots=max(settings.slots * len(settings.policies), *grid.batches),
+        length=max(longest + MARGIN, grid.slot_length),
+    )
+
 
 def record_questions(
     pair: Pair, questions: Sequence[Question], categories: Sequence[str], limit: int
@@ -130,16 +160,22 @@ class Servers:
         trace: Acceptance of the prompts (`record_questions`); None where acceptance is recorded.
         cost: Cost model of the calibrated clock, and of the saturation that the load is a fraction
             of.
+        engine: Engine of all live episodes (`shared_engine`).
 
     Attributes:
         saturation_rps: Saturation of the replay, requests per second.
         workload: Workload of the live server.
         known: Workload of the replay.
-        engine: Engine of all live episodes, which take turns.
+        captures: Passes of a new shape in rounds of the measured clock, which they should not hold.
     """
 
     def __init__(
-        self, pair: Pair, settings: Settings, trace: AcceptanceTrace | None, cost: CostModel
+        self,
+        pair: Pair,
+        settings: Settings,
+        trace: AcceptanceTrace | None,
+        cost: CostModel,
+        engine: Engine,
     ) -> None:
         self.rules = settings.rules()
         server = settings.server().with_changes(cost=cost)
@@ -152,21 +188,18 @@ class Servers:
         self._options: dict[str, Any] = {
             "load": settings.load,
             "num_requests": settings.num_requests,
-            "slots": max(settings.num_requests, server.batch_size),
+            "slots": settings.slots,
             "split": "test",
         }
         self._live = {
             policy: self._serving(pair, settings, self._scenario) for policy in settings.policies
         }
-        first = next(iter(self._live.values()))
-        self.workload = first.options.workload(TEST_SEEDS.start, episode=0)
-        self.known = self.workload if trace is None else replay_workload(self.workload, trace)
-        self.engine = pair.engine(
-            slots=self._options["slots"] * len(self._live),
-            length=first.longest(self.workload) + MARGIN,
-        )
         for live in self._live.values():
-            live.share(self.engine)
+            live.share(engine)
+        self.captures = 0
+        options = next(iter(self._live.values())).options
+        self.workload = options.workload(TEST_SEEDS.start, episode=0)
+        self.known = self.workload if trace is None else replay_workload(self.workload, trace)
 
     def _serving(self, pair: Pair, settings: Settings, scenario: Scenario) -> LiveServer:
         if settings.acceptance == "recorded":
@@ -180,6 +213,7 @@ class Servers:
         live.clock = "measured"
         for seconds, _ in self._follow(policy, live, self.workload):
             yield seconds
+        self.captures += live.captures
         return _metrics(live)
 
     def play_replay(self, policy: str, cost: CostModel) -> Metrics:
