@@ -138,8 +138,13 @@ def test_recorded_acceptance_is_compared_on_one_engine(monkeypatch: pytest.Monke
     longest = settings.workload()
     assert int((longest.prompt_tokens + longest.output_tokens).max()) < 512
     made: list[Any] = []
-    engine = Pair.engine
-    monkeypatch.setattr(Pair, "engine", lambda *a, **k: made.append(engine(*a, **k)) or made[-1])
+    make = Pair.engine
+
+    def note(pair: Pair, **sizes: Any) -> Any:
+        made.append(make(pair, **sizes))
+        return made[-1]
+
+    monkeypatch.setattr(Pair, "engine", note)
     findings = run(tiny_pair(length=600), settings, 2)
     assert len(made) == 1
     assert made[0].target.slots >= 8

@@ -1,4 +1,4 @@
-"""Recorded acceptance: real passes of models of random weights behind any workload of the replay."""
+"""Recorded acceptance: real passes of random weights behind any workload of the replay."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def test_an_episode_equals_the_replay_bit_for_bit(policy: str, drafter: str) -> 
         workload, server = instance(seed)
         scenario = replace(get_scenario("demo"), server=server)
         options: dict[str, Any] = {"scenario": scenario, "slots": 8, "num_requests": 5}
-        env = gym.make(
+        env: Any = gym.make(
             laps_env.LIVE_ID, target=pair, acceptance="recorded", clock="calibrated", **options
         ).unwrapped
-        replay = gym.make(laps_env.REPLAY_IDS[0], **options).unwrapped
+        replay: Any = gym.make(laps_env.REPLAY_IDS[0], **options).unwrapped
         here = follow(rule, env, {"workload": workload})
         there = follow(rule, replay, {"workload": workload})
         summary, expected = here.pop(), there.pop()
@@ -113,14 +113,14 @@ def tiny_architecture(folder: Path, **sizes: int) -> str:
 
 
 @pytest.fixture
-def names(tmp_path: Path) -> dict[str, str]:
+def names(tmp_path: Path) -> dict[str, Any]:
     return {
         "target": tiny_architecture(tmp_path / "big", num_hidden_layers=2),
         "draft": tiny_architecture(tmp_path / "small"),
     }
 
 
-def test_the_live_id_runs_on_random_weights(names: dict[str, str]) -> None:
+def test_the_live_id_runs_on_random_weights(names: dict[str, Any]) -> None:
     """What Gymnasium and sb3-contrib expect of an environment, with a generated workload."""
     contrib = pytest.importorskip("sb3_contrib")
     env = gym.make(
@@ -142,7 +142,7 @@ def test_the_live_id_runs_on_random_weights(names: dict[str, str]) -> None:
     assert live._envs.captures == 0
 
 
-def test_policies_are_evaluated_on_random_weights(names: dict[str, str]) -> None:
+def test_policies_are_evaluated_on_random_weights(names: dict[str, Any]) -> None:
     grid = Grid(
         policies=("fcfs", "laps_sd"),
         scenarios=("math-batch8-8b",),
@@ -189,12 +189,14 @@ def test_a_model_type_has_its_default_sizes(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_random_weights_that_cannot_serve_are_refused(
-    names: dict[str, str], tmp_path: Path
+    names: dict[str, Any], tmp_path: Path
 ) -> None:
     other = tiny_architecture(tmp_path / "other", vocab_size=62)
-    with pytest.raises(ValueError, match="target: expected one of llama-2-7b, .* got 'gpt-9'"):
+    with pytest.raises(ValueError, match=r"target: expected one of llama-2-7b, .* got 'gpt-9'"):
         load_pair("random:gpt-9", "prompt-lookup", device="cpu")
-    with pytest.raises(ValueError, match="draft: expected the target's vocabulary of 61 .* got 62"):
+    with pytest.raises(
+        ValueError, match=r"draft: expected the target's vocabulary of 61 .* got 62"
+    ):
         load_pair(names["target"], other, device="cpu")
     with pytest.raises(ValueError, match="expected a checkpoint with a tokenizer"):
         gym.make(laps_env.LIVE_ID, **names, device="cpu")

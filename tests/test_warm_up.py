@@ -29,8 +29,8 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("laps_env.live.engine.engine.PREFILL_CHUNK", 8)
 
 
-def make_engine(drafter: str, graphs: bool) -> Engine:
-    target = tiny_model()
+def make_engine(drafter: str, graphs: bool, device: str = "cpu") -> Engine:
+    target = tiny_model().to(device)
     made: Any = {
         "model": lambda: DraftModel(nearly(target), SLOTS, LENGTH),
         "head": lambda: HeadDrafter(tiny_head(target), target, SLOTS, LENGTH),
@@ -73,6 +73,15 @@ def test_no_round_captures_after_a_warm_up(drafter: str, graphs: bool) -> None:
     assert [g.output for g in texts] == [g.output for g in expected]
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("drafter", ["model", "head", "lookup"])
+def test_no_round_captures_on_a_gpu(drafter: str) -> None:
+    engine = make_engine(drafter, graphs=True, device="cuda")
+    engine.warm_up(range(1, SLOTS + 1), [DRAFT], LONGEST)
+    captures, _ = serve(engine)
+    assert set(captures) == {0}
+
+
 @pytest.mark.parametrize("drafter", ["model", "lookup"])
 def test_a_warm_up_leaves_sequences_alone(drafter: str) -> None:
     engine = make_engine(drafter, graphs=True)
@@ -89,10 +98,10 @@ def test_a_warm_up_leaves_sequences_alone(drafter: str) -> None:
 
 
 def test_what_is_captured_by_hand() -> None:
-    """A 7B pair's shapes for texts of 20 tokens, batches of 1 and 3, drafts of 3, by steps of 16.
+    """Texts of up to 20 tokens, prefilled by 8, and batches of 1 and 3, filled up to 4.
 
-    Target: prefill chunks of 1, 2, 4 and 8 tokens that see 16 or, from position 8 on, up to 16, and
-    from 16 on 32; verifications of 4 tokens by 1 or 4 that see 16 or 32.
+    A chunk that begins at 0 or 8 sees 16 tokens, one from 16 on, of at most 4, sees 32. A look-up
+    drafts 0 to 3 tokens.
     """
     engine = make_engine("lookup", graphs=False)
     engine.warm_up([1, 3], [3], 20)

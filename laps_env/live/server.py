@@ -285,8 +285,8 @@ class RecordedServer(LiveServer):
         ):
             own = slice(first, first + limit)
             recorded = Recorded(
-                workload.accepted_length[own],
-                None if workload.max_draft is None else workload.max_draft[own],
+                workload.accepted_length[own].tolist(),
+                None if workload.max_draft is None else workload.max_draft[own].tolist(),
             )
             begun.append(
                 self.engine.start(

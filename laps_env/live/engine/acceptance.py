@@ -48,7 +48,7 @@ class Greedy(Acceptance):
     def accept(
         self, position: int, draft: Draft, choices: Sequence[int], logits: Tensor
     ) -> tuple[int, int]:
-        """The longest match."""
+        """Find the longest match."""
         return longest_match(draft.tokens, choices)
 
 
@@ -67,12 +67,12 @@ class Sampled(Acceptance):
     def accept(
         self, position: int, draft: Draft, choices: Sequence[int], logits: Tensor
     ) -> tuple[int, int]:
-        """By the target's distributions (`verify`)."""
+        """Draw by the target's distributions (`verify`)."""
         return verify(draft, logits[: len(draft.tokens) + 1], self.decoding, self.rng)
 
 
 class Recorded(Acceptance):
-    """As many draft tokens are accepted as were in a recording, whatever the target says of them.
+    """A recording says how many draft tokens are accepted, whatever the target says of them.
 
     Args:
         accepted_length: Draft tokens in a row that a round accepts that starts at each output
@@ -87,13 +87,13 @@ class Recorded(Acceptance):
         self.max_draft = max_draft
 
     def fit(self, position: int, draft: Draft, count: int) -> Draft:
-        """As long a draft as was recorded: cut, or filled up with any token."""
-        length = count if self.max_draft is None else min(count, int(self.max_draft[position]))
+        """Cut a draft to the recorded length, or fill it up with any token."""
+        length = count if self.max_draft is None else min(count, self.max_draft[position])
         return Draft([*draft.tokens[:length], *[0] * (length - len(draft.tokens))])
 
     def accept(
         self, position: int, draft: Draft, choices: Sequence[int], logits: Tensor
     ) -> tuple[int, int]:
-        """By the recording; the token that follows is the target's own."""
-        accepted = min(int(self.accepted_length[position]), len(draft.tokens))
+        """Look it up; the token that follows is the target's own."""
+        accepted = min(self.accepted_length[position], len(draft.tokens))
         return accepted, choices[accepted]
