@@ -174,7 +174,7 @@ def test_stop_strings_end_a_text_with_the_token_that_completes_them(
 def test_a_good_draft_is_accepted_and_a_long_prompt_is_chunked(
     models: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("laps_env.live.engine.engine.PREFILL_CHUNK", 7)
+    monkeypatch.setattr("laps_env.live.engine.kv_slots.PREFILL_CHUNK", 7)
     target, _ = models
     engine = Engine(target, DraftModel(target, 1, LENGTH), slots=1, length=LENGTH)
     g = engine.start(list(range(20)), 12)

@@ -17,7 +17,8 @@ from laps_env.live.engine.engine import Engine, Generation  # noqa: E402
 from laps_env.live.engine.head import HeadDrafter  # noqa: E402
 from laps_env.live.engine.kv_slots import SlotModel  # noqa: E402
 
-SLOTS, LENGTH, LONGEST, DRAFT = 4, 80, 60, 3
+#: A draft of a text of almost the longest sees more tokens than the text has.
+SLOTS, LENGTH, LONGEST, DRAFT = 4, 80, 63, 3
 
 pytestmark = pytest.mark.usefixtures("one_thread", "small_steps")
 
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread", "small_steps")
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short texts, too, see different numbers of tokens and are prefilled in several chunks."""
     monkeypatch.setattr("laps_env.live.engine.kv_slots.VISIBLE_STEP", 16)
-    monkeypatch.setattr("laps_env.live.engine.engine.PREFILL_CHUNK", 8)
+    monkeypatch.setattr("laps_env.live.engine.kv_slots.PREFILL_CHUNK", 8)
 
 
 def make_engine(drafter: str, graphs: bool, device: str = "cpu") -> Engine:

@@ -76,7 +76,12 @@ class Drafter:
         return range(max(asked) + 1)
 
     def warm_up(self, batches: Sequence[int], longest: int) -> None:
-        """Have all passes that drafts for texts of up to ``longest`` tokens need come up."""
+        """Have all passes come up that drafting needs.
+
+        Args:
+            batches: Numbers of sequences in a round.
+            longest: Most tokens of a text with its draft.
+        """
 
     def watch(self, slot: int, start: int, hidden: Tensor) -> None:
         """The target has fed tokens from position ``start`` on; its states [tokens, width]."""

@@ -20,9 +20,6 @@ from laps_env.live.engine.drafters import Choices, Drafter
 from laps_env.live.engine.kv_slots import SlotModel, StoredLayer, first_of_each_shape
 from laps_env.live.engine.verification import Decoding, Draft
 
-#: Most tokens of a sequence that one pass of a prefill feeds.
-PREFILL_CHUNK = 512
-
 
 @dataclass(frozen=True)
 class Stopping:
@@ -234,13 +231,10 @@ class Engine:
             draft_lengths: Draft lengths of the rounds.
             longest: Most tokens of a text, 1 to the slots' length.
         """
-        starts = first_of_each_shape(longest)
-        for start in range(0, longest, PREFILL_CHUNK):
-            chunks = range(1, min(PREFILL_CHUNK, longest - start) + 1)
-            self.target.warm_up([1], chunks, [start], last_logits=True)
+        self.target.warm_up_prefill(longest)
         tokens = [n + 1 for n in self.drafter.lengths(draft_lengths)]
-        self.target.warm_up(batches, tokens, starts)
-        self.drafter.warm_up(batches, longest)
+        self.target.warm_up(batches, tokens, first_of_each_shape(longest))
+        self.drafter.warm_up(batches, longest + max(draft_lengths))
 
     @property
     def _shapes(self) -> int:
@@ -271,12 +265,11 @@ class Engine:
     def _prefill(self, g: Generation) -> None:
         """Feed all but the last token of the text; the round itself feeds the last one."""
         assert g.slot is not None  # it was just given one
-        text = g.text
-        while g.cached < len(text) - 1:
-            chunk = text[g.cached : -1][:PREFILL_CHUNK]
-            out = self.target.forward([g.slot], [chunk], [g.cached], last_logits=True)
-            self.drafter.watch(g.slot, g.cached, out.hidden[0])
-            g.cached += len(chunk)
+        fresh = g.text[g.cached : -1]
+        if fresh:
+            states = self.target.prefill(g.slot, fresh, g.cached)
+            self.drafter.watch(g.slot, g.cached, states)
+            g.cached += len(fresh)
 
     def _draft(self, chosen: Sequence[Generation], draft_length: int) -> list[Draft]:
         texts = [g.text for g in chosen]

@@ -23,6 +23,9 @@ from transformers.masking_utils import sdpa_mask
 from laps_env.live.engine.graphs import GraphedPasses, Inputs, Pass, Shape, bucket
 from laps_env.live.engine.onednn_linear import PackedLinears
 
+#: Most tokens of a sequence that one pass of a prefill feeds.
+PREFILL_CHUNK = 512
+
 #: With graphs, the visible part of the cache grows in steps of so many tokens.
 VISIBLE_STEP = 256
 
@@ -309,14 +312,21 @@ class SlotModel:
             starts: Positions of the first of them.
             last_logits: See `forward`.
         """
-        for batch, count, start in product(batches, tokens, starts):
+        for batch, count, first in product(batches, tokens, starts):
+            start = min(first, self.length + 1 - count)  # a longer pass sees no more
             shape = self.shape(batch, count, start + count, last_logits)
-            if start + count > self.length + 1 or shape in self._shapes:
+            if start < 0 or shape in self._shapes:
                 continue
             self._shapes.add(shape)
             if self._graphs is not None:  # over the spare slot, where nobody looks
                 fed, slots = [[0] * count] * batch, [self.slots] * batch
                 self.forward(slots, fed, [start] * batch, last_logits=last_logits)
+
+    def warm_up_prefill(self, longest: int) -> None:
+        """Have the passes come up that prefill a new text of up to ``longest`` tokens."""
+        for start in range(0, longest, PREFILL_CHUNK):
+            chunks = range(1, min(PREFILL_CHUNK, longest - start) + 1)
+            self.warm_up([1], chunks, [start], last_logits=True)
 
     def _inputs(self, fed: Fed, longest: int) -> Inputs:
         """Tokens [batch, longest], their positions, and the slots [batch]."""
@@ -355,6 +365,24 @@ class SlotModel:
                 logits_to_keep=1 if last_logits else 0,
             ).logits
         return Pass(logits, self._states.hidden)
+
+    @torch.inference_mode()
+    def prefill(self, slot: int, tokens: Sequence[int], start: int) -> Tensor:
+        """Feed a long text in chunks; its states [tokens, width].
+
+        Args:
+            slot: Slot of the sequence.
+            tokens: Tokens to feed, at least one.
+            start: Position of the first one; all earlier ones must be in the slot.
+        """
+        return torch.cat(
+            [
+                self.forward(
+                    [slot], [tokens[at : at + PREFILL_CHUNK]], [start + at], last_logits=True
+                ).hidden[0]
+                for at in range(0, len(tokens), PREFILL_CHUNK)
+            ]
+        )
 
     @torch.inference_mode()
     def read(self, slot: int, length: int) -> list[StoredLayer]:
