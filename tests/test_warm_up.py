@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread", "small_steps")
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short texts, too, see different numbers of tokens and are prefilled in several chunks."""
-    monkeypatch.setattr("laps_env.live.engine.kv_slots.VISIBLE_STEP", 16)
+    monkeypatch.setattr("laps_env.live.engine.graphs.VISIBLE_STEP", 16)
     monkeypatch.setattr("laps_env.live.engine.kv_slots.PREFILL_CHUNK", 8)
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from laps_env.live.engine.kv_slots import SlotModel, first_of_each_shape
+from laps_env.live.engine.graphs import first_of_each_shape
+from laps_env.live.engine.kv_slots import SlotModel
 from laps_env.live.engine.verification import Decoding, Draft, draw
 
 Slots = Sequence[int]

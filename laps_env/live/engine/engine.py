@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 
 from laps_env.live.engine.acceptance import Acceptance, Greedy, Sampled
 from laps_env.live.engine.drafters import Choices, Drafter
-from laps_env.live.engine.kv_slots import SlotModel, StoredLayer, first_of_each_shape
+from laps_env.live.engine.graphs import first_of_each_shape
+from laps_env.live.engine.kv_slots import SlotModel, StoredLayer
 from laps_env.live.engine.verification import Decoding, Draft
 
 

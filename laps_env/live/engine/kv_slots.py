@@ -20,14 +20,11 @@ from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreT
 from transformers.cache_utils import CacheLayerMixin
 from transformers.masking_utils import sdpa_mask
 
-from laps_env.live.engine.graphs import GraphedPasses, Inputs, Pass, Shape, bucket
+from laps_env.live.engine.graphs import GraphedPasses, Inputs, Pass, Shape, bucket, round_up
 from laps_env.live.engine.onednn_linear import PackedLinears
 
 #: Most tokens of a sequence that one pass of a prefill feeds.
 PREFILL_CHUNK = 512
-
-#: With graphs, the visible part of the cache grows in steps of so many tokens.
-VISIBLE_STEP = 256
 
 #: One layer's keys and values of one sequence, [heads, tokens, width] each.
 StoredLayer = tuple[Tensor, Tensor]
@@ -288,8 +285,8 @@ class SlotModel:
             visible: Most tokens of a slot, with those, that are read.
             last_logits: See `forward`.
         """
-        rounded = min(-(-visible // VISIBLE_STEP) * VISIBLE_STEP, self.length + 1)
-        return Shape(bucket(batch), bucket(tokens), rounded, last_logits)
+        seen = min(round_up(visible), self.length + 1)
+        return Shape(bucket(batch), bucket(tokens), seen, last_logits)
 
     @property
     def captures(self) -> int:
@@ -394,11 +391,6 @@ class SlotModel:
         """Put back what `read` returned, into any slot."""
         for layer, own in zip(self._layers, stored, strict=True):
             layer.put_back(slot, own)
-
-
-def first_of_each_shape(longest: int) -> list[int]:
-    """Positions up to ``longest``, such that passes from there see all that passes between see."""
-    return [*range(0, longest, VISIBLE_STEP), longest - 1]
 
 
 def _stack(parts: Sequence[Tensor]) -> Tensor:
