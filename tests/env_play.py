@@ -39,5 +39,18 @@ def play(env: gym.Env[Any, Any], seed: int, steps: int = 10**6) -> list[Any]:
     return results
 
 
+def follow(policy: Any, env: Any, options: dict[str, Any]) -> list[Any]:
+    """Everything that an episode shows, with a policy."""
+    observation, info = env.reset(seed=3, options=options)
+    seen: list[Any] = [observation]
+    state, ended = None, False
+    while not ended:
+        action, state = policy.predict(observation, state)
+        observation, reward, terminated, truncated, info = env.step(action)
+        seen += [observation, reward, terminated, truncated, info["dt"], info.get("action_mask")]
+        ended = terminated or truncated
+    return [*seen, info["summary"]]
+
+
 def workload_of(env: gym.Env[Any, Any]) -> Workload:
     return env.unwrapped.workload()  # type: ignore[attr-defined, no-any-return]

@@ -74,7 +74,7 @@ def test_the_script_writes_its_figures(
     import live_floor
 
     monkeypatch.setattr(bench_live, "load_pair", lambda *args, **options: tiny_pair())
-    monkeypatch.setattr(live_floor, "READ_BYTES", 4000)
+    monkeypatch.setitem(live_floor.READ_BYTES, "cpu", 4000)
     out = tmp_path / "bench-live.json"
     few = ["--num-prompts", "3", "--draft-lengths", "0", "2", "--limit", "8", "--repeats", "1"]
     bench_live.main([*few, "--out", str(out)])

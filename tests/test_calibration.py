@@ -138,19 +138,26 @@ pytest.importorskip("scipy")
 from tiny_models import tiny_model  # noqa: E402
 
 from laps_env.cli import main  # noqa: E402
+from laps_env.cli.calibrate import GPU_BATCHES  # noqa: E402
 from laps_env.live.engine import loading  # noqa: E402
 from laps_env.live.engine.drafters import DraftModel  # noqa: E402
 from laps_env.live.engine.engine import Engine  # noqa: E402
+from laps_env.live.engine.kv_slots import SlotModel  # noqa: E402
 from laps_env.live.engine.loading import Pair  # noqa: E402
 from laps_env.live.measure.calibration import (  # noqa: E402
-    TERMS,
     Grid,
     Kind,
     Sample,
+    held_out_cells,
+    measure,
+    padded_work,
+)
+from laps_env.live.measure.fitting import (  # noqa: E402
+    TERMS,
     compare,
     errors,
     fit,
-    measure,
+    with_padding,
 )
 
 GRID = Grid(batches=(1, 3), draft_lengths=(0, 2, 3), contexts=(4, 9), repeats=2)
@@ -185,10 +192,10 @@ def synthetic(rng: np.random.Generator | None = None) -> list[Sample]:
             done = Work(**dict.fromkeys(Work._fields, 0) | drafting | verifying | work)
             parts = (caches * noise(), draft, verify)
             whole = sum(parts) + COST.overhead_ns
-            samples.append(Sample(kind, batch, n, context, done, *parts, whole, k % 4 == 0))
+            samples.append(Sample(kind, batch, n, context, done, done, *parts, whole, k % 4 == 0))
         moved = Work(**dict.fromkeys(Work._fields, 0) | {"swaps": batch, "swapped": kv})
         ns = swapping * noise()
-        samples.append(Sample("offload", batch, 0, context, moved, ns, 0, 0, ns, k % 4 == 0))
+        samples.append(Sample("offload", batch, 0, context, moved, moved, ns, 0, 0, ns, k % 4 == 0))
     return samples
 
 
@@ -238,6 +245,45 @@ def test_what_is_held_out_does_not_change_the_fit() -> None:
     assert errors(other, fit(other))["verify"]["mean"] == pytest.approx(8 / 9)
 
 
+def test_padded_work_explains_times_that_the_work_does_not() -> None:
+    """Two in five rounds take as long as if they prefilled half as many tokens again."""
+    samples = [
+        replace(s, padded=s.work, work=s.work._replace(prefill=2 * s.work.prefill // 3))
+        if k % 5 < 2
+        else s
+        for k, s in enumerate(synthetic())
+    ]
+    full = with_padding(samples)
+    assert errors(full, fit(full))["prefill"]["mean"] < 1e-9
+    assert errors(samples, fit(samples))["prefill"]["mean"] > 0.05
+
+
+def test_padded_work_by_hand() -> None:
+    """Three requests fill up four; 4 + 3 tokens, and slots of 40 and one column, are seen whole."""
+    target = tiny_model()
+    drafter = DraftModel(tiny_model(seed=1), 4, 40)
+    engine = Engine(target, drafter, slots=4, length=40)
+    contexts = [4, 6, 9]
+    done = Work(verify=9, prefill=19, kv=19, steps=2, drafted=6, draft_kv=38, prefills=3, swaps=0,
+                swapped=0)  # fmt: skip
+    assert padded_work(engine, contexts, done) == done  # in place nothing is padded
+    engine.target = SlotModel(target, 4, 40, graphs=True)
+    assert padded_work(engine, contexts, done) == done._replace(
+        verify=4 * 4,  # 2 drafted tokens and one more
+        prefill=4 + 8 + 16,
+        kv=4 * 41,
+        drafted=2 * 4,
+        draft_kv=2 * 4 * 41,
+    )
+
+
+def test_some_padded_batches_are_held_out_and_some_are_fitted_on() -> None:
+    grid = replace(GRID, batches=GPU_BATCHES, contexts=(64, 256, 768))
+    chosen = held_out_cells(grid, np.random.default_rng(0))
+    odd = [batch for batch, _ in chosen if batch in (3, 6, 12, 24)]
+    assert (len(odd), len(chosen) - len(odd)) == (3, 5)  # of 12 and of 18 cells
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -275,7 +321,9 @@ def test_every_cell_of_the_grid_is_measured() -> None:
     for kind in ("prefill", "offload", "restore"):
         assert {(s.batch, s.context) for s in samples if s.kind == kind} == cells
     assert len(samples) == len(rounds) + 3 * len(cells)
-    assert len({(s.batch, s.context) for s in samples if s.held_out}) == 1
+    held_out = {(s.batch, s.context) for s in samples if s.held_out}
+    assert sorted(batch for batch, _ in held_out) == [1, 3]  # one of the padded, one of the others
+    assert sum(s.captures for s in samples) == 0
     for s in samples:
         check_work(s)
     assert sorted(engines[0]._free) == list(range(max(GRID.batches)))  # nothing is left behind

@@ -19,6 +19,7 @@ from tiny_models import tiny_pair  # noqa: E402
 
 from laps_env.cli import main  # noqa: E402
 from laps_env.live.engine import loading  # noqa: E402
+from laps_env.live.engine.loading import Pair  # noqa: E402
 from laps_env.live.measure.agreement import (  # noqa: E402
     METRICS,
     Metrics,
@@ -32,7 +33,12 @@ from laps_env.live.measure.fidelity import (  # noqa: E402
     run,
     take_turns,
 )
-from laps_env.live.measure.side_by_side import Servers, Settings, record_questions  # noqa: E402
+from laps_env.live.measure.side_by_side import (  # noqa: E402
+    Servers,
+    Settings,
+    record_questions,
+    shared_engine,
+)
 from laps_env.live.prompts import DEMO_PROMPTS, partition, read_questions  # noqa: E402
 
 SETTINGS = Settings(num_requests=6, max_new_tokens=24, load=2.0, policies=("fcfs", "laps_sd"))
@@ -49,7 +55,8 @@ def servers(drafter: str = "model") -> Servers:
     trace = record_questions(pair, asked, categories, SETTINGS.max_new_tokens)
     assert trace.num_requests == len(asked)
     assert trace.info.provenance["corrected_positions"] == 0
-    return Servers(pair, SETTINGS, trace, SETTINGS.server().cost)
+    engine = shared_engine(pair, SETTINGS, calibration_grid(trace, SETTINGS.server()))
+    return Servers(pair, SETTINGS, trace, SETTINGS.server().cost, engine)
 
 
 # -- the calibrated clock -------------------------------------------------------------------------
@@ -106,6 +113,7 @@ def test_every_policy_is_played_in_every_repetition() -> None:
     assert len({r.arrivals for r in kept}) == 1
     assert len({r.cost for r in kept}) == 2
     assert sum(row.mismatches for row in findings.exact) == 0
+    assert findings.captures == 0
     assert [len(plays) for plays in findings.replay.values()] == [2, 2]
     replayed = [play for plays in findings.replay.values() for play in plays]
     for play in [*replayed, *(p for r in kept for p in r.plays.values())]:
@@ -120,6 +128,30 @@ def test_repetitions_that_are_done_are_not_run_again() -> None:
     assert not kept
     assert again.saturation_rps == once.saturation_rps
     assert again.replay == once.replay
+
+
+def test_recorded_acceptance_is_compared_on_one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests of a generated scenario, cut to what a tiny context holds; nothing is recorded."""
+    settings = Settings(
+        scenario="math-batch8-8b", acceptance="recorded", num_requests=4, policies=("fcfs", "las")
+    )
+    longest = settings.workload()
+    assert int((longest.prompt_tokens + longest.output_tokens).max()) < 512
+    made: list[Any] = []
+    make = Pair.engine
+
+    def note(pair: Pair, **sizes: Any) -> Any:
+        made.append(make(pair, **sizes))
+        return made[-1]
+
+    monkeypatch.setattr(Pair, "engine", note)
+    findings = run(tiny_pair(length=600), settings, 2)
+    assert len(made) == 1
+    assert made[0].target.slots >= 8
+    assert sorted(made[0]._free) == list(range(made[0].target.slots))
+    assert [row.mismatches for row in findings.exact] == [0, 0]
+    assert [row.tokens for row in findings.exact] == [int(longest.output_tokens.sum())] * 2
+    assert (findings.captures, findings.corrected) == (0, 0)
 
 
 def test_the_noise_needs_two_repetitions() -> None:

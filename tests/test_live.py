@@ -14,6 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from env_play import follow  # noqa: E402
 from tiny_models import STOP, tiny_pair  # noqa: E402
 
 import laps_env  # noqa: E402
@@ -46,19 +47,6 @@ def live(drafter: str = "model", **options: Any) -> Any:
         "clock": "calibrated",
     }
     return gym.make(laps_env.LIVE_ID, **given | CROWDED | options).unwrapped
-
-
-def follow(policy: Any, env: Any, options: dict[str, Any]) -> list[Any]:
-    """Everything that an episode shows, with a policy."""
-    observation, info = env.reset(seed=3, options=options)
-    seen: list[Any] = [observation]
-    state, ended = None, False
-    while not ended:
-        action, state = policy.predict(observation, state)
-        observation, reward, terminated, truncated, info = env.step(action)
-        seen += [observation, reward, terminated, truncated, info["dt"], info.get("action_mask")]
-        ended = terminated or truncated
-    return [*seen, info["summary"]]
 
 
 def recorded_workload(env: Any, drafter: str, workload: Workload) -> Workload:

@@ -57,9 +57,9 @@ class Letters:
         return "".join(chr(ord("a") + t) for t in tokens if not (skip_special_tokens and t == STOP))
 
 
-def tiny_pair(drafter: str = "model") -> Pair:
+def tiny_pair(drafter: str = "model", length: int = 128) -> Pair:
     """A pair whose draft is a ``model``, a ``head`` or ``lookup``."""
-    target = tiny_model(length=128)
+    target = tiny_model(length=length)
     drafts = {"model": nearly, "head": tiny_head, "lookup": lambda target: None}
     return Pair(
         target, drafts[drafter](target), Letters(), "tiny-target", drafter, frozenset({STOP})

@@ -10,7 +10,8 @@ from laps_env.cli.models import OnModels
 from laps_env.utils.files import outputs
 
 BATCHES = (1, 2, 4, 8)
-GPU_BATCHES = (*BATCHES, 16, 32)
+#: Between the powers of two that passes are padded to, too: there a scheduler's rounds are.
+GPU_BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class Calibrate(OnModels):
     plot: File = None
     """Picture of measured against fitted, .png, .pdf or .svg."""
     batches: tuple[int, ...] = ()
-    """Batch sizes, by default 1,2,4,8 and on a GPU also 16,32."""
+    """Batch sizes, by default 1,2,4,8 and on a GPU also 3,6,12,16,24,32."""
     draft_lengths: tuple[int, ...] = (0, 1, 2, 4, 8)
     """Draft lengths."""
     contexts: tuple[int, ...] = (64, 256, 768)

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from laps_env.cli.command import Count
 from laps_env.cli.models import OnModels
@@ -27,6 +27,8 @@ class Fidelity(OnModels):
 
     scenario: str = "demo"
     """Name of the scenario: arrivals, batch and pool."""
+    acceptance: Literal["live", "recorded"] = "live"
+    """Judge of the drafts: the target, or the scenario's workload (for random weights)."""
     prompts: tuple[str, ...] = ()
     """Prompt files, by default the demo's."""
     num_requests: int = 24
@@ -58,6 +60,7 @@ class Fidelity(OnModels):
 
         settings = Settings(
             scenario=self.scenario,
+            acceptance=self.acceptance,
             prompts=self.prompts or (DEMO_PROMPTS,),
             num_requests=self.num_requests,
             max_new_tokens=self.max_new_tokens,
@@ -68,7 +71,8 @@ class Fidelity(OnModels):
         if self.json == type(self).json:
             self.json.parent.mkdir(exist_ok=True)  # not in the repository
         with outputs(self.out, self.json, inputs=settings.prompts, overwrite=self.overwrite):
-            pair = self.load_models("float32")
+            # in float32 the texts are the same each time; a recording needs no texts
+            pair = self.load_models("float32" if self.acceptance == "live" else "auto")
             with open_journal(self.json.with_suffix(".journal"), pair, settings) as journal:
                 command = shlex.join(["laps-env", *sys.argv[1:]])
                 told = partial(print, flush=True)

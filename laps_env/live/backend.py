@@ -22,7 +22,7 @@ class LiveBackend:
     """Real models behind a grid (`laps_env.evaluation.backend.Backend`); episodes happen once.
 
     Of a grid's scenarios it takes arrivals, batch, draft length, pool and saturation; the requests
-    are prompts.
+    are prompts, unless acceptance is recorded.
 
     Args:
         pair: Models that serve.
@@ -76,7 +76,7 @@ class LiveBackend:
             scenario=scenario,
             policies=made,
             predictor_error=None,
-            source={"acceptance": "live", **models},
+            source=models,
         )
 
     def play(

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from laps_env.live.engine.kv_slots import SlotModel
+from laps_env.live.engine.graphs import first_of_each_shape
+from laps_env.live.engine.kv_slots import PREFILL_CHUNK, SlotModel
 from laps_env.live.engine.verification import Decoding, Draft, draw
 
 #: A draft's first step feeds up to so many tokens of each sequence; what lacks more is prefilled.
@@ -68,6 +69,23 @@ class Drafter:
     def propose(self, slots: Slots, texts: Texts, count: int, chosen: Choices) -> list[Draft]:
         """Up to ``count`` tokens to follow ``texts[i]``, the sequence in slot ``slots[i]``."""
         raise NotImplementedError
+
+    @property
+    def captures(self) -> int:
+        """Number of shapes of passes that have come up (`SlotModel.captures`)."""
+        return 0
+
+    def lengths(self, asked: Sequence[int]) -> Sequence[int]:
+        """Lengths of drafts that may come of those that are asked for: all up to the longest."""
+        return range(max(asked) + 1)
+
+    def warm_up(self, batches: Sequence[int], longest: int) -> None:
+        """Have all passes come up that drafting needs.
+
+        Args:
+            batches: Numbers of sequences in a round.
+            longest: Most tokens of a text with its draft.
+        """
 
     def watch(self, slot: int, start: int, hidden: Tensor) -> None:
         """The target has fed tokens from position ``start`` on; its states [tokens, width]."""
@@ -153,6 +171,22 @@ class DraftModel(Drafter):
             return held
         self.model.prefill(slot, text[held:-1], held)
         return len(text) - 1
+
+    @property
+    def captures(self) -> int:
+        """Number of shapes of the small model's passes."""
+        return self.model.captures
+
+    def lengths(self, asked: Sequence[int]) -> Sequence[int]:
+        """A draft is as long as it was asked for."""
+        return asked
+
+    def warm_up(self, batches: Sequence[int], longest: int) -> None:
+        """Steps of a batch, the first of which catches up; and prefills, from anywhere."""
+        starts = first_of_each_shape(longest)
+        self.model.warm_up(batches, range(1, FIRST_STEP + 1), starts)
+        chunks = range(1, min(PREFILL_CHUNK, longest) + 1)
+        self.model.warm_up([1], chunks, starts, last_logits=True)
 
     def save(self, slot: int) -> Any:
         """The number of tokens that the slot holds, and its cache."""

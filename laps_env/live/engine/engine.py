@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from laps_env.live.engine.acceptance import Acceptance, Greedy, Sampled
 from laps_env.live.engine.drafters import Choices, Drafter
+from laps_env.live.engine.graphs import first_of_each_shape
 from laps_env.live.engine.kv_slots import SlotModel
-from laps_env.live.engine.verification import Decoding, Draft, longest_match, verify
+from laps_env.live.engine.verification import Decoding, Draft
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Generation:
         prompt: Token ids, at least one.
         limit: Most output tokens.
         rng: Generator of its draws.
+        acceptance: Judge of its drafts.
+        stopping: Ends of its output before the limit.
         output: Token ids committed so far, with the stop token at the end where one came.
         slot: Slot of its cache, None where it has none on the device.
         cached: Number of leading tokens of prompt and output that are in the target's cache.
@@ -78,6 +82,8 @@ class Generation:
     prompt: list[int]
     limit: int
     rng: torch.Generator
+    acceptance: Acceptance
+    stopping: Stopping
     output: list[int] = field(default_factory=list)
     slot: int | None = None
     cached: int = 0
@@ -112,11 +118,14 @@ class RoundTimes:
         caches: Time to restore and compute caches.
         draft: Time of all draft steps.
         verify: Time of the target's pass, verification and commitment.
+        captures: Number of passes of a shape that had not come up before. On a GPU each is captured
+            as a graph, which takes many times as long as the pass: `Engine.warm_up` avoids it.
     """
 
     caches: int
     draft: int
     verify: int
+    captures: int = 0
 
     @property
     def total(self) -> int:
@@ -156,8 +165,23 @@ class Engine:
         self.times = RoundTimes(0, 0, 0)
         self._free = list(range(slots))
 
-    def start(self, prompt: Sequence[int], limit: int, seed: int = 0) -> Generation:
+    def start(
+        self,
+        prompt: Sequence[int],
+        limit: int,
+        seed: int = 0,
+        *,
+        acceptance: Acceptance | None = None,
+        stopping: Stopping | None = None,
+    ) -> Generation:
         """A new sequence; nothing runs yet.
+
+        Args:
+            prompt: Token ids, at least one.
+            limit: Most output tokens.
+            seed: Seed of its draws.
+            acceptance: Judge of its drafts; the target, by the engine's decoding, by default.
+            stopping: Ends of its output before the limit; the engine's by default.
 
         Raises:
             ValueError: An empty prompt, no room for output, or more than a slot holds.
@@ -169,7 +193,10 @@ class Engine:
                 f"limit: expected 1..{self.target.length - len(prompt)} output tokens after a "
                 f"prompt of {len(prompt)} in slots of {self.target.length}, got {limit}"
             )
-        return Generation(list(prompt), limit, torch.Generator().manual_seed(seed))
+        rng = torch.Generator().manual_seed(seed)
+        if acceptance is None:
+            acceptance = Greedy() if self.decoding.greedy else Sampled(self.decoding, rng)
+        return Generation(list(prompt), limit, rng, acceptance, stopping or self.stopping)
 
     def run_round(self, chosen: Sequence[Generation], draft_length: int) -> list[RoundResult]:
         """One round: restore or prefill what needs it, draft, verify in one pass, commit.
@@ -182,7 +209,7 @@ class Engine:
             RuntimeError: No slot is free for one of them (nothing has run then).
             FloatingPointError: The target's logits are not finite (nothing is committed then).
         """
-        begin = self._now()
+        begin, known = self._now(), self._shapes
         self._give_slots(chosen)
         for g in chosen:
             self._prefill(g)
@@ -190,8 +217,30 @@ class Engine:
         drafts = self._draft(chosen, draft_length)
         drafted = self._now()
         results = self._verify(chosen, drafts)
-        self.times = RoundTimes(ready - begin, drafted - ready, self._now() - drafted)
+        self.times = RoundTimes(
+            ready - begin, drafted - ready, self._now() - drafted, self._shapes - known
+        )
         return results
+
+    def warm_up(self, batches: Sequence[int], draft_lengths: Sequence[int], longest: int) -> None:
+        """Capture all that coming rounds can ask for, so that none of them waits for it.
+
+        Sequences in their slots are left alone. Without graphs the shapes are only noted.
+
+        Args:
+            batches: Numbers of sequences in a round.
+            draft_lengths: Draft lengths of the rounds.
+            longest: Most tokens of a text, 1 to the slots' length.
+        """
+        self.target.warm_up_prefill(longest)
+        tokens = [n + 1 for n in self.drafter.lengths(draft_lengths)]
+        self.target.warm_up(batches, tokens, first_of_each_shape(longest))
+        self.drafter.warm_up(batches, longest + max(draft_lengths))
+
+    @property
+    def _shapes(self) -> int:
+        """Number of shapes of passes that have come up."""
+        return self.target.captures + self.drafter.captures
 
     def _now(self) -> int:
         """Nanoseconds, when the device has done all that was asked of it."""
@@ -231,7 +280,11 @@ class Engine:
         if count == 0:
             return [Draft([]) for _ in chosen]
         choices = Choices(self.decoding, [g.rng for g in chosen])
-        return self.drafter.propose(_slots(chosen), texts, count, choices)
+        drafts = self.drafter.propose(_slots(chosen), texts, count, choices)
+        return [
+            g.acceptance.fit(len(g.output), draft, count)
+            for g, draft in zip(chosen, drafts, strict=True)
+        ]
 
     def _verify(self, chosen: Sequence[Generation], drafts: Sequence[Draft]) -> list[RoundResult]:
         fed = [[g.text[-1], *draft.tokens] for g, draft in zip(chosen, drafts, strict=True)]
@@ -239,14 +292,12 @@ class Engine:
         largest, choices = out.logits.max(-1)
         if not bool(largest.isfinite().all()):
             raise FloatingPointError("target: expected finite logits, got NaN or infinity")
-        outcomes = (
-            [longest_match(d.tokens, c) for d, c in zip(drafts, choices.tolist(), strict=True)]
-            if self.decoding.greedy
-            else [
-                verify(d, own[: len(d.tokens) + 1], self.decoding, g.rng)
-                for g, d, own in zip(chosen, drafts, out.logits, strict=True)
-            ]
-        )
+        outcomes = [
+            g.acceptance.accept(len(g.output), draft, likeliest, logits)
+            for g, draft, likeliest, logits in zip(
+                chosen, drafts, choices.tolist(), out.logits, strict=True
+            )
+        ]
         return [
             self._commit(g, draft, accepted, token, hidden)
             for g, draft, (accepted, token), hidden in zip(
@@ -260,7 +311,7 @@ class Engine:
         """The accepted tokens and the target's own, up to a stop or the limit."""
         assert g.slot is not None  # it has just been served
         committed = [*draft.tokens[:accepted], token][: g.limit - len(g.output)]
-        committed, stopped = self.stopping.cut(g.output, committed)
+        committed, stopped = g.stopping.cut(g.output, committed)
         self.drafter.watch(g.slot, g.cached, hidden[: len(committed)])
         g.output += committed
         g.cached += len(committed)  # rejected entries lie past it: forgotten

@@ -15,6 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+#: The visible part of the cache grows in steps of so many tokens.
+VISIBLE_STEP = 256
+
 #: Tokens [batch, tokens], their positions, and the slots [batch].
 Inputs = tuple[Tensor, Tensor, Tensor]
 
@@ -106,3 +109,13 @@ class GraphedPasses:
 def bucket(count: int) -> int:
     """The next power of two."""
     return 1 << (count - 1).bit_length()
+
+
+def round_up(visible: int) -> int:
+    """The next multiple of `VISIBLE_STEP`."""
+    return -(-visible // VISIBLE_STEP) * VISIBLE_STEP
+
+
+def first_of_each_shape(longest: int) -> list[int]:
+    """Positions up to ``longest``, such that passes from there see all that passes between see."""
+    return [*range(0, longest, VISIBLE_STEP), longest - 1]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -17,15 +18,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import Cache, PreTrainedModel
 
-from laps_env.live.engine.graphs import GraphedPasses, Inputs, Pass, Shape, bucket
+from laps_env.live.engine.graphs import GraphedPasses, Inputs, Pass, Shape, bucket, round_up
 from laps_env.live.engine.onednn_linear import PackedLinears
 from laps_env.live.engine.slot_cache import SlotLayer, read_slot, write_slot
 
 #: Most tokens of a sequence that one pass of a prefill feeds.
 PREFILL_CHUNK = 512
-
-#: With graphs, the visible part of the cache grows in steps of so many tokens.
-VISIBLE_STEP = 256
 
 #: Rotary embeddings that transformers computes anew from the longest sequence of a batch.
 _CHANGING_ROPE = ("dynamic", "longrope")
@@ -162,6 +160,7 @@ class SlotModel:
         # more is shared by all that only fills up a graph's batch.
         self._pass = SlotPass(model, slots + graphed, length + 1)
         self._graphs = GraphedPasses(self._pass, model.device) if graphed else None
+        self._shapes: set[Shape] = set()
 
     @torch.inference_mode()
     def forward(
@@ -211,9 +210,10 @@ class SlotModel:
     def _forward(self, fed: Fed, last_logits: bool) -> Pass:
         batch, longest = len(fed.slots), max(map(len, fed.tokens))
         visible = min(max(fed.starts) + longest, self.length + 1)
+        shape = self.shape(batch, longest, visible, last_logits)
+        self._shapes.add(shape)
         if self._graphs is None:
             return self._run_in_place(fed, longest, visible, last_logits)
-        shape = Shape(bucket(batch), bucket(longest), self._round_up(visible), last_logits)
         spare = [self.slots] * (shape.batch - batch)
         filled = Fed(
             [*fed.slots, *spare],
@@ -244,8 +244,59 @@ class SlotModel:
         back = torch.tensor(order, device=out.logits.device).argsort()
         return Pass(out.logits[back], out.hidden[back])
 
-    def _round_up(self, visible: int) -> int:
-        return min(-(-visible // VISIBLE_STEP) * VISIBLE_STEP, self.length + 1)
+    @property
+    def graphed(self) -> bool:
+        """Whether passes run in fixed shapes."""
+        return self._graphs is not None
+
+    def shape(self, batch: int, tokens: int, visible: int, last_logits: bool = False) -> Shape:
+        """What a pass is padded to with graphs.
+
+        Args:
+            batch: Number of sequences.
+            tokens: Most tokens that one feeds.
+            visible: Most tokens of a slot, with those, that are read.
+            last_logits: See `forward`.
+        """
+        seen = min(round_up(visible), self.length + 1)
+        return Shape(bucket(batch), bucket(tokens), seen, last_logits)
+
+    @property
+    def captures(self) -> int:
+        """Number of shapes that have come up, each of which is captured where there are graphs."""
+        return len(self._shapes)
+
+    def warm_up(
+        self,
+        batches: Iterable[int],
+        tokens: Iterable[int],
+        starts: Iterable[int],
+        *,
+        last_logits: bool = False,
+    ) -> None:
+        """Have the shapes of passes come up before they are needed; without graphs they are noted.
+
+        Args:
+            batches: Numbers of sequences.
+            tokens: Numbers of tokens that each feeds.
+            starts: Positions of the first of them.
+            last_logits: See `forward`.
+        """
+        for batch, count, first in product(batches, tokens, starts):
+            start = min(first, self.length + 1 - count)  # a longer pass sees no more
+            shape = self.shape(batch, count, start + count, last_logits)
+            if start < 0 or shape in self._shapes:
+                continue
+            self._shapes.add(shape)
+            if self._graphs is not None:  # over the spare slot, where nobody looks
+                fed, slots = [[0] * count] * batch, [self.slots] * batch
+                self.forward(slots, fed, [start] * batch, last_logits=last_logits)
+
+    def warm_up_prefill(self, longest: int) -> None:
+        """Have the passes come up that prefill a new text of up to ``longest`` tokens."""
+        for start in range(0, longest, PREFILL_CHUNK):
+            chunks = range(1, min(PREFILL_CHUNK, longest - start) + 1)
+            self.warm_up([1], chunks, [start], last_logits=True)
 
     def _inputs(self, fed: Fed, longest: int) -> Inputs:
         """Tokens [batch, longest], their positions, and the slots [batch]."""

@@ -23,6 +23,7 @@ from laps_env.live.engine.engine import Engine, Stopping
 from laps_env.live.engine.head import DraftHead, HeadDrafter
 from laps_env.live.engine.head_file import DESCRIPTION, load_head
 from laps_env.live.engine.kv_slots import longest_context
+from laps_env.live.engine.random_weights import RANDOM, RandomWeights
 from laps_env.live.engine.verification import Decoding
 
 #: Where `make demo-models` puts its model, and the draft head for it that comes with the package.
@@ -110,7 +111,9 @@ def load_pair(
     Args:
         target: Folder as transformers saves it, or name of a hub model, which is downloaded. What
             exists, starts with ``.``, ``/`` or ``~``, or lies in the demo's folder is a folder.
-        draft: Folder or hub model likewise, folder of a draft head, or ``"prompt-lookup"``.
+            ``"random:NAME"`` is a model of random weights (`RandomWeights`).
+        draft: Folder, hub model or random weights likewise, folder of a draft head, or
+            ``"prompt-lookup"``.
         device: Device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``; ``"auto"`` is a GPU where there is one.
         dtype: Type of the weights: ``"float32"``, ``"bfloat16"`` or ``"float16"``; ``"auto"`` is
             float32 on a CPU and bfloat16 on a GPU. For float32 on a GPU the process stops using
@@ -125,13 +128,19 @@ def load_pair(
     weights = _dtype(dtype, where)
     if where.type == "cuda" and weights == torch.float32:
         torch.backends.cuda.matmul.allow_tf32 = False
-    source = _Checkpoint("target", str(target), _folder(target))
+    source = _source("target", target)
     config, tokenizer = source.config(), source.tokenizer()
     drafts = _draft_loader(draft, config, tokenizer)
     model = source.model(config, where, weights)
     return Pair(
         model, drafts(model), tokenizer, str(target), str(draft), _stop_tokens(model, tokenizer)
     )
+
+
+def _source(role: str, name: str | Path) -> _Checkpoint | RandomWeights:
+    if str(name).startswith(RANDOM):
+        return RandomWeights(role, str(name).removeprefix(RANDOM))
+    return _Checkpoint(role, str(name), _folder(name))
 
 
 def _device(name: str) -> torch.device:
@@ -181,7 +190,7 @@ def _draft_loader(
             return head
 
         return fitting
-    source = _Checkpoint("draft", str(draft), folder)
+    source = _source("draft", draft)
     own = source.config()
     source.check_vocabulary(own, config, tokenizer)
 

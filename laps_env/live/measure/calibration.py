@@ -1,9 +1,6 @@
-"""A cost model for the device at hand: rounds of a real engine are timed, ten constants fitted.
+"""Rounds of a real engine, timed on a grid of batch, draft length and context.
 
-`measure` times what the engine does on a grid of batch, draft length and context; `fit` finds the
-constants of `laps_env.sim.server_model.CostModel` by non-negative least squares on relative errors;
-`errors` compares them with cells of the grid that the fit has not seen. The parts of a round are
-fitted, not its sum, so each constant is seen apart. What the numbers mean:
+`laps_env.live.measure.fitting` makes a cost model of the samples. What the numbers mean:
 
 - ``overhead_ns`` is what a call of `Engine.run_round` takes beyond drafting and verification. What
   the host does inside these (building tensors, launching kernels) cannot be told from the device's
@@ -12,8 +9,6 @@ fitted, not its sum, so each constant is seen apart. What the numbers mean:
   restoration include the drafter's cache.
 - Work is counted as the replay counts it (`laps_env.sim.costs.Work`): a prefill or a swap of the
   whole context, though the engine leaves a context's last token to the round itself.
-- The formula has one ``target_token_ns`` for prefilled and verified tokens. `fit` can hold them
-  apart, to see what that costs.
 """
 
 from __future__ import annotations
@@ -23,18 +18,20 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice, product
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import nnls
 from scipy.stats import trim_mean
 
-from laps_env.live.engine.engine import Engine, Generation
-from laps_env.sim.costs import CostModel, Work
+from laps_env.live.engine.drafters import DraftModel
+from laps_env.live.engine.engine import Engine, Generation, Stopping
+from laps_env.live.engine.graphs import bucket
+from laps_env.live.engine.kv_slots import PREFILL_CHUNK
+from laps_env.sim.costs import Work
 from laps_env.utils.checks import check_count
 
-#: One of so many cells of the grid is kept from the fit, to measure its error.
+#: One of so many cells of the grid is kept from the fit, to measure its error: of those whose
+#: batch is a power of two, to which graphs pad it, and of the others.
 HOLD_OUT_EVERY = 4
 
 #: Share of the repetitions that is dropped at either end: a hiccup of a shared machine is no cost.
@@ -42,8 +39,6 @@ TRIMMED = 0.2
 
 #: What a sample did: a round that computes, restores or finds its caches; or an offload alone.
 Kind = Literal["prefill", "restore", "decode", "offload"]
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -109,9 +104,11 @@ class Sample:
     Attributes:
         batch, draft_length, context: Cell of the grid.
         work: Work that was done, as the replay counts it.
+        padded: Work that was really done, with all that fills up the shapes of graphs.
         caches_ns, draft_ns, verify_ns: Parts of a round; an offload has the first only.
         round_ns: Duration of the whole call.
         held_out: Whether it is kept from the fit.
+        captures: Passes of a new shape, which the times must not hold (`RoundTimes.captures`).
     """
 
     kind: Kind
@@ -119,11 +116,13 @@ class Sample:
     draft_length: int
     context: int
     work: Work
+    padded: Work
     caches_ns: float
     draft_ns: float
     verify_ns: float
     round_ns: float
     held_out: bool = False
+    captures: int = 0
 
 
 def measure(
@@ -138,24 +137,35 @@ def measure(
     slows them all.
 
     Args:
-        make_engine: Maker of an engine by slots and their length, one that only the limit stops.
+        make_engine: Maker of an engine by slots and their length.
         grid: Grid to time.
         rng: Generator that draws the prompts, the orders and the cells that are held out.
         report: Callback told of each repetition.
     """
     engine = make_engine(max(grid.batches), grid.slot_length)
+    engine.warm_up(grid.batches, grid.draft_lengths, engine.target.length)
     cells = time_cells(engine, grid, rng)
     timed: list[Sample] = []
     for repetition in range(grid.repeats + 1):
         report(f"repetition {repetition} of {grid.repeats}" if repetition else "warming up")
         samples = list(chain.from_iterable(islice(cells, len(grid.cells))))
         timed += samples if repetition else []
-    held_out = len(grid.cells) // HOLD_OUT_EVERY
-    chosen = {grid.cells[k] for k in rng.choice(len(grid.cells), held_out, replace=False)}
+    chosen = held_out_cells(grid, rng)
     return [
         replace(sample, held_out=(sample.batch, sample.context) in chosen)
         for sample in average(timed, TRIMMED)
     ]
+
+
+def held_out_cells(grid: Grid, rng: np.random.Generator) -> set[tuple[int, int]]:
+    """Cells that are kept from the fit, of full and of padded batches."""
+    chosen: set[tuple[int, int]] = set()
+    for padded in (False, True):
+        cells = [cell for cell in grid.cells if (bucket(cell[0]) != cell[0]) == padded]
+        if cells:
+            count = -(-len(cells) // HOLD_OUT_EVERY)
+            chosen |= {cells[k] for k in rng.choice(len(cells), count, replace=False)}
+    return chosen
 
 
 def time_cells(engine: Engine, grid: Grid, rng: np.random.Generator) -> Iterator[list[Sample]]:
@@ -194,7 +204,8 @@ def _time_cell(
 ) -> list[Sample]:
     """Prefill, offload, restore, then a round with each draft length."""
     longest = max(draft_lengths)
-    running = [engine.start(p, engine.target.length - len(p)) for p in prompts]
+    room = engine.target.length
+    running = [engine.start(p, room - len(p), stopping=Stopping()) for p in prompts]
     samples = [  # with the longest draft, so that the drafter computes its own cache too
         _time_round(engine, running, longest, context, "prefill"),
         _time_offload(engine, running, context),
@@ -232,126 +243,62 @@ def _time_round(
         swaps=len(running) * (kind == "restore"),
         swapped=kv * (kind == "restore"),
     )
-    t, size = engine.times, len(running)
-    return Sample(kind, size, draft_length, context, work, t.caches, t.draft, t.verify, round_ns)
+    t, cell = engine.times, (len(running), draft_length, context)
+    padded = padded_work(engine, contexts, work)
+    parts = (t.caches, t.draft, t.verify, round_ns)
+    return Sample(kind, *cell, work, padded, *parts, captures=t.captures)
+
+
+def padded_work(engine: Engine, contexts: Sequence[int], work: Work) -> Work:
+    """What a round computes and reads: more than its work where passes run in fixed shapes.
+
+    Args:
+        engine: Engine that ran it.
+        contexts: Tokens of each request before it.
+        work: Work of the round, with as many tokens to draft for each request.
+    """
+    if not engine.target.graphed:
+        return work
+    batch, longest, tokens = len(contexts), max(contexts), work.steps + 1
+    verify = engine.target.shape(batch, tokens, longest - 1 + tokens)
+    padded = work._replace(verify=verify.batch * verify.tokens, kv=verify.batch * verify.visible)
+    if work.prefills:
+        fed = [min(PREFILL_CHUNK, n - at) for n in contexts for at in range(0, n, PREFILL_CHUNK)]
+        padded = padded._replace(prefill=sum(map(bucket, fed)))
+    if not isinstance(engine.drafter, DraftModel):
+        return padded
+    steps = [engine.drafter.model.shape(batch, 1, longest + k) for k in range(work.steps)]
+    return padded._replace(
+        drafted=sum(step.batch for step in steps),
+        draft_kv=sum(step.batch * step.visible for step in steps),
+    )
 
 
 def _time_offload(engine: Engine, running: list[Generation], context: int) -> Sample:
     kv = sum(len(g.text) for g in running)
-    work = Work(0, 0, 0, 0, 0, 0, 0, swaps=len(running), swapped=kv)
+    moved = Work(0, 0, 0, 0, 0, 0, 0, swaps=len(running), swapped=kv)
     begin = time.perf_counter_ns()
     for g in running:
         engine.offload(g)
     ns = time.perf_counter_ns() - begin
-    return Sample("offload", len(running), 0, context, work, ns, 0, 0, ns)
+    return Sample("offload", len(running), 0, context, moved, moved, ns, 0, 0, ns)
 
 
 def _mean(repeated: Sequence[Sample], trimmed: float) -> Sample:
     """Work is the same in each repetition, save where the device's rounding is not."""
     times = [(s.caches_ns, s.draft_ns, s.verify_ns, s.round_ns) for s in repeated]
     caches, draft, verify, whole = trim_mean(times, trimmed).tolist()
-    work = Work(*np.rint(np.mean([s.work for s in repeated], axis=0)).astype(int).tolist())
-    first = replace(repeated[0], work=work, caches_ns=caches)
-    return replace(first, draft_ns=draft, verify_ns=verify, round_ns=whole)
-
-
-class Rates(NamedTuple):
-    """Nanoseconds per unit of work: a cost model with two kinds of target tokens."""
-
-    overhead: float
-    target_pass: float
-    verify: float
-    prefill: float
-    kv: float
-    steps: float
-    drafted: float
-    draft_kv: float
-    prefills: float
-    swaps: float
-    swapped: float
-
-    def cost_model(self) -> CostModel:
-        """The cost model; for rates that were fitted with one token rate."""
-        return CostModel(
-            overhead_ns=self.overhead,
-            target_pass_ns=self.target_pass,
-            target_token_ns=self.verify,
-            target_kv_token_ns=self.kv,
-            draft_step_ns=self.steps,
-            draft_token_ns=self.drafted,
-            draft_kv_token_ns=self.draft_kv,
-            prefill_request_ns=self.prefills,
-            swap_request_ns=self.swaps,
-            swap_token_ns=self.swapped,
-        )
-
-
-class Term(NamedTuple):
-    """A part of some samples: which, its time, and the rates that make it up."""
-
-    kinds: tuple[Kind, ...]
-    times: tuple[str, ...]
-    rates: tuple[str, ...]
-
-
-DRAFT = ("steps", "drafted", "draft_kv")
-SWAP = ("swaps", "swapped")
-TERMS = {
-    "prefill": Term(("prefill",), ("caches_ns", "draft_ns"), ("prefill", "prefills", *DRAFT)),
-    "draft": Term(("decode",), ("draft_ns",), DRAFT),
-    "verify": Term(("decode",), ("verify_ns",), ("target_pass", "verify", "kv")),
-    "restore": Term(("restore",), ("caches_ns",), SWAP),
-    "offload": Term(("offload",), ("caches_ns",), SWAP),
-    "round": Term(("prefill", "restore", "decode"), ("round_ns",), Rates._fields),
-}
-
-
-def _counts(samples: Sequence[Sample], term: Term) -> tuple[Floats, Floats]:
-    """Counts of work [samples, rates] and times [samples] of a term, where there was work."""
-    counts, times = [], []
-    for s in samples:
-        known = {"overhead": 1, "target_pass": 1, **s.work._asdict()}
-        row = [known[name] if name in term.rates else 0 for name in Rates._fields]
-        if s.kind in term.kinds and any(row):
-            counts.append(row)
-            times.append(sum(getattr(s, name) for name in term.times))
-    return np.array(counts, np.float64).reshape(-1, len(Rates._fields)), np.array(times, np.float64)
-
-
-def fit(samples: Sequence[Sample], *, one_token_rate: bool = True) -> Rates:
-    """Rates >= 0 with the least sum of squared relative errors over the parts of rounds.
-
-    Args:
-        samples: Samples; those held out are not looked at.
-        one_token_rate: Whether verified and prefilled tokens cost the same, as in the cost model.
-    """
-    seen = [s for s in samples if not s.held_out]
-    parts = [_counts(seen, term) for name, term in TERMS.items() if name != "round"]
-    design = np.concatenate([counts / times[:, None] for counts, times in parts])
-    columns = np.eye(len(Rates._fields))
-    if one_token_rate:
-        verify, prefill = Rates._fields.index("verify"), Rates._fields.index("prefill")
-        columns[prefill] = columns[verify]  # one column counts both
-    design = design @ columns
-    # counts differ by orders of magnitude: without a common scale the solver loses digits
-    scale = np.maximum(np.linalg.norm(design, axis=0), np.finfo(np.float64).tiny)
-    solution, _ = nnls(design / scale, np.ones(len(design)))
-    beyond = [s.round_ns - s.draft_ns - s.verify_ns for s in seen if s.kind == "decode"]
-    rates = Rates(*(columns @ (solution / scale)).tolist())
-    return rates._replace(overhead=float(np.median(beyond)))
-
-
-def compare(samples: Sequence[Sample], rates: Rates) -> dict[str, tuple[Floats, Floats]]:
-    """Measured and fitted nanoseconds of each term that was seen at work."""
-    pairs = {name: _counts(samples, term) for name, term in TERMS.items()}
-    return {name: (times, counts @ rates) for name, (counts, times) in pairs.items() if len(times)}
-
-
-def errors(samples: Sequence[Sample], rates: Rates) -> dict[str, dict[str, float]]:
-    """Absolute relative error of each term on the held-out samples: mean, 90th percentile."""
-    pairs = compare([s for s in samples if s.held_out], rates)
-    relative = {name: np.abs(fitted / measured - 1) for name, (measured, fitted) in pairs.items()}
-    return {
-        name: {"mean": float(e.mean()), "p90": float(np.quantile(e, 0.9)), "samples": len(e)}
-        for name, e in relative.items()
-    }
+    work, padded = (
+        Work(*np.rint(np.mean(counts, axis=0)).astype(int).tolist())
+        for counts in ([s.work for s in repeated], [s.padded for s in repeated])
+    )
+    return replace(
+        repeated[0],
+        work=work,
+        padded=padded,
+        caches_ns=caches,
+        draft_ns=draft,
+        verify_ns=verify,
+        round_ns=whole,
+        captures=sum(s.captures for s in repeated),
+    )

@@ -13,16 +13,22 @@ from itertools import chain, islice
 
 import numpy as np
 
-from laps_env.live.engine.engine import Stopping
 from laps_env.live.engine.loading import Pair
 from laps_env.live.measure.agreement import Exactness, Metrics
-from laps_env.live.measure.calibration import Grid, Sample, average, fit, time_cells
-from laps_env.live.measure.side_by_side import Servers, Settings, record_questions
+from laps_env.live.measure.calibration import Grid, Sample, average, time_cells
+from laps_env.live.measure.fitting import fit
+from laps_env.live.measure.side_by_side import (
+    Servers,
+    Settings,
+    record_questions,
+    shared_engine,
+)
 from laps_env.live.prompts import partition, read_questions
 from laps_env.sim.costs import CostModel
 from laps_env.sim.server_model import ServerModel
 from laps_env.traces import AcceptanceTrace
 from laps_env.utils.checks import check_count
+from laps_env.workloads import Workload
 
 #: Live episodes advance by so many seconds of their own clocks in a turn.
 TURN_S = 1.0
@@ -31,10 +37,10 @@ TURN_S = 1.0
 CELLS_PER_TURN = 3
 
 
-def calibration_grid(trace: AcceptanceTrace, server: ServerModel) -> Grid:
+def calibration_grid(asked: AcceptanceTrace | Workload, server: ServerModel) -> Grid:
     """A small grid around what the workload does: its batches, draft length and contexts."""
     size, n = max(server.batch_size, 2), server.reference_draft_length
-    halfway = trace.prompt_tokens + trace.output_tokens // 2
+    halfway = asked.prompt_tokens + asked.output_tokens // 2
     short, usual, long = np.maximum(np.quantile(halfway, (0.1, 0.5, 0.9)).astype(int), 4).tolist()
     return Grid(
         batches=tuple(sorted({1, max(size // 4, 1), size // 2, (3 * size) // 4, size})),
@@ -69,7 +75,9 @@ class Findings:
     """What was measured.
 
     Attributes:
-        corrected: Positions of the recording that were near-ties of the models.
+        corrected: Positions of the recording that were near-ties of the models; 0 where acceptance
+            is recorded.
+        captures: Passes of a new shape in live rounds under the measured clock; should be 0.
         grid: Grid of the calibrations.
         saturation_rps: Saturation of the replay under `Repetition.arrivals`, requests per second.
         exact: Agreement under the calibrated clock, policy by policy.
@@ -78,6 +86,7 @@ class Findings:
     """
 
     corrected: int
+    captures: int
     grid: Grid
     saturation_rps: float
     exact: list[Exactness]
@@ -96,10 +105,10 @@ def run(
 ) -> Findings:
     """Compare live and replay.
 
-    The episodes under the calibrated clock come first: they also warm the live engines up.
+    The episodes under the calibrated clock come first: they also warm the processor up.
 
     Args:
-        pair: Pair of models, float32.
+        pair: Pair of models; in float32 where acceptance is live.
         settings: Settings of what is served.
         repetitions: Number of repetitions, >= 2, so that the noise is known.
         done: Repetitions of an earlier run with the same settings.
@@ -110,13 +119,10 @@ def run(
         ValueError: Too few repetitions, or an error of `LiveServer`.
     """
     check_count("repetitions", repetitions, least=2)
-    questions = read_questions(settings.prompts)
-    categories = sorted({q.category for q in questions})
-    report("recording the prompts")
-    asked = partition(questions)["test"]
-    trace = record_questions(pair, asked, categories, settings.max_new_tokens)
-    grid = calibration_grid(trace, settings.server())
-    engine = pair.engine(slots=max(grid.batches), length=grid.slot_length, stopping=Stopping())
+    trace = None if settings.acceptance == "recorded" else _record(pair, settings, report)
+    grid = calibration_grid(trace or settings.workload(), settings.server())
+    engine = shared_engine(pair, settings, grid)
+    engine.warm_up(grid.batches, grid.draft_lengths, grid.slot_length)
 
     def cells(seed: int) -> Iterator[list[Sample]]:
         return time_cells(engine, grid, np.random.default_rng(seed))
@@ -127,7 +133,7 @@ def run(
     first = average(take(warming, len(grid.cells)))
     kept = list(done)
     arrivals = kept[0].arrivals if kept else fit(first).cost_model()
-    servers = Servers(pair, settings, trace, arrivals)
+    servers = Servers(pair, settings, trace, arrivals, engine)
     exact = []
     for policy in settings.policies:
         report(f"calibrated clock: {policy}")
@@ -139,7 +145,8 @@ def run(
         kept.append(Repetition(arrivals, average(samples), plays))
         keep(kept[-1])
     return Findings(
-        corrected=trace.info.provenance["corrected_positions"],
+        corrected=trace.info.provenance["corrected_positions"] if trace else 0,
+        captures=servers.captures,
         grid=grid,
         saturation_rps=servers.saturation_rps,
         exact=exact,
@@ -149,6 +156,15 @@ def run(
             for policy in settings.policies
         },
     )
+
+
+def _record(pair: Pair, settings: Settings, report: Callable[[str], None]) -> AcceptanceTrace:
+    """What the pair says to the prompts of the *test* part."""
+    report("recording the prompts")
+    questions = read_questions(settings.prompts)
+    categories = sorted({q.category for q in questions})
+    asked = partition(questions)["test"]
+    return record_questions(pair, asked, categories, settings.max_new_tokens)
 
 
 def take_turns(

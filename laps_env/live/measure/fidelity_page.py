@@ -100,7 +100,7 @@ def compare(
     """Measure what the journal does not hold, and compare.
 
     Args:
-        pair: Models in float32.
+        pair: Models; in float32 where acceptance is live.
         settings: Settings of what is served.
         repetitions: Repetitions of the live episodes, >= 2.
         journal: Journal of this comparison.
@@ -135,7 +135,10 @@ def _row_of(repetition: Repetition) -> dict[str, Any]:
 
 
 def _read_repetition(row: dict[str, Any]) -> Repetition:
-    samples = [Sample(**{**s, "work": Work(**s["work"])}) for s in row["samples"]]
+    samples = [
+        Sample(**{**s, "work": Work(**s["work"]), "padded": Work(**s["padded"])})
+        for s in row["samples"]
+    ]
     return Repetition(CostModel(**row["arrivals"]), samples, row["plays"])
 
 
@@ -310,11 +313,16 @@ def measured_where(about: dict[str, Any]) -> str:
 def method(settings: Settings, findings: Findings) -> list[str]:
     """How it was measured, an item each."""
     grid, server = findings.grid, settings.server()
+    limit = f", at most {settings.max_new_tokens} output tokens"
+    recorded = settings.acceptance == "recorded"
     return [
-        "The prompts are recorded once: acceptance at every position of each text, at "
+        "All passes are real; how much of a draft counts as accepted, and where a text ends, is "
+        "that of the scenario's workload on both sides, and prompts are random tokens."
+        if recorded
+        else "The prompts are recorded once: acceptance at every position of each text, at "
         f"{findings.corrected} of them by a round instead of the pass over the text (near-ties).",
         f"Scenario `{settings.scenario}`: batch {server.batch_size}, draft length "
-        f"{server.draft_length}, at most {settings.max_new_tokens} output tokens. Arrivals are "
+        f"{server.draft_length}{'' if recorded else limit}. Arrivals are "
         f"fixed times, the same for all: {settings.load:g} of {findings.saturation_rps:.3g} "
         "requests per second, the saturation of the replay under the first calibration.",
         "A repetition is a live episode of every policy under the measured clock, and a "
@@ -345,6 +353,7 @@ def raw(result: Result) -> dict[str, Any]:
         "settings": asdict(result.settings),
         "saturation_rps": findings.saturation_rps,
         "corrected_positions": findings.corrected,
+        "captures": findings.captures,
         "exact": [asdict(row) for row in findings.exact],
         "repetitions": [_row_of(repetition) for repetition in findings.repetitions],
         "replay": findings.replay,

@@ -13,19 +13,21 @@ from gymnasium.vector import AutoresetMode
 from laps_env import policies
 from laps_env.envs.vector import SpecDecodeReplayVectorEnv
 from laps_env.evaluation.grid import TEST_SEEDS
+from laps_env.live.engine.engine import Engine
 from laps_env.live.engine.loading import Pair
-from laps_env.live.engine.verification import Decoding
-from laps_env.live.env import LiveServer, prompt_requests
+from laps_env.live.env import Judge
 from laps_env.live.measure.agreement import METRICS, Exactness, Metrics, compare_rounds
+from laps_env.live.measure.calibration import Grid
 from laps_env.live.measure.recording import Recorder, assemble
 from laps_env.live.prompts import DEMO_PROMPTS, Question, encode
+from laps_env.live.server import MARGIN, LiveServer, PromptServer, RecordedServer, prompt_requests
 from laps_env.policies import Policy
 from laps_env.sim.costs import CostModel
 from laps_env.sim.server_model import ServerModel
 from laps_env.traces import AcceptanceTrace, TraceInfo
 from laps_env.workloads import Workload
 from laps_env.workloads.requests import RecordedRequests
-from laps_env.workloads.scenarios import get_scenario
+from laps_env.workloads.scenarios import Scenario, get_scenario
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,10 @@ class Settings:
     Attributes:
         scenario: Scenario by name; arrivals, batch and pool are taken from it, costs and saturation
             measured.
-        prompts: Prompt files; the *test* questions are asked.
+        acceptance: Judge of the drafts, as of `laps_env.live.env.SpecDecodeLive`.
+        prompts: Prompt files; the *test* questions are asked, where acceptance is live.
         num_requests: Requests of the one workload.
-        max_new_tokens: Most output tokens of a request.
+        max_new_tokens: Most output tokens of a request, where acceptance is live.
         load: Arrival rate over the replay's saturation under the first calibration.
         policies: Names for `laps_env.policies.make`.
         draft_length: Tokens drafted a round; the scenario's by default.
@@ -48,6 +51,7 @@ class Settings:
     """
 
     scenario: str = "demo"
+    acceptance: Judge = "live"
     prompts: tuple[str, ...] = (DEMO_PROMPTS,)
     num_requests: int = 24
     max_new_tokens: int = 96
@@ -73,6 +77,34 @@ class Settings:
         server = get_scenario(self.scenario).server
         chosen = server.draft_length if self.draft_length is None else self.draft_length
         return server.with_changes(draft_length=chosen)
+
+    @property
+    def slots(self) -> int:
+        """Slots of an episode's request table."""
+        return max(self.num_requests, self.server().batch_size)
+
+    def workload(self) -> Workload:
+        """Requests of the scenario itself, which are served where acceptance is recorded."""
+        return get_scenario(self.scenario).workload(
+            load=self.load,
+            num_requests=self.num_requests,
+            split="test",
+            seed=TEST_SEEDS.start,
+        )
+
+
+def shared_engine(pair: Pair, settings: Settings, grid: Grid) -> Engine:
+    """One engine for the episodes of all policies, which take turns, and the calibration."""
+    if settings.acceptance == "recorded":
+        workload = settings.workload()
+        longest = int((workload.prompt_tokens + workload.output_tokens).max())
+    else:
+        requests = prompt_requests(pair, settings.prompts, settings.max_new_tokens)
+        longest = requests.longest + requests.limit
+    return pair.engine(
+        slots=max(settings.slots * len(settings.policies), *grid.batches),
+        length=max(longest + MARGIN, grid.slot_length),
+    )
 
 
 def record_questions(
@@ -125,46 +157,55 @@ class Servers:
     Args:
         pair: Pair of models that both serve.
         settings: Settings of what is served.
-        trace: Acceptance of the prompts (`record_questions`).
+        trace: Acceptance of the prompts (`record_questions`); None where acceptance is recorded.
         cost: Cost model of the calibrated clock, and of the saturation that the load is a fraction
             of.
+        engine: Engine of all live episodes (`shared_engine`).
 
     Attributes:
         saturation_rps: Saturation of the replay, requests per second.
         workload: Workload of the live server.
         known: Workload of the replay.
+        captures: Passes of a new shape in rounds of the measured clock, which they should not hold.
     """
 
     def __init__(
-        self, pair: Pair, settings: Settings, trace: AcceptanceTrace, cost: CostModel
+        self,
+        pair: Pair,
+        settings: Settings,
+        trace: AcceptanceTrace | None,
+        cost: CostModel,
+        engine: Engine,
     ) -> None:
         self.rules = settings.rules()
         server = settings.server().with_changes(cost=cost)
         scenario = replace(get_scenario(settings.scenario), server=server)
-        requests = RecordedRequests(trace, trace, name="recorded prompts")
-        scenario = scenario.with_requests(requests).with_saturation()
-        self.saturation_rps = scenario.saturation("test")
+        if trace is not None:
+            requests = RecordedRequests(trace, trace, name="recorded prompts")
+            scenario = scenario.with_requests(requests)
+        self._scenario = scenario.with_saturation()
+        self.saturation_rps = self._scenario.saturation("test")
         self._options: dict[str, Any] = {
             "load": settings.load,
             "num_requests": settings.num_requests,
-            "slots": max(settings.num_requests, server.batch_size),
+            "slots": settings.slots,
             "split": "test",
         }
         self._live = {
-            policy: LiveServer(
-                pair,
-                prompt_requests(pair, settings.prompts, settings.max_new_tokens),
-                Decoding(),
-                "measured",
-                scenario=scenario,
-                **self._options,
-            )
-            for policy in settings.policies
+            policy: self._serving(pair, settings, self._scenario) for policy in settings.policies
         }
+        for live in self._live.values():
+            live.share(engine)
+        self.captures = 0
         options = next(iter(self._live.values())).options
-        self._scenario = options.get_scenario()
         self.workload = options.workload(TEST_SEEDS.start, episode=0)
-        self.known = replay_workload(self.workload, trace)
+        self.known = self.workload if trace is None else replay_workload(self.workload, trace)
+
+    def _serving(self, pair: Pair, settings: Settings, scenario: Scenario) -> LiveServer:
+        if settings.acceptance == "recorded":
+            return RecordedServer(pair, "measured", scenario=scenario, **self._options)
+        requests = prompt_requests(pair, settings.prompts, settings.max_new_tokens)
+        return PromptServer(pair, "measured", requests, scenario=scenario, **self._options)
 
     def play_live(self, policy: str) -> Generator[float, None, Metrics]:
         """An episode under the measured clock: yields each step's seconds, returns the metrics."""
@@ -172,6 +213,7 @@ class Servers:
         live.clock = "measured"
         for seconds, _ in self._follow(policy, live, self.workload):
             yield seconds
+        self.captures += live.captures
         return _metrics(live)
 
     def play_replay(self, policy: str, cost: CostModel) -> Metrics:

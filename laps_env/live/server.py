@@ -1,0 +1,319 @@
+"""Vector environments of one whose rounds really run: what is behind `laps_env.live.env`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode
+
+from laps_env.envs.vector import SpecDecodeReplayVectorEnv
+from laps_env.live.engine.acceptance import Recorded
+from laps_env.live.engine.engine import Engine, Generation, RoundResult, Stopping
+from laps_env.live.engine.loading import Pair
+from laps_env.live.engine.verification import Decoding
+from laps_env.live.prompts import read_questions
+from laps_env.live.requests import PromptRequests
+from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
+from laps_env.sim.loops import (
+    close_as_measured,
+    close_at_cost,
+    open_for_work,
+    open_scores,
+    open_sequential,
+)
+from laps_env.utils.splits import as_split
+from laps_env.workloads import Workload
+from laps_env.workloads.length_model import LengthModel
+from laps_env.workloads.scenarios import Scenario, get_scenario
+
+Clock = Literal["measured", "calibrated"]
+
+#: Tokens that a slot holds beyond a text: a draft may run past its end.
+MARGIN = MAX_DRAFT_LENGTH + 1
+
+
+class LiveServer(SpecDecodeReplayVectorEnv):
+    """The table of the replay before real rounds; what is served is for others to say.
+
+    Args:
+        pair: Models that serve.
+        clock: Clock of the rounds.
+        decoding: Choice of tokens.
+        **options: Options of the vector environment.
+
+    Attributes:
+        captures: Passes of a new shape in the rounds of this episode (`RoundTimes.captures`).
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        clock: Clock,
+        *,
+        decoding: Decoding | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(1, autoreset_mode=AutoresetMode.DISABLED, **options)
+        self.pair, self.clock = pair, clock
+        self.generations: list[Generation] = []
+        self.captures = 0
+        self._decoding = decoding
+        self._engine: Engine | None = None
+        self._reset_at = self._moved_at = self._in_rounds_ns = 0
+
+    @property
+    def engine(self) -> Engine:
+        """The engine; there is one from the first reset on."""
+        assert self._engine is not None
+        return self._engine
+
+    def share(self, engine: Engine) -> None:
+        """Serve from the next reset on with an engine that others use too.
+
+        Args:
+            engine: Engine with slots for the requests of all.
+        """
+        self._engine = engine
+
+    def longest(self, workload: Workload) -> int:
+        """Most tokens of a text, prompt and output."""
+        return int((workload.prompt_tokens + workload.output_tokens).max())
+
+    def check(self, workload: Workload) -> None:
+        """Raise ``ValueError`` for a workload that this server cannot serve."""
+        if workload.draft_schedule is not None:
+            raise ValueError("workload: expected no draft schedule on a live server, got one")
+
+    def begin(self, workload: Workload) -> list[Generation]:
+        """A sequence for each request."""
+        raise NotImplementedError
+
+    def note(self, index: int, generation: Generation, result: RoundResult) -> None:
+        """Tell the kernel what a round did for the request in slot ``index``."""
+
+    def _reset_one(self, index: int, options: dict[str, Any] | None = None) -> None:
+        super()._reset_one(index, options)
+        workload = super().workload(index)
+        self.check(workload)
+        for generation in self.generations:
+            self.engine.drop(generation)
+        self.generations = []
+        self._make_ready(workload)
+        self.generations = self.begin(workload)
+        self._in_rounds_ns = self.captures = 0
+        self._reset_at = self._moved_at = time.perf_counter_ns()
+
+    def _make_ready(self, workload: Workload) -> None:
+        """An engine whose slots hold the longest text, and no measured round has to wait for."""
+        length = self.longest(workload) + MARGIN
+        if self._engine is None or self._engine.target.length < length:
+            self._engine = None  # its caches leave the device before others are made
+            self._engine = self.pair.engine(
+                slots=self.options.slots, length=length, decoding=self._decoding
+            )
+        if self.clock == "measured":
+            batches = range(1, self.options.server.batch_size + 1)
+            self.engine.warm_up(batches, self._draft_lengths(workload), length - MARGIN)
+
+    def _draft_lengths(self, workload: Workload) -> Sequence[int]:
+        """Draft lengths that may come up, those that a workload cuts among them."""
+        given = self.options.server.draft_length
+        if isinstance(given, str):
+            return range(MAX_DRAFT_LENGTH + 1)
+        cut = workload.max_draft is not None and int(workload.max_draft.min()) < given
+        return range(given + 1) if cut else [given]
+
+    def _move(self, actions: npt.NDArray[Any], skip: npt.NDArray[np.bool_]) -> None:
+        simulation = self.simulation
+        constants, state = simulation.constants, simulation.state
+        scale = self.options.reward_scale
+        if self.options.interface == "sequential":
+            starts = open_sequential(constants, state, int(actions[0]), scale)
+        else:
+            starts = open_scores(constants, state, -actions[0].astype(np.float64))
+        if not starts:
+            return
+        self._work(open_for_work(constants, state))
+        times = self.engine.times
+        self._in_rounds_ns += times.total
+        self.captures += times.captures
+        if self.clock == "calibrated":
+            close_at_cost(constants, state, scale)
+        else:
+            close_as_measured(constants, state, scale, times.total, times.draft, times.verify)
+        self._moved_at = time.perf_counter_ns()
+
+    def _work(self, draft_length: int) -> None:
+        """Run the round for the picked slots."""
+        state = self.simulation.state
+        slots = state.slots[0]
+        self._evict(slots)
+        picked = state.batch[0, : state.servers[0]["picked"]]
+        chosen = [self.generations[slots[index]["request"]] for index in picked]
+        results = self.engine.run_round(chosen, draft_length)
+        for index, generation, result in zip(picked, chosen, results, strict=True):
+            self.note(index, generation, result)
+
+    def _evict(self, slots: npt.NDArray[Any]) -> None:
+        """Take off the device what the kernel has evicted."""
+        for slot in slots[(slots["request"] >= 0) & (slots["resident"] == 0)]:
+            generation = self.generations[slot["request"]]
+            if generation.slot is not None:
+                leave = self.engine.offload if slot["swapped"] else self.engine.drop
+                leave(generation)
+
+    def summary(self, index: int = 0) -> dict[str, Any]:
+        """Metrics of the episode so far, ``scheduling_s`` and ``texts``."""
+        outside = self._moved_at - self._reset_at - self._in_rounds_ns
+        return {
+            **super().summary(index),
+            "scheduling_s": outside * 1e-9,
+            "texts": tuple(
+                self.pair.tokenizer.decode(g.output, skip_special_tokens=True)
+                for g in self.generations
+            ),
+        }
+
+
+class PromptServer(LiveServer):
+    """Prompts are answered: how long the texts become and what is accepted comes true on the way.
+
+    Args:
+        pair, clock: See `LiveServer`.
+        requests: Prompts, in place of the scenario's requests.
+        scenario: Scenario whose server and arrivals count.
+        **options: Other arguments of `LiveServer`.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        clock: Clock,
+        requests: PromptRequests,
+        *,
+        scenario: str | Scenario,
+        **options: Any,
+    ) -> None:
+        served = replace(get_scenario(scenario), requests=requests)
+        super().__init__(pair, clock, scenario=served, **options)
+        self.requests = requests
+
+    def longest(self, workload: Workload) -> int:
+        """Most tokens of a prompt and its answer."""
+        return self.requests.longest + self.requests.limit
+
+    def check(self, workload: Workload) -> None:
+        """Raise ``ValueError`` for a workload without prompts, or with a draft schedule."""
+        if workload.source_index is None or workload.draft_schedule is not None:
+            raise ValueError(
+                "workload: expected one of this environment's own, with prompts and no draft "
+                "schedule, got another"
+            )
+
+    def begin(self, workload: Workload) -> list[Generation]:
+        """The prompts, each with its limit."""
+        assert workload.source_index is not None  # checked
+        prompts = self.requests.prompts(as_split(self.options.split))
+        asked = zip(workload.source_index, workload.output_tokens, strict=True)
+        return [
+            self.engine.start(prompts[source].tokens, int(limit), seed=number)
+            for number, (source, limit) in enumerate(asked)
+        ]
+
+    def note(self, index: int, generation: Generation, result: RoundResult) -> None:
+        """What was drafted and accepted at the request's position, and the length of its text."""
+        state = self.simulation.state
+        slot = state.slots[0, index]
+        request = state.requests[0, slot["request"]]
+        position = request["offset"] + slot["generated"]
+        state.accepted_length[0, position] = result.accepted
+        state.max_draft[0, position] = result.drafted
+        if generation.finished:
+            request["output_tokens"] = len(generation.output)
+
+    def workload(self, index: int = 0) -> Workload:
+        """What has come true of the workload: unfinished texts count with their limit.
+
+        Acceptance is known where a round began, and 0 elsewhere.
+        """
+        workload = super().workload(index)
+        requests = self.simulation.requests(index)
+        state = self.simulation.state
+        lengths = requests["output_tokens"].astype(np.int64)
+        flat = np.concatenate(
+            [
+                np.arange(length) + start
+                for length, start in zip(lengths, requests["offset"], strict=True)
+            ]
+        )
+        return replace(
+            workload,
+            output_tokens=lengths,
+            accepted_length=state.accepted_length[index, flat],
+            max_draft=state.max_draft[index, flat],
+        )
+
+
+class RecordedServer(LiveServer):
+    """Any workload of the replay is served: random prompts of its lengths, its accepted lengths.
+
+    All passes are real; only how much of a draft counts, and where a text ends, is recorded.
+    """
+
+    def check(self, workload: Workload) -> None:
+        """Raise ``ValueError`` for a draft schedule, or requests beyond the models' context."""
+        super().check(workload)
+        room, longest = self.pair.context - MARGIN, self.longest(workload)
+        if longest > room:
+            raise ValueError(
+                f"workload: expected requests of at most {room} tokens in the models' context, "
+                f"got one of {longest}"
+            )
+
+    def begin(self, workload: Workload) -> list[Generation]:
+        """A prompt of random tokens for each request."""
+        vocabulary = self.pair.target.config.get_text_config().vocab_size
+        rng = np.random.default_rng(0)
+        begun = []
+        for prompt, limit, first in zip(
+            workload.prompt_tokens, workload.output_tokens, workload.offset, strict=False
+        ):
+            own = slice(first, first + limit)
+            recorded = Recorded(
+                workload.accepted_length[own].tolist(),
+                None if workload.max_draft is None else workload.max_draft[own].tolist(),
+            )
+            begun.append(
+                self.engine.start(
+                    rng.integers(vocabulary, size=prompt).tolist(),
+                    int(limit),
+                    acceptance=recorded,
+                    stopping=Stopping(),
+                )
+            )
+        return begun
+
+
+def prompt_requests(pair: Pair, prompts: Sequence[str], max_new_tokens: int) -> PromptRequests:
+    """Requests from prompt files, in the tokens of a pair, with predicted lengths.
+
+    Args:
+        pair: Models that will serve them.
+        prompts: Prompt files (`laps_env.live.prompts.read_questions`).
+        max_new_tokens: Most output tokens of a request.
+
+    Raises:
+        ValueError: A prompt is longer than the context, or there are too few.
+    """
+    return PromptRequests(
+        read_questions(prompts),
+        pair.tokenizer,
+        limit=max_new_tokens,
+        context=pair.context - MARGIN,
+        length_model=LengthModel.load(),
+    )
