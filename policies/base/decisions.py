@@ -1,4 +1,4 @@
-"""From an observation to actions: what `laps_env.policies.Policy.predict` does in compiled code."""
+"""Actions from observations: what `laps_env.policies.Policy.predict` does in compiled code."""
 
 from __future__ import annotations
 
