@@ -92,6 +92,8 @@ class Evaluate(Command):
     """Live: auto, float32, bfloat16 or float16."""
     clock: str = "measured"
     """Live: measured or calibrated."""
+    acceptance: Literal["live", "recorded"] = "live"
+    """Live: who judges drafts, the target, or the scenario's recording over any weights."""
     max_new_tokens: int = 128
     """Live: most output tokens of a request."""
     json: File = None
@@ -248,6 +250,7 @@ class Evaluate(Command):
             pair,
             keep=None if report is None else report.add,
             clock=self.clock,
+            acceptance=self.acceptance,
             max_new_tokens=self.max_new_tokens,
             **({} if self.prompts is None else {"prompts": (self.prompts,)}),
         )
