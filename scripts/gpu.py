@@ -1,4 +1,4 @@
-"""Find out in minutes what this project wants to know of a GPU: `make gpu`.
+"""Find out in minutes what this project wants to know of a GPU: ``make gpu``.
 
     python scripts/gpu.py --out runs/gpu --minutes 10
     python scripts/gpu.py --out runs/gpu-tiny --tiny
@@ -78,7 +78,10 @@ def begin(options: Options) -> Campaign:
         return new
     known = read(path)
     if replace(known, steps={}) != new:
-        raise ValueError(f"{path}: expected results of this device and software, got others")
+        raise ValueError(
+            f"{path}: expected results of this device, these versions and this kind of run, got "
+            "others: name another folder by --out"
+        )
     return known
 
 
@@ -87,6 +90,7 @@ def chosen(options: Options) -> dict[str, Step]:
     out = options.out.resolve()
     steps = campaign(out)
     if options.tiny:
+        os.environ["OMP_NUM_THREADS"] = "1"  # barriers between threads cost more than tiny models
         model = out / "tiny-model"
         save_model(model)
         steps = {name: dry(step, model) for name, step in steps.items()}

@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,8 @@ CHAIN, CALLS = 1000, 20
 SLOT_LENGTH, WIDTH = 1280, 128
 
 #: Batch, tokens, and positions of the first of them, of passes that are timed.
-PASSES = ((1, 1, 200), (1, 1, 900), (1, 5, 200), (8, 5, 200), (8, 5, 900), (32, 1, 200)) + (
-    (32, 5, 200),
-    (32, 5, 900),
-    (1, 512, 0),
-)
+PASSES = [(1, 1, 200), (1, 1, 900), (1, 5, 200), (1, 512, 0), (8, 5, 200), (8, 5, 900)]
+PASSES += [(32, 1, 200), (32, 5, 200), (32, 5, 900)]
 
 
 class Bench:
@@ -116,8 +114,8 @@ def copies(bench: Bench) -> dict[str, float]:
     host = torch.empty(here.shape, dtype=here.dtype)
     found = {}
     for name, there in (("pageable", host), ("pinned", host.pin_memory())):
-        found[f"{name} to host"] = here.nbytes / bench.median(lambda t=there: t.copy_(here))
-        found[f"{name} to device"] = here.nbytes / bench.median(lambda t=there: here.copy_(t))
+        found[f"{name} to host"] = here.nbytes / bench.median(partial(there.copy_, here))
+        found[f"{name} to device"] = here.nbytes / bench.median(partial(here.copy_, there))
     return found
 
 
@@ -213,7 +211,7 @@ def attentions(
         tokens: Tokens that each feeds, its last ones.
         visible: Tokens of each slot that are read.
     """
-    make = {"device": bench.device, "dtype": torch.bfloat16}
+    make: dict[str, Any] = {"device": bench.device, "dtype": torch.bfloat16}
     # a slot's tokens lie one behind the other, so that all slots are one long sequence
     key, value = (torch.randn(batch + 1, SLOT_LENGTH, shared, WIDTH, **make) for _ in range(2))
     query = torch.randn(batch, tokens, 32, WIDTH, **make)
@@ -225,13 +223,13 @@ def attentions(
     by_head = key.transpose(1, 2).contiguous(), value.transpose(1, 2).contiguous()
 
     def gathered() -> Tensor:
-        seen = (part[slots, :, :visible] for part in by_head)
-        return grouped_attention(torch.nn.Module(), query.transpose(1, 2), *seen, mask)[0]
+        keys, values = (part[slots, :, :visible] for part in by_head)
+        return grouped_attention(torch.nn.Module(), query.transpose(1, 2), keys, values, mask)[0]
 
     yield "gathered", gathered
     if not bench.on_gpu:
         return
-    whole = {"device": bench.device, "dtype": torch.int32}
+    whole: dict[str, Any] = {"device": bench.device, "dtype": torch.int32}
     ends = torch.arange(0, batch * tokens + 1, tokens, **whole)
     begins = torch.arange(0, (batch + 1) * SLOT_LENGTH, SLOT_LENGTH, **whole)
     used = torch.full((batch,), visible, **whole)
@@ -259,12 +257,12 @@ def captures(bench: Bench) -> dict[str, Any]:
         for batch, tokens, start in PASSES if bench.on_gpu else PASSES[:3]:
             given = list(range(batch)), [[1] * tokens] * batch, [start] * batch
             free = free_bytes(bench)
-            first = bench.seconds(lambda g=given: slots.forward(*g))
+            first = bench.seconds(partial(slots.forward, *given))
             taken = free - free_bytes(bench)
-            later = bench.median(lambda g=given: slots.forward(*g))
+            later = bench.median(partial(slots.forward, *given))
             about = {"role": role, "batch": batch, "tokens": tokens, "start": start}
-            times = {"first_s": first, "pass_s": later, "floor_s": floor, "taken_bytes": taken}
-            found.append({**about, **times})
+            times = {"first_s": first, "pass_s": later, "floor_s": floor}
+            found.append({**about, **times, "taken_bytes": taken})
     return {"passes": found}
 
 

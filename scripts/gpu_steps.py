@@ -50,7 +50,7 @@ def marked_tests(folder: Path = ROOT / "tests") -> Iterator[Marked]:
                 ast.unparse(mark) == "pytest.mark.gpu" for mark in node.decorator_list
             ):
                 about = ast.get_docstring(node) or node.name.removeprefix("test_").replace("_", " ")
-                yield Marked(path.name, node.name, about)
+                yield Marked(path.name, node.name, " ".join(about.split()))
 
 
 def tests(result: Path, *, demo: bool) -> tuple[str, ...]:

@@ -15,11 +15,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 #: Seconds that a step may take: on a small machine, beside others.
 LIMIT_S = 180
 
-#: Options by command in place of the real ones; each is small in its own way.
+#: Options by command in place of the real ones.
 SMALL = {
     "scripts/gpu_probe.py": "",
     "calibrate": "--batches 1,2 --draft-lengths 0,2 --contexts 8,16 --repeats 1",
-    "fidelity": "--num-requests 4 --max-new-tokens 8 --repetitions 2 --policies fcfs,laps_sd",
+    "fidelity": "--num-requests 4 --max-new-tokens 8 --repetitions 2 --policies fcfs,laps_sd"
+    " --scenario math-batch8-8b",
     "scripts/bench_live.py": "--num-prompts 2 --limit 4 --draft-lengths 0 1 --repeats 1",
 }
 
