@@ -145,6 +145,19 @@ def test_results_of_a_gpu_become_tables_and_calibrations(tmp_path: Path) -> None
     assert shipped.read_bytes() == (tmp_path / "calibrate_7b.json").read_bytes()
 
 
+def test_attention_in_place_is_asked_for_as_torch_takes_it() -> None:
+    """By tensors without values, as a GPU would be asked: shapes, types and arguments are right."""
+    import gpu_probe
+
+    class FakeGpu(gpu_probe.Bench):
+        on_gpu = True
+
+    for shared, batch, tokens in ((32, 1, 1), (8, 3, 8)):
+        ways = dict(gpu_probe.attentions(FakeGpu("meta", "", ""), shared, batch, tokens, 1024))
+        assert list(ways) == ["gathered", "in place"]
+        assert {way().shape for way in ways.values()} == {(batch, tokens, 32, 128)}
+
+
 def test_figures_are_those_of_the_files() -> None:
     import gpu_pages as pages
 
