@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 # The tested versions; a machine with a GPU may want others (see constraints.txt).
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help venv evaluate test fuzz faults bench lint docs train tune reproduce demo-models wheel clean
+.PHONY: help venv evaluate test fuzz faults bench lint docs train tune reproduce demo-models gpu wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ reproduce: $(VENV)/.evaluate  ## write docs/reproduction.md: the paper's claims 
 
 demo-models: $(VENV)/.demo  ## fetch the demo's target into models/ (93 MB, makes 0.5 GB)
 	$(RUN) scripts/demo_models.py $(ARGS)
+
+gpu: $(VENV)/.dev  ## measure what is to know of a GPU, into runs/gpu (ARGS=--tiny: try it on the CPU)
+	$(RUN) scripts/gpu.py $(ARGS)
 
 wheel: $(VENV)/.dev  ## build the source archive and the wheel into dist/
 	$(RUN) -m build --no-isolation

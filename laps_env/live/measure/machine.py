@@ -16,7 +16,16 @@ from laps_env.live.engine.loading import Pair
 
 def describe(pair: Pair) -> dict[str, Any]:
     """Time, device, software, models and type, as results files have them."""
-    device = pair.target.device
+    return {
+        **describe_device(pair.target.device),
+        # of a folder its name: where it lay on this machine is nobody else's business
+        "models": {"target": Path(pair.target_name).name, "draft": Path(pair.draft_name).name},
+        "dtype": str(pair.target.dtype).removeprefix("torch."),
+    }
+
+
+def describe_device(device: torch.device) -> dict[str, Any]:
+    """Time, device and software."""
     gpu = device.type == "cuda"
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -32,9 +41,6 @@ def describe(pair: Pair) -> dict[str, Any]:
             "transformers": version("transformers"),
             "laps_env": version("laps-env"),
         },
-        # of a folder its name: where it lay on this machine is nobody else's business
-        "models": {"target": Path(pair.target_name).name, "draft": Path(pair.draft_name).name},
-        "dtype": str(pair.target.dtype).removeprefix("torch."),
     }
 
 
