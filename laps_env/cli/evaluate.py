@@ -28,7 +28,7 @@ QUICK: dict[str, Any] = {
     "scenario": ("mixed-serial-8b", "mixed-batch8-135m"),
     "loads": (0.9,),
     "episodes": 8,
-    "requests": 300,
+    "requests": 600,
 }
 
 #: What ``--env live`` puts in place of the defaults: a real server takes minutes, not seconds.
