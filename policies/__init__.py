@@ -48,9 +48,6 @@ from laps_env.sim.observation import (
 )
 from laps_env.utils.jit import inlined, prepare, rule
 
-if __name__ != "laps_env.policies":
-    raise ImportError(f"{__name__}: expected import as laps_env.policies (twin classes otherwise)")
-
 __all__ = [
     "ACCEPTED",
     "ARRIVAL_NUMBER",
