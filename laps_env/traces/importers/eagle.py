@@ -25,8 +25,7 @@ from laps_env.traces.importers.records import (
     Paths,
     Text,
     file_category,
-    listed,
-    parse_records,
+    read_files,
 )
 from laps_env.traces.importers.runs import Fill, bernoulli_fill
 from laps_env.traces.importers.totals import RequestTotals, build_from_totals
@@ -86,11 +85,12 @@ def import_eagle(
     """
     check_count("draft_length", draft_length, most=MAX_RUN)
     known = read_questions(questions)
-    files = {}
-    for path in listed(paths):
-        reader = _Reader(draft_length, known, category or file_category(path))
-        lines = parse_records(path, reader.requests, on_error=on_error, left_out=left_out)
-        files[path] = [request for line in lines for request in line]
+    files = read_files(
+        paths,
+        lambda path: _Reader(draft_length, known, category or file_category(path)).requests,
+        on_error=on_error,
+        left_out=left_out,
+    )
     if questions is not None:
         info = estimated(info)
     return build_from_totals(files, info, draft_length=draft_length, fill=fill, seed=seed)

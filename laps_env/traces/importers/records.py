@@ -66,7 +66,7 @@ class LeftOut:
         self.first.setdefault(kind, message)
 
 
-def listed(paths: Paths) -> list[Path]:
+def _listed(paths: Paths) -> list[Path]:
     """The files of one import.
 
     Raises:
@@ -82,6 +82,32 @@ def listed(paths: Paths) -> list[Path]:
 def file_category(path: Path) -> str:
     """Name of the category of requests that do not say theirs: the file's, without its endings."""
     return path.name.removesuffix(".gz").removesuffix(".jsonl")
+
+
+def read_files(
+    paths: Paths,
+    parser_of: Callable[[Path], Callable[[dict[str, Any]], Sequence[Parsed]]],
+    *,
+    on_error: OnError,
+    left_out: LeftOut | None,
+) -> dict[Path, list[Parsed]]:
+    """Requests of each file of one import.
+
+    Args:
+        paths: File, or several of one run.
+        parser_of: Function from a file to what makes requests of its records, in their order.
+        on_error: Treatment of a malformed line: "raise" the error, or "skip" the line.
+        left_out: Report, to which skipped lines are added.
+
+    Raises:
+        TraceError: What `parse_records` raises; no file, or one that is named twice.
+        OSError: A file cannot be read.
+    """
+    files = {}
+    for path in _listed(paths):
+        records = parse_records(path, parser_of(path), on_error=on_error, left_out=left_out)
+        files[path] = [request for made in records for request in made]
+    return files
 
 
 def parse_records(

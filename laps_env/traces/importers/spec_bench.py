@@ -33,8 +33,7 @@ from laps_env.traces.importers.records import (
     Paths,
     Text,
     Tokens,
-    listed,
-    parse_records,
+    read_files,
 )
 from laps_env.traces.importers.runs import Fill, RecordedRequest, bernoulli_fill, build_trace
 from laps_env.traces.schema import MAX_RUN
@@ -118,11 +117,12 @@ def import_spec_bench(
     if draft_length not in (None, "heuristic"):
         check_count("draft_length", draft_length, least=0, most=MAX_RUN)
     known = read_questions(questions)
-    files = {}
-    for path in listed(paths):
-        reader = _Reader(draft_length, Prompts(known))
-        lines = parse_records(path, reader.requests, on_error=on_error, left_out=left_out)
-        files[path] = [request for line in lines for request in line]
+    files = read_files(
+        paths,
+        lambda path: _Reader(draft_length, Prompts(known)).requests,
+        on_error=on_error,
+        left_out=left_out,
+    )
     if questions is not None:
         info = estimated(info)
     return build_trace(files, info, plain_draft=plain_draft, fill=fill, seed=seed)

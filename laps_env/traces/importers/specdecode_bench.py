@@ -15,7 +15,9 @@ drafted.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -29,8 +31,7 @@ from laps_env.traces.importers.records import (
     OnError,
     Paths,
     file_category,
-    listed,
-    parse_records,
+    read_files,
 )
 from laps_env.traces.importers.requests import Recorded, shared_columns
 from laps_env.traces.schema import MAX_RUN
@@ -84,11 +85,12 @@ def import_specdecode_bench(
             and the field.
         OSError: The file cannot be read.
     """
-    files = {}
-    for path in listed(paths):
-        reader = _Reader(info.drafter, category or file_category(path).removeprefix("combined_"))
-        records = parse_records(path, reader.request, on_error=on_error, left_out=left_out)
-        files[path] = list(records)
+
+    def parser_of(path: Path) -> Callable[[dict[str, Any]], list[_Request]]:
+        data_set = file_category(path).removeprefix("combined_")
+        return _Reader(info.drafter, category or data_set).requests
+
+    files = read_files(paths, parser_of, on_error=on_error, left_out=left_out)
     trace = AcceptanceTrace(
         accepted_length=np.concatenate(
             [request.accepted_length for read in files.values() for request in read]
@@ -107,8 +109,8 @@ class _Reader:
     category: str
     read: int = 0
 
-    def request(self, record: dict[str, Any]) -> _Request:
-        """The request of a record."""
+    def requests(self, record: dict[str, Any]) -> list[_Request]:
+        """The one request of a record."""
         member = f"acc_{self.drafter}"
         if member not in record and "acc" in record:
             member = "acc"
@@ -120,9 +122,11 @@ class _Reader:
         prompt = convert(record, _Prompt)
         lengths = convert(record[member], _Lengths, member).acc_len
         self.read += 1
-        return _Request(
-            category=self.category,
-            group=self.read - 1,
-            prompt_tokens=len(prompt.prompt_token_ids),
-            accepted_length=np.minimum(np.array(lengths) - 1, MAX_RUN).astype(np.uint8),
-        )
+        return [
+            _Request(
+                category=self.category,
+                group=self.read - 1,
+                prompt_tokens=len(prompt.prompt_token_ids),
+                accepted_length=np.minimum(np.array(lengths) - 1, MAX_RUN).astype(np.uint8),
+            )
+        ]

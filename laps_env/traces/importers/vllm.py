@@ -38,8 +38,7 @@ from laps_env.traces.importers.records import (
     Text,
     Tokens,
     file_category,
-    listed,
-    parse_records,
+    read_files,
 )
 from laps_env.traces.importers.runs import Fill, RecordedRequest, bernoulli_fill, build_trace
 from laps_env.traces.schema import MAX_RUN
@@ -100,11 +99,12 @@ def import_vllm(
             draft lengths; the message names the file, the line and the field.
         OSError: The file cannot be read.
     """
-    files = {}
-    for path in listed(paths):
-        reader = _Reader(category or file_category(path))
-        records = parse_records(path, reader.request, on_error=on_error, left_out=left_out)
-        files[path] = list(records)
+    files = read_files(
+        paths,
+        lambda path: _Reader(category or file_category(path)).requests,
+        on_error=on_error,
+        left_out=left_out,
+    )
     return build_trace(files, info, plain_draft=plain_draft, fill=fill, seed=seed)
 
 
@@ -115,22 +115,24 @@ class _Reader:
     category: str
     read: int = 0
 
-    def request(self, record: dict[str, Any]) -> RecordedRequest:
-        """The request of a line, in any of its forms."""
+    def requests(self, record: dict[str, Any]) -> list[RecordedRequest]:
+        """The one request of a line, in any of its forms."""
         response = convert(_as_response(record), _Response)
         metrics = response.metrics.speculative_decoding if response.metrics else None
         steps = metrics or _Speculation()
         committed, drafted = _rounds(steps, response.usage.completion_tokens)
         run = {"model": response.model, "num_spec_tokens": steps.num_spec_tokens}
         self.read += 1
-        return RecordedRequest(
-            category=response.category or self.category,
-            group=self.read - 1 if response.group is None else response.group,
-            prompt_tokens=response.usage.prompt_tokens,
-            run={name: value for name, value in run.items() if value is not None},
-            committed=committed,
-            drafted=drafted,
-        )
+        return [
+            RecordedRequest(
+                category=response.category or self.category,
+                group=self.read - 1 if response.group is None else response.group,
+                prompt_tokens=response.usage.prompt_tokens,
+                run={name: value for name, value in run.items() if value is not None},
+                committed=committed,
+                drafted=drafted,
+            )
+        ]
 
 
 def _as_response(record: dict[str, Any]) -> dict[str, Any]:
