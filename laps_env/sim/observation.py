@@ -211,8 +211,19 @@ def show_server(c: Any, server: Any, e: Episode, view: npt.NDArray[np.float32]) 
 
 
 @inlined
+def show_service(e: Episode, index: int) -> None:
+    """Write the columns of a request that was in the last round."""
+    row = e.queue[index]
+    row[ATTAINED_S] = e.slots[index].attained_ns * 1e-9
+    row[PICKED] = 0
+    row[RAN] = 1
+    row[CACHED] = 1
+
+
+@inlined
 def show_progress(e: Episode, index: int, drafted: int, accepted: int) -> None:
     """Write the columns that a round changes."""
+    show_service(e, index)
     slot = e.slots[index]
     row = e.queue[index]
     row[GENERATED_TOKENS] = slot.generated
@@ -221,10 +232,6 @@ def show_progress(e: Episode, index: int, drafted: int, accepted: int) -> None:
     row[ACCEPTED] = slot.accepted
     row[LAST_DRAFTED] = drafted
     row[LAST_ACCEPTED] = accepted
-    row[ATTAINED_S] = slot.attained_ns * 1e-9
-    row[PICKED] = 0
-    row[RAN] = 1
-    row[CACHED] = 1
     row[WINDOW_ACCEPTANCE], row[WINDOW_SPREAD] = windowed_acceptance(
         e.window[index], min(slot.rounds, e.window.shape[1])
     )

@@ -236,22 +236,8 @@ def commit(server: Any, e: Episode, index: int, drafted: int, accepted: int, dur
     request.longest_idle_ns = max(request.longest_idle_ns, idle)
     if slot.rounds == 0:
         request.first_token_ns = server.now
-    latest = e.window[index, slot.rounds % e.window.shape[1]]
-    latest.drafted = drafted
-    latest.accepted = accepted
-    latest.rate = accepted / max(drafted, 1)
-    slot.generated += tokens
-    slot.rounds += 1
-    slot.drafted += drafted
-    slot.accepted += accepted
-    slot.attained_ns += duration
-    slot.served_at = server.now
-    slot.served_round = server.rounds
-    slot.context += tokens
-    slot.picked = 0
-    slot.ran = 1
-    server.held += tokens
-    server.wanted += tokens
+    note_service(server, slot, duration)
+    note_tokens(server, e, index, tokens, drafted, accepted)
     if slot.generated == request.output_tokens:
         request.completion_ns = server.now
         request.completion_order = server.order
@@ -261,3 +247,32 @@ def commit(server: Any, e: Episode, index: int, drafted: int, accepted: int, dur
         release(server, e, index)
     else:
         show_progress(e, index, drafted, accepted)
+
+
+@inlined
+def note_service(server: Any, slot: Any, duration: int) -> None:
+    """A request was in a round that ends ``now``."""
+    slot.attained_ns += duration
+    slot.served_at = server.now
+    slot.served_round = server.rounds
+    slot.picked = 0
+    slot.ran = 1
+
+
+@inlined
+def note_tokens(
+    server: Any, e: Episode, index: int, tokens: int, drafted: int, accepted: int
+) -> None:
+    """A round committed tokens to a request."""
+    slot = e.slots[index]
+    latest = e.window[index, slot.rounds % e.window.shape[1]]
+    latest.drafted = drafted
+    latest.accepted = accepted
+    latest.rate = accepted / max(drafted, 1)
+    slot.generated += tokens
+    slot.rounds += 1
+    slot.drafted += drafted
+    slot.accepted += accepted
+    slot.context += tokens
+    server.held += tokens
+    server.wanted += tokens
