@@ -60,6 +60,8 @@ PLAUSIBLE_RPS = (0.01, 50.0)
 #: Latest time of a trace in seconds; int64 nanoseconds hold little more.
 LATEST_S = 9 * 10**9
 
+_JSON_LINES = (".jsonl", ".jsonl.gz")
+
 _AZURE_TIME = re.compile(
     r"(20\d\d-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,9})?)(?:Z|\+00:00)?", re.ASCII
 )
@@ -98,7 +100,7 @@ def read_arrivals(
     Args:
         path: File that ends in ``.csv``, ``.jsonl`` or ``.jsonl.gz``.
         unit: Unit of the times; None = the format's own (see the module). Times of the calendar,
-            as Azure's, have none.
+            as Azure's, and those of step logs have none.
         on_error: Treatment of a malformed line, one before the line above in time among them:
             "raise" the error, or "skip" the line.
         on_failed: Treatment of a request without output, likewise.
@@ -107,13 +109,13 @@ def read_arrivals(
     Raises:
         TraceError: Missing columns, a line that is not skipped, or no request at all; the message
             names the file, the line and the column.
-        ValueError: Another unit, or one for times of the calendar.
+        ValueError: Another unit, or one for times that have none.
         OSError: The file cannot be read.
     """
     path = Path(path)
     if unit is not None:
         check_one_of("unit", unit, UNIT_NS)
-    if is_step_log(path):
+    if path.name.endswith(_JSON_LINES) and is_step_log(path):
         if unit is not None:
             raise ValueError(f"unit: expected none for a step log's seconds, got {unit!r}")
         logged = _logged_requests(path, on_error=on_error, on_failed=on_failed, left_out=left_out)
@@ -189,7 +191,7 @@ def _format_of(
     path: Path, unit: Unit | None
 ) -> tuple[_Columns, Callable[[dict[str, Any]], _Request]]:
     """Names of a file's columns, and what reads one of its records."""
-    if path.name.endswith((".jsonl", ".jsonl.gz")):
+    if path.name.endswith(_JSON_LINES):
         return _MOONCAKE, partial(_json_request, unit)
     if path.suffix != ".csv":
         raise TraceError(f"arrival trace: expected a .csv, .jsonl or .jsonl.gz file, got {path}")
