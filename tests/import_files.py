@@ -40,3 +40,40 @@ def response(completion_tokens: int, accepted: Any, **changes: Any) -> dict[str,
     detail = {"num_spec_tokens": 3, "per_step_accepted": accepted, **changes}
     usage = {"prompt_tokens": 20, "completion_tokens": completion_tokens}
     return {"id": "c-1", "usage": usage, "metrics": {"speculative_decoding": detail}}
+
+
+#: First line of a step log.
+STEPS_HEADER = {
+    "format": "laps-env steps",
+    "version": 1,
+    "engine": "vllm 0.32.0",
+    "target": "big",
+    "drafter": "ngram",
+    "draft": "",
+    "device": "a processor",
+    "dtype": "float32",
+    "batch_size": 4,
+    "draft_length": 3,
+}
+
+
+def step(at_s: float, duration_s: float, *shares: tuple[Any, ...]) -> dict[str, Any]:
+    """A step of such a log; a share is (id, cached, scheduled, drafted, committed)."""
+    names = ("id", "cached", "scheduled", "drafted", "committed")
+    requests = [dict(zip(names, share, strict=True)) for share in shares]
+    return {"step": {"at_s": at_s, "duration_s": duration_s, "requests": requests}}
+
+
+def left(name: str, arrival_s: float, **changes: Any) -> dict[str, Any]:
+    """A request that has left it."""
+    values = {
+        "id": name,
+        "arrival_s": arrival_s,
+        "finish_s": arrival_s + 1,
+        "prompt_tokens": 6,
+        "output_tokens": 1,
+        "predicted_tokens": None,
+        "category": "",
+        "reason": "stop",
+    }
+    return {"request": values | changes}

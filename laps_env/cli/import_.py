@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """Arrivals: CSV of Azure or BurstGPT, JSONL of Mooncake or Bailian; they become Mooncake's.
+    """Arrivals: CSV of Azure or BurstGPT, JSONL of Mooncake or Bailian, step logs; as Mooncake's.
 
     $ laps-env import arrivals AzureLLMInferenceTrace_conv.csv conv.jsonl
     $ laps-env evaluate --arrival-trace conv.jsonl --lengths arrivals --scenario chat-batch8-8b
@@ -54,20 +54,14 @@ class Arrivals:
 
 
 @dataclass(frozen=True)
-class Acceptance:
-    """Runs of speculative decoding."""
+class Runs:
+    """Runs of a server, as an acceptance trace."""
 
     files: Annotated[
         tyro.conf.Positional[tuple[Path, ...]],
         tyro.conf.arg(metavar="FILE... OUTPUT", help_behavior_hint=""),
     ]
     """Files of one run, and last the .safetensors file to be written."""
-    drafter: str = "draft-model"
-    """Kind of drafter: draft-model, eagle, ngram, ..."""
-    target: str = "not recorded"
-    """Name of the target model."""
-    draft: str = ""
-    """Name of the draft model."""
 
     ending = ".safetensors"
 
@@ -88,15 +82,50 @@ class Acceptance:
 
     def write(self, **errors: Any) -> str:
         """Write the trace; what it holds."""
-        from laps_env.traces import TraceInfo
-
-        info = TraceInfo(drafter=self.drafter, target_model=self.target, draft_model=self.draft)
-        trace = self.read(info, errors)
+        trace = self.trace(errors)
         trace.save(self.output)
         return (
             f"{trace.num_requests} requests of {len(trace.categories)} categories, "
             f"{trace.observed_share:.0%} of their positions observed"
         )
+
+    def trace(self, errors: dict[str, Any]) -> AcceptanceTrace:
+        """The trace of the inputs; ``errors`` say what becomes of bad lines."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Steps(Runs):
+    """Acceptance and times: step logs of our scheduler in vLLM, JSONL.
+
+    $ laps-env import steps steps.jsonl runs.safetensors
+    $ laps-env import arrivals steps.jsonl arrivals.jsonl
+    """
+
+    def trace(self, errors: dict[str, Any]) -> AcceptanceTrace:
+        """The trace of the completed requests."""
+        from laps_env.traces.importers import import_steps
+
+        return import_steps(self.inputs, **errors)
+
+
+@dataclass(frozen=True)
+class Acceptance(Runs):
+    """Runs of speculative decoding whose files do not say what ran."""
+
+    drafter: str = "draft-model"
+    """Kind of drafter: draft-model, eagle, ngram, ..."""
+    target: str = "not recorded"
+    """Name of the target model."""
+    draft: str = ""
+    """Name of the draft model."""
+
+    def trace(self, errors: dict[str, Any]) -> AcceptanceTrace:
+        """The trace of the inputs, of the models that the options name."""
+        from laps_env.traces import TraceInfo
+
+        info = TraceInfo(drafter=self.drafter, target_model=self.target, draft_model=self.draft)
+        return self.read(info, errors)
 
     @property
     def plain(self) -> bool:
@@ -216,6 +245,7 @@ class Import(Command):
 
     recording: (
         Annotated[Arrivals, tyro.conf.subcommand("arrivals")]
+        | Annotated[Steps, tyro.conf.subcommand("steps")]
         | Annotated[Vllm, tyro.conf.subcommand("vllm")]
         | Annotated[SpecBench, tyro.conf.subcommand("spec-bench")]
         | Annotated[Eagle, tyro.conf.subcommand("eagle")]

@@ -6,6 +6,7 @@ from laps_env.traces.importers.records import LeftOut
 from laps_env.traces.importers.runs import Fill, RecordedRequest, bernoulli_fill, build_trace
 from laps_env.traces.importers.spec_bench import import_spec_bench
 from laps_env.traces.importers.specdecode_bench import import_specdecode_bench
+from laps_env.traces.importers.steps import import_steps
 from laps_env.traces.importers.vllm import import_vllm
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "import_eagle",
     "import_spec_bench",
     "import_specdecode_bench",
+    "import_steps",
     "import_vllm",
     "read_arrivals",
 ]

@@ -9,6 +9,8 @@
   (github.com/kvcache-ai/Mooncake, FAST25-release/traces).
 - Bailian: as Mooncake's, but timestamp in seconds; told by its chat_id
   (github.com/alibaba-edu/qwen-bailian-usagetraces-anon).
+- Step logs (`laps_env.traces.step_log`): the requests that have left the server, in order of
+  arrival, with what an aborted one came to.
 
 GuideLLM's replay reads Mooncake's columns in seconds, and nothing in such a file says so: the
 caller has to.
@@ -21,6 +23,7 @@ import warnings
 from collections.abc import Callable
 from decimal import Decimal
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -39,7 +42,9 @@ from laps_env.traces.importers.records import (
     parse_records,
     read_header,
 )
+from laps_env.traces.importers.step_lines import LogLines, is_step_log
 from laps_env.traces.schema import TraceError
+from laps_env.traces.step_log import LeftRequest, RunHeader
 from laps_env.utils.checks import check_one_of
 from laps_env.utils.documents import convert, shown
 
@@ -54,6 +59,8 @@ PLAUSIBLE_RPS = (0.01, 50.0)
 
 #: Latest time of a trace in seconds; int64 nanoseconds hold little more.
 LATEST_S = 9 * 10**9
+
+_JSON_LINES = (".jsonl", ".jsonl.gz")
 
 _AZURE_TIME = re.compile(
     r"(20\d\d-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,9})?)(?:Z|\+00:00)?", re.ASCII
@@ -93,7 +100,7 @@ def read_arrivals(
     Args:
         path: File that ends in ``.csv``, ``.jsonl`` or ``.jsonl.gz``.
         unit: Unit of the times; None = the format's own (see the module). Times of the calendar,
-            as Azure's, have none.
+            as Azure's, and those of step logs have none.
         on_error: Treatment of a malformed line, one before the line above in time among them:
             "raise" the error, or "skip" the line.
         on_failed: Treatment of a request without output, likewise.
@@ -102,12 +109,17 @@ def read_arrivals(
     Raises:
         TraceError: Missing columns, a line that is not skipped, or no request at all; the message
             names the file, the line and the column.
-        ValueError: Another unit, or one for times of the calendar.
+        ValueError: Another unit, or one for times that have none.
         OSError: The file cannot be read.
     """
     path = Path(path)
     if unit is not None:
         check_one_of("unit", unit, UNIT_NS)
+    if path.name.endswith(_JSON_LINES) and is_step_log(path):
+        if unit is not None:
+            raise ValueError(f"unit: expected none for a step log's seconds, got {unit!r}")
+        logged = _logged_requests(path, on_error=on_error, on_failed=on_failed, left_out=left_out)
+        return _trace(path, logged)
     columns, request_of = _format_of(path, unit)
     latest = 0
 
@@ -125,15 +137,47 @@ def read_arrivals(
         return request
 
     requests = parse_records(path, parse, on_error=on_error, on_failed=on_failed, left_out=left_out)
-    times, prompts, outputs = np.array(list(requests), np.int64).T.copy()
+    trace = _trace(path, list(requests))
     if columns is not _AZURE:
-        _check_rate(path, times)
+        _check_rate(path, trace.arrival_ns)
+    return trace
+
+
+def _trace(path: Path, requests: list[_Request]) -> ArrivalTrace:
+    times, prompts, outputs = np.array(requests, np.int64).T.copy()
     return ArrivalTrace(times - times[0], prompts, outputs, path.name)
+
+
+def _logged_requests(path: Path, **errors: Any) -> list[_Request]:
+    """Requests of a step log by their arrivals, those of a server that started again behind."""
+    lines, servers = LogLines(), list[list[_Request]]()
+
+    def parse(record: dict[str, Any]) -> None:
+        line = lines.parse(record)
+        if isinstance(line, RunHeader):
+            servers.append([])
+        elif isinstance(line, LeftRequest):
+            if line.output_tokens == 0:
+                raise NoOutputError("request.output_tokens: expected an integer >= 1, got 0")
+            time_ns = round(line.arrival_s * 1e9)
+            servers[-1].append((time_ns, line.prompt_tokens, line.output_tokens))
+
+    for _ in parse_records(path, parse, on_cut="skip", **errors):
+        pass  # parsed into `servers`
+    requests = [request for server in servers for request in sorted(server)]
+    if not requests:
+        raise TraceError(f"{path}: expected at least one request, got none")
+    if min(later[0] - before[0] for before, later in pairwise([requests[0], *requests])) < 0:
+        raise TraceError(
+            f"{path}: request.arrival_s: expected one clock for all servers of the log, got one "
+            "that starts again: import each server's lines from a file of their own"
+        )
+    return requests
 
 
 def _check_rate(path: Path, times: NDArray[np.int64]) -> None:
     """Warn of a mean rate that says that the times are in another unit."""
-    gaps, seconds = len(times) - 1, (times[-1] - times[0]) * 1e-9
+    gaps, seconds = len(times) - 1, times[-1] * 1e-9
     least, most = PLAUSIBLE_RPS
     if not least * seconds <= gaps <= most * seconds:
         warnings.warn(
@@ -147,7 +191,7 @@ def _format_of(
     path: Path, unit: Unit | None
 ) -> tuple[_Columns, Callable[[dict[str, Any]], _Request]]:
     """Names of a file's columns, and what reads one of its records."""
-    if path.name.endswith((".jsonl", ".jsonl.gz")):
+    if path.name.endswith(_JSON_LINES):
         return _MOONCAKE, partial(_json_request, unit)
     if path.suffix != ".csv":
         raise TraceError(f"arrival trace: expected a .csv, .jsonl or .jsonl.gz file, got {path}")

@@ -89,6 +89,7 @@ def read_files(
     parser_of: Callable[[Path], Callable[[dict[str, Any]], Sequence[Parsed]]],
     *,
     on_error: OnError,
+    on_cut: OnError = "raise",
     left_out: LeftOut | None,
 ) -> dict[Path, list[Parsed]]:
     """Requests of each file of one import.
@@ -97,6 +98,7 @@ def read_files(
         paths: File, or several of one run.
         parser_of: Function from a file to what makes requests of its records, in their order.
         on_error: Treatment of a malformed line: "raise" the error, or "skip" the line.
+        on_cut: Treatment of a last line that ends too early, likewise.
         left_out: Report, to which skipped lines are added.
 
     Raises:
@@ -105,7 +107,9 @@ def read_files(
     """
     files = {}
     for path in _listed(paths):
-        records = parse_records(path, parser_of(path), on_error=on_error, left_out=left_out)
+        records = parse_records(
+            path, parser_of(path), on_error=on_error, on_cut=on_cut, left_out=left_out
+        )
         files[path] = [request for made in records for request in made]
     return files
 
@@ -116,6 +120,7 @@ def parse_records(
     *,
     on_error: OnError = "raise",
     on_failed: OnError = "raise",
+    on_cut: OnError = "raise",
     left_out: LeftOut | None = None,
 ) -> Iterator[Parsed]:
     """Parse the records of a file one by one; blank lines are skipped.
@@ -127,6 +132,7 @@ def parse_records(
             get the place in front.
         on_error: Treatment of a malformed line: "raise" the error, or "skip" the line.
         on_failed: Treatment of a request without output, likewise.
+        on_cut: Treatment of a last line without its end, which a killed writer leaves, likewise.
         left_out: Report, to which skipped lines are added.
 
     Raises:
@@ -134,9 +140,10 @@ def parse_records(
             record at all.
         OSError: The file cannot be read.
     """
-    for name, value in (("on_error", on_error), ("on_failed", on_failed)):
+    treatment = {"malformed": on_error, "without output": on_failed, "cut off": on_cut}
+    for name, value in (("on_error", on_error), ("on_failed", on_failed), ("on_cut", on_cut)):
         check_one_of(name, value, get_args(OnError))
-    lines, decode, found = _lines(path), _json_object, False
+    lines, decode, found = read_lines(path), _json_object, False
     if path.suffix == ".csv":
         decode = partial(_csv_record, read_header(path))
         next(lines)
@@ -146,11 +153,13 @@ def parse_records(
         except ValueError as reason:
             colon = ":" if str(reason).startswith("expected") else ","
             message = f"{path}: line {number}{colon} {reason}"
-            failed = isinstance(reason, NoOutputError)
-            if (on_failed if failed else on_error) == "raise":
+            kind = "without output" if isinstance(reason, NoOutputError) else "malformed"
+            if on_cut == "skip" and not line.endswith(b"\n"):
+                kind = "cut off"
+            if treatment[kind] == "raise":
                 raise TraceError(message) from None
             if left_out is not None:
-                left_out.add("without output" if failed else "malformed", message)
+                left_out.add(kind, message)
         else:
             found = True
             yield parsed
@@ -165,7 +174,7 @@ def read_header(path: Path) -> list[str]:
         TraceError: An empty file, or a first line that is no CSV.
         OSError: The file cannot be read.
     """
-    for _, line in _lines(path):
+    for _, line in read_lines(path):
         try:
             return _csv_values(line)
         except ValueError as reason:
@@ -173,8 +182,13 @@ def read_header(path: Path) -> list[str]:
     raise TraceError(f"{path}: expected a line with the names of the columns, got an empty file")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not blank or a stream's end, with their numbers from 1."""
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines that are not blank or a stream's end, with their numbers from 1.
+
+    Raises:
+        TraceError: A damaged file, or a line that is too long.
+        OSError: The file cannot be read.
+    """
     with path.open("rb") as raw:
         compressed = raw.read(2) == b"\x1f\x8b"
     with gzip.open(path) if compressed else path.open("rb") as file:
