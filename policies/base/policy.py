@@ -109,7 +109,7 @@ class Policy:
         with caught(scorer.raised) as errors:
             failed = run_rule(simulation.constants, state, scorer, UNLIMITED)
         if failed != FREE:
-            raise self._failure(state.queue[0, failed], errors)
+            raise self.failure(state.queue[0, failed], errors)
 
     def predict(
         self,
@@ -155,7 +155,7 @@ class Policy:
             )
         if failed != FREE:
             rows = queue.reshape(-1, queue.shape[-1])
-            raise self._failure(rows[failed], errors)
+            raise self.failure(rows[failed], errors)
         if state is None and episode_start is not None and self.oracle is None:
             self._check_kept(memory[~np.broadcast_to(episode_start, len(memory))])
         return (actions if batched else actions[0]), memory
@@ -168,8 +168,8 @@ class Policy:
                 "None; sb3-contrib's evaluate_policy drops it unless use_masking=False"
             )
 
-    def _failure(self, request: npt.NDArray[np.float32], errors: RuleErrors) -> ValueError:
-        """Error that the rule fails at the request with these columns."""
+    def failure(self, request: npt.NDArray[np.float32], errors: RuleErrors) -> ValueError:
+        """Error that the rule fails at the request with these columns [F]."""
         sizes = {"parameters and constants": self.params.size, "cells of memory": self.spec.cells}
         return failure(self.name, self.spec.rule.function, request, errors.first, sizes)
 
