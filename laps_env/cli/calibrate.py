@@ -18,12 +18,16 @@ GPU_BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 class Calibrate(OnModels):
     """Measure what rounds of a real engine cost here, and fit the replay's cost model to it.
 
-    Give the device to this command alone while it runs.
+    Give the device to this command alone while it runs. With a server's step log nothing is run,
+    and the cost model is fitted to the steps in it.
 
     $ laps-env calibrate --out calibration.json --plot calibration.png
     $ laps-env calibrate --target big --draft small --device cuda --out calibration-gpu.json
+    $ laps-env calibrate --from-log steps.jsonl --out calibration.json
     """
 
+    from_log: File = None
+    """Step log of a server (laps-env import steps), to be fitted in place of a measurement."""
     dtype: str = "auto"
     """Precision: auto, float32, bfloat16 or float16."""
     out: Path = Path("calibration.json")
@@ -43,6 +47,8 @@ class Calibrate(OnModels):
 
     def run(self) -> int:
         """Measure, fit, write, print."""
+        if self.from_log is not None:
+            return self._fit_log(self.from_log)
         from laps_env.live.measure.calibrate import calibrate
         from laps_env.live.measure.calibration import Grid
         from laps_env.report.picture import check_picture
@@ -58,4 +64,14 @@ class Calibrate(OnModels):
             pair = self.load_models(self.dtype)
             gpu = pair.target.device.type == "cuda"
             calibrate(pair, grid(GPU_BATCHES if gpu else BATCHES), self.out, self.plot)
+        return 0
+
+    def _fit_log(self, log: Path) -> int:
+        from laps_env.live.measure.log_costs import calibrate_from_log
+
+        for name in ("target", "draft", "plot"):
+            if (value := getattr(self, name)) is not None:
+                raise ValueError(f"{name}: expected none beside a log, got {value}")
+        with outputs(self.out, inputs=[log], overwrite=self.overwrite):
+            calibrate_from_log(log, self.out)
         return 0

@@ -1,7 +1,8 @@
 """Files of `laps-env calibrate`: a cost model measured on a device.
 
-JSON with a format name and a version, the cost model's ten constants, what was measured where,
-and the errors of the fit on cells of the grid that it had not seen. Reading it needs no torch.
+JSON with a format name and a version, the cost model's ten constants, what was measured where (a
+grid of rounds, or the steps in a server's log), and the errors of the fit on cells of the grid or
+steps that it had not seen. Reading it needs no torch.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from laps_env.sim.costs import CostModel, Work
 from laps_env.utils.documents import read_document, write_document
@@ -30,17 +31,12 @@ _Counts = msgspec.defstruct("_Counts", [(name, _Number) for name in Work._fields
 
 
 class _Device(msgspec.Struct):
-    type: _Text
+    """A device; a log knows its name alone."""
+
     name: _Text
-    cores: _Number
-    threads: _Number
-
-
-class _Software(msgspec.Struct):
-    python: _Text
-    torch: _Text
-    transformers: _Text
-    laps_env: _Text
+    type: _Text | UnsetType = UNSET
+    cores: _Number | UnsetType = UNSET
+    threads: _Number | UnsetType = UNSET
 
 
 class _Models(msgspec.Struct):
@@ -71,17 +67,31 @@ class _Cell(msgspec.Struct):
     held_out: bool
 
 
+class _Log(msgspec.Struct):
+    """Steps that a server has logged."""
+
+    file: _Text
+    steps: Annotated[int, Meta(ge=1)]
+    outliers: _Number
+    scale: _Number
+    total_error: float
+    notes: list[_Text]
+
+
 class _Calibration(msgspec.Struct):
     created: _Text
     device: _Device
-    software: _Software
+    software: dict[str, _Text]
     models: _Models
     dtype: _Text
     cost: _Constants  # type: ignore[valid-type]
     errors: dict[str, _Error]
-    grid: Annotated[list[_Cell], Meta(min_length=1)]
+    grid: Annotated[list[_Cell], Meta(min_length=1)] | None = None
+    log: _Log | None = None
 
     def __post_init__(self) -> None:
+        if (self.grid is None) == (self.log is None):
+            raise ValueError(f"grid: expected it or log, got {'both' if self.grid else 'neither'}")
         if "round" not in self.errors:
             terms = ", ".join(self.errors) or "none"
             raise ValueError(

@@ -13,13 +13,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from laps_env.live.measure.calibration import Kind, Sample
+from laps_env.live.measure.least_squares import Floats, fit_rates, relative_error
 from laps_env.sim.costs import CostModel
-
-Floats = NDArray[np.float64]
 
 
 class Rates(NamedTuple):
@@ -99,17 +96,13 @@ def fit(samples: Sequence[Sample], *, one_token_rate: bool = True) -> Rates:
     """
     seen = [s for s in samples if not s.held_out]
     parts = [_counts(seen, term) for name, term in TERMS.items() if name != "round"]
-    design = np.concatenate([counts / times[:, None] for counts, times in parts])
+    counts, times = (np.concatenate(column) for column in zip(*parts, strict=True))
     columns = np.eye(len(Rates._fields))
     if one_token_rate:
         verify, prefill = Rates._fields.index("verify"), Rates._fields.index("prefill")
         columns[prefill] = columns[verify]  # one column counts both
-    design = design @ columns
-    # counts differ by orders of magnitude: without a common scale the solver loses digits
-    scale = np.maximum(np.linalg.norm(design, axis=0), np.finfo(np.float64).tiny)
-    solution, _ = nnls(design / scale, np.ones(len(design)))
     beyond = [s.round_ns - s.draft_ns - s.verify_ns for s in seen if s.kind == "decode"]
-    rates = Rates(*(columns @ (solution / scale)).tolist())
+    rates = Rates(*(columns @ fit_rates(counts @ columns, times)).tolist())
     return rates._replace(overhead=float(np.median(beyond)))
 
 
@@ -122,8 +115,4 @@ def compare(samples: Sequence[Sample], rates: Rates) -> dict[str, tuple[Floats, 
 def errors(samples: Sequence[Sample], rates: Rates) -> dict[str, dict[str, float]]:
     """Absolute relative error of each term on the held-out samples: mean, 90th percentile."""
     pairs = compare([s for s in samples if s.held_out], rates)
-    relative = {name: np.abs(fitted / measured - 1) for name, (measured, fitted) in pairs.items()}
-    return {
-        name: {"mean": float(e.mean()), "p90": float(np.quantile(e, 0.9)), "samples": len(e)}
-        for name, e in relative.items()
-    }
+    return {name: relative_error(*pair) for name, pair in pairs.items()}
