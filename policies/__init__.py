@@ -15,6 +15,7 @@ from laps_env.catalog import list_policies
 from laps_env.policies._registry import get_rule, make, with_settings
 from laps_env.policies.base.policy import Policy
 from laps_env.policies.base.rule_spec import Parameter, RuleSpec
+from laps_env.policies.base.traffic_file import Traffic, read_traffic
 from laps_env.sim.observation import (
     ACCEPTED,
     ARRIVAL_NUMBER,
@@ -81,11 +82,13 @@ __all__ = [
     "Parameter",
     "Policy",
     "RuleSpec",
+    "Traffic",
     "get_rule",
     "inlined",
     "list_policies",
     "make",
     "prepare",
+    "read_traffic",
     "rule",
     "with_settings",
 ]

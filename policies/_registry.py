@@ -15,7 +15,8 @@ from laps_env.catalog import TUNED, list_learned, list_policies, tuning_results
 from laps_env.policies.base.policy import Policy
 from laps_env.policies.base.rule_from_file import file_of, is_rule_file, rule_from_file
 from laps_env.policies.base.rule_spec import Floats, Parameter, RuleSpec
-from laps_env.policies.base.traffic_model import fit_traffic_model
+from laps_env.policies.base.traffic_file import Traffic, fit_traffic
+from laps_env.policies.base.traffic_model import TrafficModel
 from laps_env.policies.networks.model_file import (
     CARD,
     WEIGHTS,
@@ -44,6 +45,7 @@ def make(
     scenario: str | Scenario = DEFAULT_SCENARIO,
     *,
     predictor_error: PredictorError = None,
+    traffic: Traffic | None = None,
     **settings: float,
 ) -> Policy:
     """Policy by name.
@@ -55,29 +57,42 @@ def make(
         scenario: Scenario whose training split fits the laws that a rule needs, and whose tuned
             parameters ``_tuned`` takes (one without an entry takes those tuned over all).
         predictor_error: Error that the training split's predictions have.
+        traffic: Traffic whose laws and categories are taken, and not the scenario's
+            (`laps_env.policies.read_traffic`).
         **settings: Parameters by name that override the default or tuned ones.
 
     Raises:
-        ValueError: The policy or a parameter is unknown (the message lists the known ones), or a
-            setting is not finite.
+        ValueError: The policy or a parameter is unknown (the message lists the known ones), a
+            setting is not finite, or the traffic is none.
     """
     scenario = get_scenario(scenario)
+    if not isinstance(traffic, Traffic | None):
+        raise ValueError(f"traffic: expected a Traffic, got {traffic!r:.80}")
+    policy = _without_laws(name, scenario.name, settings)
+    spec, params = policy.spec, policy.params
+    if spec.fitted is not None:
+        known = traffic or fit_traffic(scenario, predictor_error)
+        params = np.concatenate([params, _fitted(policy.name, spec, known.laws)])
+    categories = (traffic or scenario.requests).categories if spec.by_category else None
+    return replace(policy, params=params, categories=categories)
+
+
+def _without_laws(name: str | RuleSpec, scenario: str, settings: dict[str, float]) -> Policy:
+    """A policy by name with its parameters, still without what it knows of traffic."""
     if isinstance(name, RuleSpec):
-        return _fill_in(name.name, name, scenario, predictor_error, settings)
+        return _fill_in(name.name, name, settings)
     base, plus, draft_rule = str(name).partition("+")
     rule_name = base.removesuffix(TUNED)
     if base not in list_policies() or (plus and draft_rule != SMARTSPEC):
-        spec = _rule_of_others(name, scenario.name)
-        return _fill_in(name, spec, scenario, predictor_error, settings)
+        return _fill_in(name, _rule_of_others(name, scenario), settings)
     if base != rule_name:
-        settings = {**tuned_settings(rule_name, scenario.name), **settings}
+        settings = {**tuned_settings(rule_name, scenario), **settings}
     if base in list_learned():
         with as_file(files(_PACKAGE) / "data" / base) as folder:
-            spec = load_rule(base, str(folder), scenario.name)
+            spec = load_rule(base, str(folder), scenario)
     else:
         spec = get_rule(rule_name)
-    policy = _fill_in(name, spec, scenario, predictor_error, settings)
-    return replace(policy, draft_length=draft_rule or None)
+    return replace(_fill_in(name, spec, settings), draft_length=draft_rule or None)
 
 
 def _rule_of_others(name: Any, scenario: str) -> RuleSpec:
@@ -142,30 +157,18 @@ def network_rule(kind: str, name: str, arrays: dict[str, Any]) -> RuleSpec:
     return spec
 
 
-def _fill_in(
-    name: str,
-    spec: RuleSpec,
-    scenario: Scenario,
-    predictor_error: PredictorError,
-    settings: dict[str, float],
-) -> Policy:
-    """A rule with its defaults, these settings, and the laws of the scenario that it needs."""
+def _fill_in(name: str, spec: RuleSpec, settings: dict[str, float]) -> Policy:
+    """A rule with its defaults and these settings."""
     values = _replaced(name, {p.name: float(p.default) for p in spec.parameters}, settings)
     _warn_of_ranges(name, spec.parameters, values)
-    params = np.array(list(values.values()), np.float64)
-    if spec.fitted is not None:
-        params = np.concatenate([params, _fitted(name, spec, scenario, predictor_error)])
-    categories = scenario.requests.categories if spec.by_category else None
-    return Policy(name, spec, values, params, categories=categories)
+    return Policy(name, spec, values, np.array(list(values.values()), np.float64))
 
 
-def _fitted(
-    name: str, spec: RuleSpec, scenario: Scenario, predictor_error: PredictorError
-) -> Floats:
-    """The constants that a rule makes of its scenario's traffic."""
+def _fitted(name: str, spec: RuleSpec, laws: TrafficModel) -> Floats:
+    """The constants that a rule makes of its traffic's laws."""
     assert spec.fitted is not None  # the caller asked
     try:
-        constants = np.asarray(spec.fitted(fit_traffic_model(scenario, predictor_error)), float)
+        constants = np.asarray(spec.fitted(laws), float)
     except Exception as error:  # whatever somebody's function raises
         raise ValueError(
             f"{name}: fitted: expected constants, got {type(error).__name__}: {error}"
@@ -194,7 +197,7 @@ def _warn_of_ranges(name: str, parameters: tuple[Parameter, ...], values: dict[s
             warnings.warn(
                 f"{name}: {p.name}: expected {p.low:g}..{p.high:g}, the range that it is tuned in, "
                 f"got {values[p.name]:g}",
-                stacklevel=4,
+                stacklevel=5,
             )
 
 

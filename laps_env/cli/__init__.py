@@ -18,6 +18,7 @@ from laps_env.cli.check import Check
 from laps_env.cli.command import Command, one_line, parse
 from laps_env.cli.evaluate import Evaluate
 from laps_env.cli.fidelity import Fidelity
+from laps_env.cli.fit_traffic import FitTraffic
 from laps_env.cli.import_ import Import
 from laps_env.cli.list_ import List
 from laps_env.cli.record import Record
@@ -40,6 +41,7 @@ COMMANDS: dict[str, type[Command]] = {
     "tune": Tune,
     "record": Record,
     "calibrate": Calibrate,
+    "fit-traffic": FitTraffic,
     "fidelity": Fidelity,
 }
 
@@ -91,7 +93,7 @@ def _warn(message: Warning | str, *_: Any) -> None:
 def overview() -> str:
     """Help of the command itself: each sub-command in a line."""
     lines = [
-        f"  {name:10} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in COMMANDS.items()
+        f"  {name:11} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in COMMANDS.items()
     ]
     return "\n".join(
         [

@@ -97,7 +97,7 @@ def parts_of(row: Row, episode: int) -> tuple[Policy, Workload, Scenario]:
             row.policy,
             scenario,
             predictor_error=row.predictor_error,  # type: ignore[arg-type]  # checked by make
-            **row.parameters,
+            **row.parameters,  # type: ignore[arg-type]  # likewise
         )
         _check_same(f"policy {row.policy}", row.policy_digest, policy.digest)
         workload = scenario.workload(

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env.sim.remaining_rounds import remaining_rounds
+from laps_env.sim.server_model import ServerModel
+from laps_env.sim.workload import Workload
 from laps_env.workloads.predictors import PredictorError
 from laps_env.workloads.scenarios import Scenario
 
@@ -49,25 +51,28 @@ class TrafficModel:
 
 def fit_traffic_model(scenario: Scenario, predictor_error: PredictorError) -> TrafficModel:
     """Fit on `TRAINING_REQUESTS` requests of the *train* split, at the reference draft length."""
-    workload = scenario.workload(
+    return model_of(training_workload(scenario, predictor_error), scenario.server)
+
+
+def training_workload(scenario: Scenario, predictor_error: PredictorError) -> Workload:
+    """The requests that a traffic model is fitted on."""
+    return scenario.workload(
         load=1.0,
         num_requests=TRAINING_REQUESTS,
         split="train",
         seed=TRAINING_SEED,
         predictor_error=predictor_error,
     )
+
+
+def model_of(workload: Workload, server: ServerModel) -> TrafficModel:
+    """Fit on all requests of a workload, at the server's reference draft length."""
     log_length = np.log(workload.output_tokens)
-    to_go = remaining_rounds(workload, scenario.server.reference_draft_length)
+    to_go = remaining_rounds(workload, server.reference_draft_length)
     rounds = to_go[workload.offset[:-1]]
-    members = [
-        workload.category == c
-        if np.count_nonzero(workload.category == c) >= FEWEST_REQUESTS
-        else np.ones(workload.num_requests, np.bool_)
-        for c in range(len(workload.categories))
-    ]
+    members = [_members(workload, c) for c in range(len(workload.categories))]
     log_predicted = np.log(workload.predicted_tokens)
     lines = np.array([_line(log_predicted[m], log_length[m]) for m in members])
-    cost = scenario.server.cost
     return TrafficModel(
         weight=lines[:, 0],
         offset=lines[:, 1],
@@ -76,15 +81,23 @@ def fit_traffic_model(scenario: Scenario, predictor_error: PredictorError) -> Tr
         tokens_per_round=np.array(
             [workload.output_tokens[m].sum() / rounds[m].sum() for m in members]
         ),
-        seconds_per_prefill_token=cost.target_token_ns * 1e-9,
-        seconds_per_prefill=cost.prefill_request_ns * 1e-9,
+        seconds_per_prefill_token=server.cost.target_token_ns * 1e-9,
+        seconds_per_prefill=server.cost.prefill_request_ns * 1e-9,
     )
+
+
+def _members(workload: Workload, category: int) -> npt.NDArray[np.bool_]:
+    """Requests [R] whose law is a category's: its own, or all where it has few different ones."""
+    own = workload.category == category
+    drawn = np.arange(own.size) if workload.source_index is None else workload.source_index
+    return own if np.unique(drawn[own]).size >= FEWEST_REQUESTS else np.ones_like(own)
 
 
 def _line(x: Floats, y: Floats) -> tuple[float, float, float, float]:
     """Least squares y = weight * x + offset, 0 <= weight; variance and misfit of y around it."""
-    spread = float(x.var())
-    weight = max(float(np.cov(x, y, bias=True)[0, 1]) / spread, 0.0) if spread > 0 else 0.0
+    weight = 0.0
+    if x.min() < x.max():  # the variance of equal numbers is not always 0
+        weight = max(float(np.cov(x, y, bias=True)[0, 1]) / float(x.var()), 0.0)
     offset = float(y.mean() - weight * x.mean())
     around = np.sort(y - weight * x - offset)
     return weight, offset, float(around.var()), _distance_to_normal(around)

@@ -15,11 +15,12 @@ DOORS: dict[str, Callable[[Path], files.Attack]] = {
             files.specdecode_bench,
             files.eagle,
             files.vllm,
+            files.step_log,
             files.prompts,
             files.results,
             files.journal,
         ),
-        *(files.model, files.sweep, files.checkpoint),
+        *(files.model, files.traffic, files.sweep, files.checkpoint),
         *(calls.costs, calls.rule_spec, calls.command_line, calls.grid, calls.environment),
         calls.workload,
     )

@@ -169,6 +169,48 @@ def vllm(folder: Path) -> Attack:
     )
 
 
+def step_log(folder: Path) -> Attack:
+    """A server's step log: its requests, its arrivals, its costs."""
+    from import_files import STEPS_HEADER, left, step
+
+    from laps_env.live.measure.log_costs import fit_log
+    from laps_env.traces.importers import import_steps, read_arrivals
+    from laps_env.traces.importers.step_lines import read_steps
+
+    shares = [("a", 0, 6, 0, 1), ("a", 6, 4, 3, 3), ("a", 9, 1, 0, 1), ("a", 10, 4, 3, 2)]
+    steps = [step(10.0 + k, 0.05 + 0.01 * k, share) for k, share in enumerate(shares)]
+    valid = [STEPS_HEADER, *steps, left("a", 9.0, output_tokens=7, predicted_tokens=8.0)]
+
+    def attack(rng: Random) -> None:
+        path = _written(folder / "steps.jsonl", damaged_lines(valid, rng))
+        errors: Any = {"on_error": rng.choice(("raise", "skip"))}
+        door = rng.choice((import_steps, read_arrivals, read_steps))
+        if door is not read_steps:
+            door(path, **errors)
+        else:
+            fit_log(read_steps(path)[1] * 20)
+
+    return attack
+
+
+def traffic(folder: Path) -> Attack:
+    """`laps-env fit-traffic`'s file, from which policies are then made."""
+    from laps_env import policies
+    from laps_env.policies.base.traffic_file import fit_traffic, read_traffic, write_traffic
+    from laps_env.workloads.scenarios import get_scenario
+
+    path = folder / "traffic.json"
+    write_traffic(path, fit_traffic(get_scenario("mixed-batch8-135m")))
+    valid = json.loads(path.read_text())
+
+    def attack(rng: Random) -> None:
+        read = read_traffic(_written(path, damaged_json(valid, rng)))
+        for name in ("gittins", "fastserve"):
+            policies.make(name, traffic=read)
+
+    return attack
+
+
 def prompts(folder: Path) -> Attack:
     """Prompt files of a live server."""
     from laps_env.live.prompts import partition, read_questions
