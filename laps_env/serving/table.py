@@ -32,7 +32,7 @@ from laps_env.sim.observation import (
 from laps_env.sim.round import note_service, note_tokens
 from laps_env.sim.server_model import CONSTANTS
 from laps_env.sim.state import FREE, BatchedState, episode_of, make_state
-from laps_env.utils.jit import jit
+from laps_env.utils.jit import jit, unchecked
 from laps_env.utils.rule_errors import caught
 
 #: Arrivals are numbered anew when this many have come (the observation holds them in float32).
@@ -190,12 +190,16 @@ class Table:
         self._draft_share = draft_share if draft_length else 0.0
         self._patience_ns = int(min(patience_s * 1e9, 2**62))
         self._step_ns = 0.0
-        self._constants = np.zeros((), CONSTANTS)
-        self._constants["batch_size"], self._constants["pool_tokens"] = batch_size, pool_tokens
+        constants = np.zeros((), CONSTANTS)
+        constants["batch_size"], constants["pool_tokens"] = batch_size, pool_tokens
+        self._constants = constants[()]
         self._state = _empty(slots, window, numbers)
         server = self._state.servers[0]
         server["saturation_rps"], server["last_draft_length"] = saturation_rps, draft_length
         self._scorer = policy.scorer(slots)
+        score(self._constants, self._state, 0, 0, 0, *self._scorer)
+        account(self._state, 0, 0, np.zeros((0, 3), np.int64), 0.0, 0.0)
+        self._score, self._account = unchecked(score), unchecked(account)
 
     @property
     def requests(self) -> int:
@@ -247,7 +251,7 @@ class Table:
             weight = SMOOTHING if self._step_ns else 1.0
             self._step_ns += weight * (duration - self._step_ns)
         drafting = self._draft_share * self._step_ns
-        account(
+        self._account(
             self._state,
             now,
             duration,
@@ -265,7 +269,9 @@ class Table:
         """
         state, scorer = self._state, self._scorer
         with caught(scorer.raised) as errors:
-            failed = score(self._constants[()], state, now, free_tokens, self._patience_ns, *scorer)
+            failed = self._score(
+                self._constants, state, now, free_tokens, self._patience_ns, *scorer
+            )
         if failed != FREE:
             self.failures += 1
             self.last_failure = self.policy.failure(state.queue[0, failed], errors)

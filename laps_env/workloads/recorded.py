@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from laps_env.sim.costs import CostModel
@@ -10,6 +11,9 @@ from laps_env.traces import AcceptanceTrace
 from laps_env.workloads.arrivals import Poisson
 from laps_env.workloads.requests import RecordedRequests
 from laps_env.workloads.scenarios import Scenario
+
+#: Category of requests that say none, or one that is not known.
+OTHER = "other"
 
 
 def recorded_scenario(
@@ -21,6 +25,8 @@ def recorded_scenario(
     pool_tokens: int = ServerModel.pool_tokens,
 ) -> Scenario:
     """A recorded server with its saturation; no request is kept apart for *test*.
+
+    It has one category more, `OTHER`, without requests: what is fitted for it is of all requests.
 
     Args:
         trace: Recorded requests.
@@ -45,5 +51,7 @@ def recorded_scenario(
         draft_length=known("draft_length", draft_length),
         pool_tokens=pool_tokens,
     )
+    if OTHER not in trace.categories:
+        trace = replace(trace, categories=(*trace.categories, OTHER))
     requests = RecordedRequests(trace, trace, name=name)
     return Scenario("recorded", name, server, requests, Poisson()).with_saturation()
