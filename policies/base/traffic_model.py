@@ -20,8 +20,8 @@ Floats = npt.NDArray[np.float64]
 TRAINING_REQUESTS = 4000
 TRAINING_SEED = 2**40
 
-#: A category with fewer training requests takes the law of all of them.
-FEWEST_REQUESTS = 20
+#: A category with fewer different training requests takes the law of all of them.
+FEWEST_REQUESTS = 10
 
 
 @dataclass(frozen=True)

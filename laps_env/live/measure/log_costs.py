@@ -6,8 +6,9 @@ where it is computed. Only whole steps were timed, so overhead and pass are one 
 draft's own cache has none.
 
 A shared machine has steps that take ten times as long. The slowest hundredth against a first fit is
-left out of a second, and this is then scaled so that its steps take as long in sum as all that were
-measured: an hour of steps stays an hour.
+left out of a second, whose errors are relative to the first: relative to the measured times it
+would follow the short ones. It is then scaled so that the steps, with those left out, take as long
+in sum as they did: an hour of steps stays an hour.
 """
 
 from __future__ import annotations
@@ -83,10 +84,10 @@ def fit_log(steps: Sequence[EngineStep]) -> LogFit:
     counts = _counts(work) * known
     held_out = np.arange(len(times)) % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1
     seen, measured = counts[~held_out], times[~held_out]
-    slowest_last = np.argsort(measured / (seen @ fit_rates(seen, measured)))
+    first = seen @ fit_rates(seen, measured)
     outliers = round(OUTLIERS * len(measured))
-    kept = slowest_last[: len(measured) - outliers]
-    rates = fit_rates(seen[kept], measured[kept])
+    kept = np.argsort(measured / first)[: len(measured) - outliers]
+    rates = fit_rates(seen[kept], measured[kept], first[kept])
     scale = float(measured.sum() / (seen @ rates).sum())
     rates *= scale
     expected = counts[held_out] @ rates
