@@ -45,12 +45,13 @@ def trace(tmp_path: Path) -> AcceptanceTrace:
 
 def test_traffic_by_hand(trace: AcceptanceTrace) -> None:
     traffic = fit_traffic(recorded_scenario(trace, COST))
-    assert traffic.categories == ("chat", "code")
+    assert traffic.categories == ("chat", "code", "other")
     # Predictions say nothing: log L is around its mean, that of code around that of all.
-    assert traffic.laws.weight.tolist() == [0, 0]
+    assert traffic.laws.weight.tolist() == [0, 0, 0]
     assert traffic.laws.offset[0] == pytest.approx(np.log(9))
     mean = (30 * np.log(9) + 3 * np.log(3)) / 33
     assert traffic.laws.offset[1] == pytest.approx(mean, abs=0.02)
+    assert traffic.laws.offset[2] == traffic.laws.offset[1]  # "other" has the law of all, too
     assert traffic.laws.tokens_per_round[0] == pytest.approx(3)
     assert traffic.laws.tokens_per_round[1] == pytest.approx((30 * 9 + 3 * 3) / 99, abs=0.05)
     assert "predictions recorded; batch size 4, draft length 3; costs by hand" in traffic.source
@@ -78,7 +79,7 @@ def test_a_policy_knows_the_traffic_of_a_file(trace: AcceptanceTrace, tmp_path: 
     read = policies.read_traffic(path)
     for name in ("gittins_tuned", "learned_index"):
         made = policies.make(name, "mixed-batch8-135m", traffic=read)
-        assert made.categories == ("chat", "code")
+        assert made.categories == ("chat", "code", "other")
         params = policies.make(name, "mixed-batch8-135m", traffic=traffic).params
         assert made.params.tolist() == params.tolist()
     tuned = policies.make("gittins_tuned", "mixed-batch8-135m")
@@ -94,7 +95,7 @@ def test_a_policy_knows_the_traffic_of_a_file(trace: AcceptanceTrace, tmp_path: 
     [
         ({"version": 2}, "version: expected 1, got 2"),
         ({"categories": ["a", "a"]}, r"categories: expected different names, got \['a', 'a'\]"),
-        ({"categories": ["a"]}, "laws.weight: expected 1 numbers, one a category, got 2"),
+        ({"categories": ["a"]}, "laws.weight: expected 1 numbers, one a category, got 3"),
         ({"draft_share": 1.5}, "draft_share: expected a number <= 1.0, got 1.5"),
         ({"saturation_rps": 0}, "saturation_rps: expected a number > 0.0, got 0"),
         ({"more": 1}, "more: expected no such member"),

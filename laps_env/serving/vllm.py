@@ -133,7 +133,7 @@ class PolicyScheduler(Scheduler):
         self._slots: dict[str, int] = {}
         self._present: dict[int, Any] = {}
         self._lengths: dict[int, Counter[str]] = {}
-        self._ended, self._busy = self.clock(), False
+        self._ended, self._idle = self.clock(), True
 
     def add_request(self, request: Any) -> None:
         """A request arrives."""
@@ -177,9 +177,8 @@ class PolicyScheduler(Scheduler):
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         """Choose who is in the next step, then let vLLM schedule it."""
         begun = time.perf_counter()
-        if not self._busy:
+        if self._idle:
             self._ended = self.clock()
-        self._busy = bool(self._slots)
         active = self.max_num_active_reqs
         if self._slots:
             try:
@@ -281,7 +280,8 @@ class PolicyScheduler(Scheduler):
         begun = time.perf_counter()
         if self._record:
             self._record.end_step()
-        self.counters.tell(time.monotonic(), idle=not self._slots)
+        self._idle = not self._slots
+        self.counters.tell(time.monotonic(), idle=self._idle)
         self.counters.add("decision_seconds", spent + time.perf_counter() - begun)
         return outputs
 
