@@ -1,10 +1,8 @@
 """Make drafters for vLLM from the demo's target and draft head, as folders beside the target.
 
 ``smollm2-135m-first-24``: the target's first layers with its own embedding, last norm and output
-weights, for vLLM's method "draft_model". ``smollm2-135m-mtp``: the package's draft head for vLLM's
-method "mtp". No class of vLLM is named after it, but that of MiMo's heads computes the same: the
-norms of token and state, a projection of both, one layer, a last norm. vLLM lends it the target's
-embedding and output weights; it drafts from the whole vocabulary, not from frequent tokens alone.
+weights, for vLLM's method "draft_model". ``smollm2-135m-head``: the package's draft head, for its
+method "eagle" and the class `laps_env.serving.vllm_head.EagleDraftHead`.
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -28,17 +25,20 @@ from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET
 
 LAYERS = 24
 FIRST_LAYERS = DEMO_TARGET.with_name(f"smollm2-135m-first-{LAYERS}")
-HEAD = DEMO_TARGET.with_name("smollm2-135m-mtp")
+HEAD = DEMO_TARGET.with_name("smollm2-135m-head")
 
-#: Our head's parts under the names that MiMo's checkpoints give them.
+#: The head's parts under the names that they have in vLLM.
 NAMES = {
-    "token_norm": "token_layernorm",
-    "state_norm": "hidden_layernorm",
-    "attention_norm": "input_layernorm",
-    "out": "self_attn.o_proj",
-    "inner_norm": "post_attention_layernorm",
-    "down": "mlp.down_proj",
-    "last_norm": "final_layernorm",
+    "token_norm": "token_norm",
+    "state_norm": "state_norm",
+    "fuse": "fuse",
+    "attention_norm": "layer.input_layernorm",
+    "project": "layer.self_attn.qkv_proj",
+    "out": "layer.self_attn.o_proj",
+    "inner_norm": "layer.post_attention_layernorm",
+    "up": "layer.mlp.gate_up_proj",
+    "down": "layer.mlp.down_proj",
+    "last_norm": "last_norm",
 }
 
 Model = tuple[dict[str, Any], dict[str, Tensor]]
@@ -56,40 +56,31 @@ def first_layers(config: dict[str, Any], weights: dict[str, Tensor], count: int)
     return {**config, "num_hidden_layers": count}, kept
 
 
-def mimo_head(target: dict[str, Any], head: DraftHead) -> Model:
-    """A draft head as the only layer of MiMo's kind, whose attention is Qwen2's.
+def head_for_vllm(config: dict[str, Any], output: Tensor, head: DraftHead) -> Model:
+    """A draft head that says its sizes as a Llama of one layer.
 
     Args:
-        target: Configuration of the target, for its vocabulary and longest text.
+        config: Configuration of the target, a Llama.
+        output: The target's output weights [vocabulary, width].
         head: Draft head of the target's width.
     """
-    ours = head.config
-    config = {
-        "architectures": ["MiMoForCausalLM"],
-        "model_type": "qwen2",
-        "num_nextn_predict_layers": 1,
+    own = head.config
+    sizes = {
+        "architectures": ["EagleDraftHead"],
         "num_hidden_layers": 1,
-        "hidden_size": ours.width,
-        "intermediate_size": ours.inner,
-        "num_attention_heads": ours.heads,
-        "num_key_value_heads": ours.heads,
+        "intermediate_size": own.inner,
+        "num_attention_heads": own.heads,
+        "num_key_value_heads": own.heads,
+        "head_dim": own.width // own.heads,
         "rms_norm_eps": head.last_norm.eps,
-        "rope_parameters": {"rope_type": "default", "rope_theta": ours.rope_theta},
-        "vocab_size": target["vocab_size"],
-        "max_position_embeddings": target["max_position_embeddings"],
-        "tie_word_embeddings": True,
-        "dtype": "float32",
+        "rope_parameters": {"rope_type": "default", "rope_theta": own.rope_theta},
+        "tie_word_embeddings": False,
+        "frequent_tokens": own.frequent_tokens,
     }
     state = head.state_dict()
-    weights = {f"{theirs}.weight": state[f"{own}.weight"] for own, theirs in NAMES.items()}
-    token, hidden = state["fuse.weight"].chunk(2, 1)
-    weights["input_proj.weight"] = torch.cat([hidden, token], 1)
-    for part, weight in zip("qkv", state["project.weight"].chunk(3), strict=True):
-        weights[f"self_attn.{part}_proj.weight"] = weight.contiguous()
-        weights[f"self_attn.{part}_proj.bias"] = torch.zeros(len(weight))
-    gate, up = state["up.weight"].chunk(2)
-    weights["mlp.gate_proj.weight"], weights["mlp.up_proj.weight"] = gate.clone(), up.clone()
-    return config, {f"model.mtp_layers.0.{name}": weight for name, weight in weights.items()}
+    weights = {f"model.{NAMES[part]}.weight": state[f"{part}.weight"] for part in NAMES}
+    weights |= {"lm_head.weight": output[head.frequent], "frequent": head.frequent}
+    return {**config, **sizes}, weights
 
 
 def write(folder: Path, model: Model) -> None:
@@ -118,7 +109,8 @@ def main() -> None:
     config = json.loads((DEMO_TARGET / "config.json").read_text())
     weights = load_file(DEMO_TARGET / "model.safetensors")
     write(FIRST_LAYERS, first_layers(config, weights, LAYERS))
-    write(HEAD, mimo_head(config, load_head(DEMO_DRAFT)))
+    output = weights["model.embed_tokens.weight"]  # the target's are tied
+    write(HEAD, head_for_vllm(config, output, load_head(DEMO_DRAFT)))
 
 
 if __name__ == "__main__":
