@@ -62,7 +62,7 @@ SPECULATION: dict[str, dict[str, Any]] = {
         "method": "draft_model", "model": "models/smollm2-135m-first-24",
         "num_speculative_tokens": 3,
     },
-    "head": {"method": "mtp", "model": "models/smollm2-135m-mtp", "num_speculative_tokens": 3},
+    "head": {"method": "eagle", "model": "models/smollm2-135m-head", "num_speculative_tokens": 3},
 }  # fmt: skip
 
 
@@ -143,6 +143,9 @@ class Server:
     def __init__(self, options: Options) -> None:
         from vllm import LLM, SamplingParams
 
+        from laps_env.serving import vllm_head
+
+        vllm_head.register()
         self.sampling = SamplingParams
         self.options = options
         self.llm = LLM(
@@ -203,7 +206,9 @@ class Server:
         counts = self.scheduler.counters.values
         gaps = [max(np.diff(times), default=0.0) for times in events]
         return {
-            "latency": _rounded([e[-1] - r.arrival_s for e, r in zip(events, requests, strict=True)]),
+            "latency": _rounded(
+                [e[-1] - r.arrival_s for e, r in zip(events, requests, strict=True)]
+            ),
             "first_token": _rounded(
                 [e[0] - r.arrival_s for e, r in zip(events, requests, strict=True)]
             ),

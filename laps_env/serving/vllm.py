@@ -273,16 +273,14 @@ class PolicyScheduler(Scheduler):
         decoding = all(scheduled[r] == 1 + len(drafts.get(r, ())) for r in drafted)
         if served:
             self.table.end_step(now, duration, served, decoding=decoding)
-            if self._record:
-                self._record.begin_step(now - duration, duration, drafted, scheduled, self.requests)
-        spent = time.perf_counter() - begun
+        self.counters.add("decision_seconds", time.perf_counter() - begun)
+        if served and self._record:
+            self._record.begin_step(now - duration, duration, drafted, scheduled, self.requests)
         outputs = super().update_from_output(scheduler_output, model_runner_output)
-        begun = time.perf_counter()
         if self._record:
             self._record.end_step()
         self._idle = not self._slots
         self.counters.tell(time.monotonic(), idle=self._idle)
-        self.counters.add("decision_seconds", spent + time.perf_counter() - begun)
         return outputs
 
     def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
