@@ -21,7 +21,9 @@ from vllm.model_executor.models.utils import AutoWeightsLoader
 
 
 class _Head(nn.Module):
-    """The layer itself; vLLM puts the target's ``embed_tokens`` into it."""
+    """The layer itself."""
+
+    embed_tokens: nn.Module  # the target's, which vLLM puts here
 
     def __init__(self, vllm_config: VllmConfig, config: Any, prefix: str) -> None:
         super().__init__()
