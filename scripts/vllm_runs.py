@@ -246,23 +246,29 @@ class Server:
             del self.scheduler.update_from_output
 
     def _cost(self, output: Any) -> float:
-        from laps_env.sim.costs import Work, work_ns
+        """What a step costs, by its work as `laps-env calibrate --from-log` counts it."""
+        from laps_env.live.measure.log_costs import work_of
+        from laps_env.sim.costs import work_ns
+        from laps_env.traces.step_log import EngineStep, StepShare
 
-        given = output.num_scheduled_tokens
-        drafted = [len(output.scheduled_spec_decode_tokens.get(r, ())) for r in given]
-        known = self.scheduler.requests
-        cached = [known[r].num_computed_tokens - count for r, count in given.items()]
-        prefills = sum(c == 0 for c in cached)
-        work = Work(
-            verify=sum(given.values()), prefill=0, kv=sum(cached), steps=max(drafted),
-            drafted=sum(drafted), draft_kv=sum(d * c for d, c in zip(drafted, cached, strict=True)),
-            prefills=prefills, swaps=0, swapped=0,
-        )  # fmt: skip
-        return float(work_ns.py_func(self.cost, work))
+        known, drafts = self.scheduler.requests, output.scheduled_spec_decode_tokens
+        shares = [
+            StepShare(r, known[r].num_computed_tokens - count, count, len(drafts.get(r, ())), 1)
+            for r, count in output.num_scheduled_tokens.items()
+        ]
+        return float(work_ns.py_func(self.cost, work_of(EngineStep(0, 0, shares))))
 
 
 def _rounded(seconds: list[float]) -> list[float]:
     return [round(float(s), 4) for s in seconds]
+
+
+def arrival_times(
+    part: str, seed: int, rate: float, count: int
+) -> tuple[np.random.Generator, np.ndarray]:
+    """Poisson arrivals in seconds, and the generator that goes on to choose the prompts."""
+    rng = np.random.default_rng([seed, part == "test"])
+    return rng, np.cumsum(rng.exponential(1 / rate, count))
 
 
 def draw(server: Server, part: str, seed: int, rate: float) -> list[Request]:
@@ -283,8 +289,7 @@ def draw(server: Server, part: str, seed: int, rate: float) -> list[Request]:
         seed=seed,
         predictor_error=options.predictor_error,
     )
-    rng = np.random.default_rng([seed, part == "test"])
-    arrivals = np.cumsum(rng.exponential(1 / rate, options.requests))
+    rng, arrivals = arrival_times(part, seed, rate, options.requests)
     requests = []
     for k in range(options.requests):
         category = drawn.categories[drawn.category[k]]

@@ -1,0 +1,256 @@
+"""Write the measured part of docs/vllm.md from the folders of `scripts/vllm_runs.py`.
+
+    python scripts/vllm_page.py runs/vllm-head runs/vllm-ngram --out docs/vllm.md
+
+Each folder's journal gives a table: means over repetitions, ratios to FCFS paired over them, tails
+pooled. Then the replay plays every run: the requests and their acceptance as the FCFS run of the
+repetition recorded them, at costs fitted to the step logs of the repetition's *other* runs, which
+came before and after it on the same machine. Runs in the project's own environment.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from vllm_runs import arrival_times
+
+from laps_env.evaluation.statistics import ratio_with_interval
+from laps_env.live.measure.agreement import compare_order
+from laps_env.live.measure.log_costs import fit_log
+from laps_env.policies import read_traffic
+from laps_env.report.tables import markdown_table
+from laps_env.serving.settings import Settings
+from laps_env.sim.server_model import ServerModel
+from laps_env.sim.simulation import Simulation
+from laps_env.traces.importers import import_steps
+from laps_env.traces.importers.records import parse_records
+from laps_env.traces.importers.step_lines import LogLines, read_steps
+from laps_env.traces.step_log import LeftRequest
+from laps_env.utils.files import write_beside
+from laps_env.workloads import Workload
+
+REFERENCE = "fcfs"
+BEGIN, END = "<!-- measured -->", "<!-- end of what was measured -->"
+#: Errors of the replay's means and pooled tails that are aimed at on a shared CPU.
+TARGETS = {"mean": 0.06, "p95": 0.12}
+NAMES = {
+    "head": "The package's draft head as EAGLE, 3 tokens",
+    "ngram": "Prompt lookup (ngram), 4 tokens",
+    "draft_model": "The target's first 24 of 30 layers as draft model, 3 tokens",
+}
+
+Floats = np.ndarray
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What one folder holds: a drafter, a clock, policies in repetitions.
+
+    Attributes:
+        folder: Folder of `vllm_runs`.
+    """
+
+    folder: Path
+
+    @cached_property
+    def lines(self) -> list[dict[str, Any]]:
+        """The journal; its first line says what was played."""
+        return [json.loads(line) for line in (self.folder / "journal.jsonl").open()]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What was played (`vllm_runs.Options`)."""
+        return self.lines[0]
+
+    @property
+    def saturation_rps(self) -> float:
+        """Measured saturation, requests per second."""
+        return float(next(e["saturation_rps"] for e in self.lines[1:] if e["kind"] == "prepared"))
+
+    @cached_property
+    def played(self) -> dict[str, list[dict[str, Any]]]:
+        """Runs by policy, of the repetitions that every policy has finished, in their order."""
+        runs: dict[str, dict[int, dict[str, Any]]] = {}
+        for entry in self.lines[1:]:
+            if entry["kind"] == "run":
+                runs.setdefault(entry["policy"], {})[entry["repetition"]] = entry
+        complete = sorted(set.intersection(*(set(found) for found in runs.values())))
+        return {policy: [found[r] for r in complete] for policy, found in runs.items()}
+
+    def latencies(self, policy: str, name: str = "latency") -> Floats:
+        """Seconds by repetition and request [repetitions, requests]."""
+        return np.array([run[name] for run in self.played[policy]])
+
+    def log(self, policy: str, repetition: int) -> Path:
+        """Step log of a run."""
+        return self.folder / f"{policy}-{repetition}.jsonl"
+
+    def workload(self, repetition: int) -> Workload:
+        """The requests of a repetition as the FCFS run recorded them."""
+        log = self.log(REFERENCE, repetition)
+        left = [line for line in parse_records(log, LogLines().parse) if is_request(line)]
+        order = np.argsort([int(request.id.split("-")[0]) for request in left])
+        trace = import_steps(log).select(order)
+        rate = self.options["load"] * self.saturation_rps
+        _, arrivals = arrival_times("test", repetition, rate, len(left))
+        categories = self.traffic.categories
+        assert trace.predicted_tokens is not None  # every request was sent with one
+        return Workload(
+            arrival_ns=(arrivals * 1e9).astype(np.int64),
+            prompt_tokens=np.asarray(trace.prompt_tokens),
+            output_tokens=np.asarray(trace.output_tokens),
+            predicted_tokens=np.asarray(trace.predicted_tokens),
+            category=np.array([categories.index(left[k].category) for k in order]),
+            accepted_length=np.asarray(trace.accepted_length),
+            max_draft=trace.max_draft,
+            categories=categories,
+        )
+
+    @cached_property
+    def traffic(self) -> Any:
+        """What the policies knew of the traffic."""
+        return read_traffic(self.folder / "traffic.json")
+
+    def replayed(self, policy: str) -> Floats:
+        """Latencies that the replay predicts [repetitions, requests], in seconds."""
+        rule = Settings(policy=policy).make_policy(self.traffic)
+        predicted = []
+        for run in self.played[policy]:
+            repetition = run["repetition"]
+            others = [p for p in self.played if p != policy]
+            steps = [s for p in others for s in read_steps(self.log(p, repetition))[1]]
+            header, _ = read_steps(self.log(REFERENCE, repetition))
+            server = ServerModel(
+                fit_log(steps).cost,
+                batch_size=header.batch_size,
+                draft_length=header.draft_length,
+            )
+            workload = self.workload(repetition)
+            simulation = Simulation(
+                server,
+                slots=workload.num_requests,
+                saturation_rps=self.traffic.saturation_rps,
+            )
+            simulation.start(0, workload)
+            rule.run(simulation)
+            requests = simulation.requests()
+            predicted.append((requests["completion_ns"] - requests["arrival_ns"]) * 1e-9)
+        return np.array(predicted)
+
+
+def is_request(line: object) -> bool:
+    """Whether a line of a step log is of a request."""
+    return isinstance(line, LeftRequest)
+
+
+def measured(runs: Runs) -> str:
+    """What was measured with one drafter: a line of settings and a table."""
+    options, played = runs.options, runs.played
+    repetitions, requests = runs.latencies(REFERENCE).shape
+    reference = runs.latencies(REFERENCE).mean(axis=1)
+    rows = []
+    for policy in sorted(played, key=lambda p: runs.latencies(p).mean()):
+        latency = runs.latencies(policy)
+        ratio, interval = ratio_with_interval(latency.mean(axis=1), reference)
+        between = (
+            "" if interval is None or policy == REFERENCE else "{:.3f}..{:.3f}".format(*interval)
+        )
+        rows.append(
+            [
+                f"`{policy}`",
+                f"{latency.mean():.2f}",
+                f"{ratio:.3f}",
+                between,
+                f"{np.quantile(latency, 0.95):.2f}",
+                f"{np.quantile(latency, 0.99):.2f}",
+                f"{runs.latencies(policy, 'first_token').mean():.2f}",
+                f"{runs.latencies(policy, 'longest_stall').max():.1f}",
+                f"{np.mean([r['held'] / r['steps'] for r in played[policy]]):.1f}",
+                f"{np.mean([r['decision_us'] for r in played[policy]]):.0f}",
+            ]
+        )
+    heads = [
+        "policy", "mean, s", "/ fcfs", "95 %", "p95, s", "p99, s", "first token, s",
+        "longest stall, s", "held", "decision, us",
+    ]  # fmt: skip
+    texts = {
+        repetition: {
+            run["texts"]
+            for found in played.values()
+            for run in found
+            if run["repetition"] == repetition
+        }
+        for repetition in {run["repetition"] for run in played[REFERENCE]}
+    }
+    same = all(len(found) == 1 for found in texts.values())
+    count = sum(map(len, played.values()))
+    said = (
+        f"{repetitions} repetitions of {requests} requests at load {options['load']:g} of "
+        f"{runs.saturation_rps:.2f} requests per second, batch {options['batch_size']}, "
+        f"{options['places']} places, at most {options['longest']} tokens; {options['clock']} "
+        f"clock. Texts: {'the same, token by token, in' if same else 'NOT the same in'} all "
+        f"{count} runs."
+    )
+    title = f"### {NAMES[options['drafter']]}, {options['clock']} clock"
+    return f"{title}\n\n{said}\n\n{markdown_table(heads, rows)}\n"
+
+
+def predicted(runs: Runs) -> str:
+    """The replay's prediction beside what was measured."""
+    policies = list(runs.played)
+    live = {p: runs.latencies(p) for p in policies}
+    replay = {p: runs.replayed(p) for p in policies}
+    rows, worst = [], dict.fromkeys(TARGETS, 0.0)
+    for policy in policies:
+        cells = [f"`{policy}`"]
+        for name, of in (("mean", np.mean), ("p95", lambda x: np.quantile(x, 0.95))):
+            here, there = float(of(live[policy])), float(of(replay[policy]))
+            worst[name] = max(worst[name], abs(there / here - 1))
+            cells += [f"{here:.2f}", f"{there:.2f}", f"{there / here - 1:+.1%}"]
+        rows.append(cells)
+    heads = ["policy", "mean, s", "replay", "error", "p95, s", "replay", "error"]
+    orders = [order for order in _orders(live, replay) if order.decided]
+    same = sum(order.same for order in orders)
+    pairs = len(list(combinations(policies, 2)))
+    verdict = (
+        f"Largest error of a mean {worst['mean']:.1%} (aimed at: {TARGETS['mean']:.0%}), of a p95 "
+        f"{worst['p95']:.1%} ({TARGETS['p95']:.0%}). {len(orders)} of {pairs} pairs of policies "
+        f"differ by more than their noise; {same} of these the replay has in the same order."
+    )
+    title = f"#### The replay's prediction, {NAMES[runs.options['drafter']]}"
+    return f"{title}\n\n{verdict}\n\n{markdown_table(heads, rows)}\n"
+
+
+def _orders(live: dict[str, Floats], replay: dict[str, Floats]) -> Any:
+    def metrics(plays: dict[str, Floats]) -> dict[str, list[dict[str, float]]]:
+        return {p: [{"mean_latency_s": float(m)} for m in x.mean(axis=1)] for p, x in plays.items()}
+
+    return compare_order(metrics(live), metrics(replay))
+
+
+def main(
+    folders: tyro.conf.Positional[tuple[Path, ...]],
+    out: Annotated[Path, tyro.conf.arg(help="page whose measured part is replaced")],
+) -> None:
+    """Write the measured part of a page."""
+    parts = []
+    for folder in folders:
+        runs = Runs(folder)
+        parts.append(measured(runs))
+        parts.append(predicted(runs))
+    page = out.read_text()
+    before, rest = page.split(BEGIN)
+    after = rest.split(END)[1]
+    body = "\n".join(parts)
+    write_beside(out, [f"{before}{BEGIN}\n\n{body}\n{END}{after}".encode()])
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
