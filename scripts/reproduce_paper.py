@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import tyro
@@ -76,7 +76,7 @@ Result = TypeVar("Result")
 
 
 def mean_latencies(
-    name: str, scenario: Scenario, workloads: list[Workload], **settings: float
+    name: str, scenario: Scenario, workloads: list[Workload], **settings: Any
 ) -> Latencies:
     """Mean latency of a policy on each workload, seconds."""
     policy = policies.make(name, scenario, **settings)

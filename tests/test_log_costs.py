@@ -35,8 +35,8 @@ def steps_of(count: int, drafts: tuple[int, ...] = (0, 1, 3), prompts: bool = Tr
     for k in range(count):
         shares = []
         for _ in range(rng.integers(1, 4)):
-            drafted = int(rng.choice(drafts))
-            shares.append(StepShare("d", int(rng.integers(20, 500)), 1 + drafted, drafted, 1))
+            n = int(rng.choice(drafts))
+            shares.append(StepShare("d", int(rng.integers(20, 500)), 1 + n, n, 1))
         if prompts and k % 4 == 0:
             shares.append(StepShare("p", 0, int(rng.integers(10, 90)), 0, 1))
         prompt = shares[-1].scheduled if shares[-1].id == "p" else 0

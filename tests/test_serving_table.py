@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from laps_env import policies
-from laps_env.policies import Parameter, RuleSpec, rule
+from laps_env.policies import RuleSpec, rule
 from laps_env.serving.table import SMOOTHING, Table
 from laps_env.sim.loops import run_rule
 from laps_env.sim.observation import (

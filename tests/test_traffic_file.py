@@ -67,9 +67,9 @@ def test_the_draft_share_by_hand() -> None:
 
 
 def test_a_trace_that_does_not_say_its_server_has_to_be_told(trace: AcceptanceTrace) -> None:
-    shipped = get_scenario("chat-batch8-135m").requests.train
+    requests: Any = get_scenario("chat-batch8-135m").requests
     with pytest.raises(ValueError, match=r"batch_size: expected a number, which .* does not"):
-        recorded_scenario(shipped, COST, draft_length=4)
+        recorded_scenario(requests.train, COST, draft_length=4)
 
 
 def test_a_policy_knows_the_traffic_of_a_file(trace: AcceptanceTrace, tmp_path: Path) -> None:

@@ -71,7 +71,8 @@ class Recorder:
         """A step has run, and its tokens are about to be given to its requests.
 
         Args:
-            at, duration: Begin and duration, ns.
+            at: Begin, ns.
+            duration: Duration, ns.
             drafted: Tokens drafted for each request that was in it, by id.
             scheduled: Tokens given to the target, by id.
             requests: Requests of the server, by id.

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -64,6 +65,8 @@ PRIVATE = (
 KNOWN_LENGTHS = 20
 #: Predicted length where neither the request nor its ``max_tokens`` says one.
 UNKNOWN_LENGTH = 256.0
+#: No output is longer; greater numbers are no prediction.
+MOST_TOKENS = 2**31
 
 
 class PolicyScheduler(Scheduler):
@@ -79,6 +82,8 @@ class PolicyScheduler(Scheduler):
     """
 
     clock = staticmethod(time.monotonic_ns)
+    max_num_active_reqs: int
+    _record: Recorder | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -126,6 +131,8 @@ class PolicyScheduler(Scheduler):
             patience_s=settings.patience_s or math.inf,
         )
         self.counters = Counters(policy.name, logger.info)
+        if self._record:
+            self._record.close()
         self._record = None
         if settings.record:
             header = header_of(self.vllm_config, self._batch_size)
@@ -154,8 +161,9 @@ class PolicyScheduler(Scheduler):
         """Category and predicted length that a request tells; what cannot be used is counted."""
         told = (request.sampling_params and request.sampling_params.extra_args) or {}
         category, predicted = told.get("category", OTHER), told.get("predicted_tokens")
-        known = category == OTHER or category in self._categories or not self._categories
-        known = known and isinstance(category, str)
+        known = isinstance(category, str) and (
+            category == OTHER or category in self._categories or not self._categories
+        )
         usable = predicted is None or _is_length(predicted)
         if not (known and usable):
             self.counters.add("ignored_data")
@@ -185,7 +193,9 @@ class PolicyScheduler(Scheduler):
                 self._arrange(*self._choose())
             except Exception:  # whatever a policy does, the server goes on
                 self.counters.add("failures")
-                logger.exception("laps: a step is served first come first served")
+                logger.warning_once(
+                    "laps: a step is served first come first served:\n%s", traceback.format_exc()
+                )
             self.counters.add("steps")
         self.counters.add("decision_seconds", time.perf_counter() - begun)
         try:
@@ -308,10 +318,7 @@ class PolicyScheduler(Scheduler):
 def _is_length(value: Any) -> bool:
     """Whether a value from outside is a number of tokens."""
     return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and value >= 1
+        isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= MOST_TOKENS
     )
 
 
