@@ -29,7 +29,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-for name, value in {
+import numpy as np
+import tyro
+
+from laps_env.utils.journal import Journal
+
+#: Read when vLLM, torch and numba are imported, which happens after `main` has begun.
+ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "NUMBA_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
@@ -38,13 +44,7 @@ for name, value in {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
-}.items():
-    os.environ.setdefault(name, value)
-
-import numpy as np
-import tyro
-
-from laps_env.utils.journal import Journal
+}
 
 POLICIES = ("fcfs", "sjf", "las", "laps_sd", "gittins", "learned_index", "learned")
 #: Scenario whose lengths and categories are drawn, and how many times shorter they are here.
@@ -344,6 +344,7 @@ def _laps_env(*words: object) -> None:
 
 def main() -> None:
     """Play what is not in the journal yet."""
+    os.environ.update(ENVIRONMENT | os.environ)
     options = tyro.cli(Options)
     options.out.mkdir(parents=True, exist_ok=True)
     job = json.loads(json.dumps(asdict(options), default=str))
