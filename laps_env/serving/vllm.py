@@ -211,22 +211,22 @@ class PolicyScheduler(Scheduler):
         if self.table.failures > failures:
             self.counters.add("failures")
             logger.warning_once("laps: %s", self.table.last_failure)
-        ranked = map(self._present.__getitem__, order)
         chosen: list[Any] = []
-        others: list[Any] = []
-        blocks = self._blocks
-        for request in ranked:
-            needed = self._blocks_of(request.num_tokens + self.num_spec_tokens + 1)
-            if needed <= blocks or not chosen:
+        held: list[Any] = []
+        blocks, unseen = self._blocks, len(self.running)
+        for request in map(self._present.__getitem__, order):
+            running = request.status == RequestStatus.RUNNING
+            unseen -= running
+            full = len(chosen) == self._batch_size
+            needed = 0 if full else self._blocks_of(request.num_tokens + self.num_spec_tokens + 1)
+            if not full and (needed <= blocks or not chosen):
                 chosen.append(request)
                 blocks -= needed
-            else:
-                others.append(request)
-            if len(chosen) == self._batch_size:
+            elif running:
+                held.append(request)
+            if full and not unseen:  # the others have no cache
                 break
-        others += ranked
-        running = RequestStatus.RUNNING
-        return chosen, [request for request in others if request.status == running]
+        return chosen, held
 
     def _arrange(self, chosen: list[Any], held: list[Any]) -> None:
         """Put vLLM's queues in order: what it schedules next is what was chosen."""
