@@ -95,7 +95,8 @@ class Runs:
     def workload(self, repetition: int) -> Workload:
         """The requests of a repetition as the FCFS run recorded them."""
         log = self.log(REFERENCE, repetition)
-        left = [line for line in parse_records(log, LogLines().parse) if is_request(line)]
+        lines = parse_records(log, LogLines().parse)
+        left = [line for line in lines if isinstance(line, LeftRequest)]
         order = np.argsort([int(request.id.split("-")[0]) for request in left])
         trace = import_steps(log).select(order)
         rate = self.options["load"] * self.saturation_rps
@@ -143,11 +144,6 @@ class Runs:
             requests = simulation.requests()
             predicted.append((requests["completion_ns"] - requests["arrival_ns"]) * 1e-9)
         return np.array(predicted)
-
-
-def is_request(line: object) -> bool:
-    """Whether a line of a step log is of a request."""
-    return isinstance(line, LeftRequest)
 
 
 def measured(runs: Runs) -> str:

@@ -53,6 +53,8 @@ SCENARIO, SHORTER = "mixed-batch8-8b", 16
 QUESTIONS_OF = {"chat": "chat", "code": "code", "math": "math", "news": "qa"}
 LONGEST_PROMPT = 256
 
+Part = Literal["train", "test"]
+
 SPECULATION: dict[str, dict[str, Any]] = {
     "ngram": {
         "method": "ngram", "num_speculative_tokens": 4,
@@ -264,14 +266,14 @@ def _rounded(seconds: list[float]) -> list[float]:
 
 
 def arrival_times(
-    part: str, seed: int, rate: float, count: int
+    part: Part, seed: int, rate: float, count: int
 ) -> tuple[np.random.Generator, np.ndarray]:
     """Poisson arrivals in seconds, and the generator that goes on to choose the prompts."""
     rng = np.random.default_rng([seed, part == "test"])
     return rng, np.cumsum(rng.exponential(1 / rate, count))
 
 
-def draw(server: Server, part: str, seed: int, rate: float) -> list[Request]:
+def draw(server: Server, part: Part, seed: int, rate: float) -> list[Request]:
     """Requests of a part of the questions, arriving at so many a second (all at once: infinity)."""
     from laps_env.live.prompts import partition, read_questions
     from laps_env.workloads.scenarios import get_scenario

@@ -179,7 +179,11 @@ def test_what_no_simulator_has_parts_of_a_prompt_and_smoothed_durations() -> Non
     assert told == {
         "attained_s": np.float32(0.005), "ran": 1, "cached": 1, "rounds": 0, "category": 1
     }  # fmt: skip
-    assert table.observation["server"][[DRAFT_STEP_S, VERIFY_S]].tolist() == [0, 0]
+    np.testing.assert_allclose(
+        table.observation["server"][[DRAFT_STEP_S, VERIFY_S]],
+        [0.25 * 0.05 / DRAFT_LENGTH, 0.75 * 0.05],  # nothing measured yet
+        rtol=1e-6,
+    )
     for now, duration in ((25, 20), (65, 40)):
         table.end_step(now * 10**6, duration * 10**6, [(second, 3, 4)], decoding=True)
     table.rank(65 * 10**6, POOL)

@@ -42,6 +42,9 @@ NUMBERS = 2**16
 #: last many times as long as the others.
 SMOOTHING = 1 / 8
 
+#: What a decoding step is taken to last before one was measured (assumed); rules divide by it.
+FIRST_STEP_NS = 5e7
+
 #: A request that has just been served: slot, tokens that came (0: a part of its prompt was
 #: computed), tokens that had been drafted.
 Served = tuple[int, int, int]
@@ -189,7 +192,7 @@ class Table:
         self._draft_length = draft_length
         self._draft_share = draft_share if draft_length else 0.0
         self._patience_ns = int(min(patience_s * 1e9, 2**62))
-        self._step_ns = 0.0
+        self._step_ns, self._measured = FIRST_STEP_NS, False
         constants = np.zeros((), CONSTANTS)
         constants["batch_size"], constants["pool_tokens"] = batch_size, pool_tokens
         self._constants = constants[()]
@@ -198,7 +201,7 @@ class Table:
         server["saturation_rps"], server["last_draft_length"] = saturation_rps, draft_length
         self._scorer = policy.scorer(slots)
         score(self._constants, self._state, 0, 0, 0, *self._scorer)
-        account(self._state, 0, 0, np.zeros((0, 3), np.int64), 0.0, 0.0)
+        account(self._state, 0, 0, np.zeros((0, 3), np.int64), *self._shares())
         self._score, self._account = unchecked(score), unchecked(account)
 
     @property
@@ -248,17 +251,17 @@ class Table:
                 taken for that of a round.
         """
         if decoding:
-            weight = SMOOTHING if self._step_ns else 1.0
+            weight = SMOOTHING if self._measured else 1.0
             self._step_ns += weight * (duration - self._step_ns)
-        drafting = self._draft_share * self._step_ns
+            self._measured = True
         self._account(
-            self._state,
-            now,
-            duration,
-            np.array(served, np.int64).reshape(-1, 3),
-            drafting / max(self._draft_length, 1),
-            self._step_ns - drafting,
+            self._state, now, duration, np.array(served, np.int64).reshape(-1, 3), *self._shares()
         )
+
+    def _shares(self) -> tuple[float, float]:
+        """Duration of a draft step and of the verification, ns."""
+        drafting = self._draft_share * self._step_ns
+        return drafting / max(self._draft_length, 1), self._step_ns - drafting
 
     def rank(self, now: int, free_tokens: int) -> list[int]:
         """Slots of all requests, best first; by arrival where the policy fails.
@@ -284,7 +287,8 @@ class Table:
         old, slots = self._state, 2 * self._state.slots.shape[1]
         numbers = max(old.requests.shape[1], 4 * slots)
         self._state = _empty(slots, old.window.shape[2], numbers)
-        for before, after in zip(old, self._state, strict=True):
+        arrays: list[tuple[Any, Any]] = list(zip(old, self._state, strict=True))
+        for before, after in arrays:
             after[tuple(slice(size) for size in before.shape)] = before
         memory, self._scorer = self._scorer.memory, self.policy.scorer(slots)
         self._scorer.memory[: len(memory)] = memory
