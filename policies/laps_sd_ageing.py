@@ -37,7 +37,7 @@ SPEC = RuleSpec(
     laps_sd_ageing,
     (
         *LAPS_SD.parameters,
-        Parameter("patience_s", 30.0, 1.0, 1000.0, "wait that raises it by a queue", log=True),
+        Parameter("patience_s", 100.0, 1.0, 1000.0, "wait that raises it by a queue", log=True),
     ),
     cells=LAPS_SD.cells,
 )
