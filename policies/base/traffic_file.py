@@ -17,12 +17,13 @@ from msgspec import Meta
 from laps_env.policies.base.traffic_model import TrafficModel, model_of, training_workload
 from laps_env.sim.costs import Work, verification_ns, work_ns
 from laps_env.sim.server_model import ServerModel
+from laps_env.utils.checks import MAX_COUNT
 from laps_env.utils.documents import read_document, write_document
 from laps_env.workloads.predictors import RECORDED, PredictorError
 from laps_env.workloads.scenarios import Scenario
 
 FORMAT = "laps-env traffic"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,9 @@ class _Laws(msgspec.Struct, forbid_unknown_fields=True):
     offset: list[Annotated[float, Meta(ge=-100, le=100)]]
     variance: list[_Size]
     misfit: list[_Size]
+    heaviness: list[Annotated[float, Meta(ge=0, le=0.5)]]
+    scale: list[_Size]
+    longest_tokens: Annotated[float, Meta(ge=1, le=MAX_COUNT)]
     tokens_per_round: list[Annotated[float, Meta(ge=1, le=256)]]
     seconds_per_prefill_token: _Seconds
     seconds_per_prefill: _Seconds
