@@ -111,6 +111,18 @@ def test_a_bad_traffic_file_is_refused(
         policies.read_traffic(path)
 
 
+def test_a_law_that_nobody_fits_is_refused(trace: AcceptanceTrace, tmp_path: Path) -> None:
+    path = tmp_path / "traffic.json"
+    write_traffic(path, fit_traffic(recorded_scenario(trace, COST)))
+    document = json.loads(path.read_text())
+    document["laws"]["heaviness"][0] = 1e-6
+    path.write_text(json.dumps(document))
+    with pytest.raises(
+        ValueError, match=r"laws.heaviness: expected numbers of \(0\.0, .* got \[1e-06"
+    ):
+        policies.read_traffic(path)
+
+
 def test_the_command_writes_what_the_functions_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
