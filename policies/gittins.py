@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from laps_env.policies.base.length_law import length_survival
 from laps_env.policies.base.remaining import shrunk_tokens_per_round
 from laps_env.policies.base.rule_spec import RuleSpec
 from laps_env.policies.base.traffic_model import Floats, TrafficModel
@@ -53,19 +54,22 @@ def gittins(row: Any, server: Any, params: Any, memory: Any) -> float:
     return tokens / shrunk_tokens_per_round(row, law[0], params[0])
 
 
-def index_table(sd: float) -> Floats:
-    """G(x) / (1 + x) on the grid, for a log-normal law with median 1 and deviation ``sd``.
+def index_table(scale: float, heaviness: float = 0.0) -> Floats:
+    """G(x) / (1 + x) on the grid, for a law with median 1 (`laps_env.policies.base.length_law`).
+
+    The scale of a log-normal law is the deviation of log L.
 
     E[min(rest, D)] is the integral of the survival function; D runs over a grid that is geometric
-    between a thousandth and a hundred times the age's own scale.
+    between a thousandth and a hundred times the age's own scale (a log-t law is so dense at 0 that
+    the smallest D of all would be best there).
     """
     grid = np.arange(_POINTS) / _POINTS
     ages = grid / (1 - grid)
     table = np.empty(_POINTS)
     for i, age in enumerate(ages):
-        scale = max(sd, 0.02) * (age + 1.0)
-        spans = np.concatenate([[0.0], np.geomspace(1e-3 * scale, 1e2 * scale, 300)])
-        survival = _survival(age + spans, sd)
+        wide = max(scale, 0.02) * (age + 1.0)
+        spans = np.concatenate([[0.0], np.geomspace(1e-3 * wide, 1e2 * wide, 300)])
+        survival = length_survival(age + spans, scale, heaviness)
         if survival[0] < 1e-250:  # beyond any length that occurs: keep the last index
             table[i] = table[i - 1]
             continue
@@ -77,15 +81,15 @@ def index_table(sd: float) -> Floats:
     return table
 
 
-def _survival(x: Floats, sd: float) -> Floats:
-    logs = np.log(np.maximum(x, 1e-300)) / (max(sd, 1e-3) * math.sqrt(2.0))
-    return np.array([0.5 * math.erfc(v) for v in logs])
-
-
 def index_tables(traffic: TrafficModel) -> Floats:
     """Length law and index table of each category, flat."""
-    rows = length_posteriors(traffic).reshape(-1, LAW_SIZE)
-    return np.concatenate([np.concatenate([row, index_table(math.sqrt(row[3]))]) for row in rows])
+    return with_laws(traffic, [index_table(math.sqrt(v)) for v in traffic.variance])
+
+
+def with_laws(traffic: TrafficModel, tables: list[Floats]) -> Floats:
+    """Length law of each category, then its table, flat."""
+    laws = length_posteriors(traffic).reshape(-1, LAW_SIZE)
+    return np.concatenate([laws, tables], axis=1).ravel()
 
 
 SPEC = RuleSpec(

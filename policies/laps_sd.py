@@ -43,7 +43,7 @@ from laps_env.sim.observation import (
 from laps_env.utils.jit import inlined, rule
 
 #: More than any estimate in seconds: the distance between two queues' priorities.
-_QUEUE = 1e7
+QUEUE = 1e7
 
 
 @inlined
@@ -73,14 +73,14 @@ def laps_sd(row: Any, server: Any, params: Any, memory: Any) -> float:
         memory[0] = 1.0
         memory[1] = row[ACCEPTED] / row[DRAFTED]
     if memory[0] == 0:
-        return _QUEUE * queue_of(row[ATTAINED_S], queues, quantum, growth)
+        return QUEUE * queue_of(row[ATTAINED_S], queues, quantum, growth)
     frozen, remaining = params[5] == 1, params[6] == 1
     rate = memory[1] if frozen else row[ACCEPTED] / max(row[DRAFTED], 1.0)
     tokens = row[PREDICTED_TOKENS]
     if remaining:
         tokens = remaining_tokens(row, tokens, params[7])
     time = estimated_time(server, tokens, rate)
-    return _QUEUE * queue_of(time, queues, quantum, growth) + time
+    return QUEUE * queue_of(time, queues, quantum, growth) + time
 
 
 SPEC = RuleSpec(

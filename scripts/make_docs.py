@@ -138,14 +138,12 @@ def scenario_numbers(scenario: Scenario) -> list[object]:
 
 
 def parameters_table() -> str:
-    """Parameters of all rules that are tuned, with the setting chosen over all scenarios."""
-    known = list_policies()
+    """Parameters of all rules, with the setting chosen over all scenarios where there is one."""
     return markdown_table(
         ["rule", "parameter", "default", "source", "tuned", "range", "meaning"],
         [
             parameter_cells(rule, parameter)
             for rule in list_rules()
-            if rule + TUNED in known
             for parameter in get_rule(rule).parameters
         ],
     )
@@ -154,12 +152,13 @@ def parameters_table() -> str:
 def parameter_cells(rule: str, parameter: Parameter) -> list[str]:
     """Cells of one parameter."""
     kind = ", log" * parameter.log + ", integer" * parameter.integer
+    tuned = rule + TUNED in list_policies()
     return [
         f"`{rule}`",
         f"`{parameter.name}`",
         f"{parameter.default:g}",
         parameter.source,
-        f"{tuned_settings(rule, 'all')[parameter.name]:g}",
+        f"{tuned_settings(rule, 'all')[parameter.name]:g}" if tuned else "-",
         f"{parameter.low:g} .. {parameter.high:g}{kind}",
         parameter.meaning,
     ]

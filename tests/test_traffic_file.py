@@ -93,7 +93,7 @@ def test_a_policy_knows_the_traffic_of_a_file(trace: AcceptanceTrace, tmp_path: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "version: expected 1, got 2"),
+        ({"version": 1}, "version: expected 2, got 1: made by another version, make it again"),
         ({"categories": ["a", "a"]}, r"categories: expected different names, got \['a', 'a'\]"),
         ({"categories": ["a"]}, "laws.weight: expected 1 numbers, one a category, got 3"),
         ({"draft_share": 1.5}, "draft_share: expected a number <= 1.0, got 1.5"),
@@ -108,6 +108,18 @@ def test_a_bad_traffic_file_is_refused(
     write_traffic(path, fit_traffic(recorded_scenario(trace, COST)))
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ValueError, match=f"traffic.json: {message}"):
+        policies.read_traffic(path)
+
+
+def test_a_law_that_nobody_fits_is_refused(trace: AcceptanceTrace, tmp_path: Path) -> None:
+    path = tmp_path / "traffic.json"
+    write_traffic(path, fit_traffic(recorded_scenario(trace, COST)))
+    document = json.loads(path.read_text())
+    document["laws"]["heaviness"][0] = 1e-6
+    path.write_text(json.dumps(document))
+    with pytest.raises(
+        ValueError, match=r"laws.heaviness: expected numbers of \(0\.0, .* got \[1e-06"
+    ):
         policies.read_traffic(path)
 
 

@@ -1,4 +1,4 @@
-"""Shared by the rules that order by what is left: predicted tokens, tokens per round.
+"""Shared by the rules that order by what is left: predicted tokens, tokens per round, seconds.
 
 A prediction that has been passed says only that it was wrong. ``overrun`` is the least remaining
 length such a request is thought to have, as a share of what it has generated: 0 takes the
@@ -10,12 +10,23 @@ from __future__ import annotations
 from typing import Any
 
 from laps_env.policies.base.rule_spec import Parameter
-from laps_env.sim.observation import GENERATED_TOKENS, ROUNDS
+from laps_env.sim.observation import (
+    DRAFT_LENGTH,
+    DRAFT_STEP_S,
+    GENERATED_TOKENS,
+    ROUNDS,
+    VERIFY_S,
+)
 from laps_env.utils.jit import inlined
 
 OVERRUN = Parameter(
     "overrun", 0.0, 0.0, 2.0, "least remaining length after the prediction is passed / generated"
 )
+
+
+#: Least service in seconds, less than any round takes: of a request that has had none, and before
+#: the duration of a round has been measured.
+LEAST_WORK_S = 1e-3
 
 
 @inlined
@@ -29,3 +40,15 @@ def remaining_tokens(row: Any, length: float, overrun: float) -> float:
 def shrunk_tokens_per_round(row: Any, category_mean: float, weight: float) -> float:
     """Observed tokens per round, shrunk to the category's mean with ``weight`` rounds."""
     return (weight * category_mean + row[GENERATED_TOKENS]) / (weight + row[ROUNDS])
+
+
+@inlined
+def round_duration_s(server: Any) -> float:
+    """Duration of a round at the last draft length."""
+    return server[VERIFY_S] + server[DRAFT_LENGTH] * server[DRAFT_STEP_S]
+
+
+@inlined
+def work_s(server: Any, tokens: float, tokens_per_round: float) -> float:
+    """Service in seconds that so many tokens take."""
+    return max(tokens / tokens_per_round * round_duration_s(server), LEAST_WORK_S)

@@ -14,15 +14,17 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from laps_env.policies.base.length_law import HEAVINESSES
 from laps_env.policies.base.traffic_model import TrafficModel, model_of, training_workload
 from laps_env.sim.costs import Work, verification_ns, work_ns
 from laps_env.sim.server_model import ServerModel
+from laps_env.utils.checks import MAX_COUNT
 from laps_env.utils.documents import read_document, write_document
 from laps_env.workloads.predictors import RECORDED, PredictorError
 from laps_env.workloads.scenarios import Scenario
 
 FORMAT = "laps-env traffic"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,9 @@ class _Laws(msgspec.Struct, forbid_unknown_fields=True):
     offset: list[Annotated[float, Meta(ge=-100, le=100)]]
     variance: list[_Size]
     misfit: list[_Size]
+    heaviness: list[float]
+    scale: list[_Size]
+    longest_tokens: Annotated[float, Meta(ge=1, le=MAX_COUNT)]
     tokens_per_round: list[Annotated[float, Meta(ge=1, le=256)]]
     seconds_per_prefill_token: _Seconds
     seconds_per_prefill: _Seconds
@@ -143,6 +148,10 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if len(set(self.categories)) < len(self.categories):
             raise ValueError(f"categories: expected different names, got {self.categories}")
+        if not set(self.laws.heaviness) <= set(HEAVINESSES):
+            raise ValueError(
+                f"laws.heaviness: expected numbers of {HEAVINESSES}, got {self.laws.heaviness}"
+            )
         for name, values in msgspec.structs.asdict(self.laws).items():
             if isinstance(values, list) and len(values) != len(self.categories):
                 expected = f"{len(self.categories)} numbers, one a category"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from laps_env.policies.base.length_law import choose_law
 from laps_env.sim.remaining_rounds import remaining_rounds
 from laps_env.sim.server_model import ServerModel
 from laps_env.sim.workload import Workload
@@ -36,6 +37,9 @@ class TrafficModel:
         weight, offset, variance: Line, and variance of log L around it, float64 [C].
         misfit: Largest difference between the distribution of log L around the line and the normal
             one (Kolmogorov's distance), float64 [C]: large where lengths are cut by a limit.
+        heaviness, scale: Law around the line that fits best, normal or Student's t: one over its
+            degrees of freedom (0: normal) and its scale, float64 [C].
+        longest_tokens: Greatest output length.
         tokens_per_round: Output tokens / rounds at the reference draft length, float64 [C].
         seconds_per_prefill_token, seconds_per_prefill: Cost of a prefill, from the cost model.
     """
@@ -44,6 +48,9 @@ class TrafficModel:
     offset: Floats
     variance: Floats
     misfit: Floats
+    heaviness: Floats
+    scale: Floats
+    longest_tokens: float
     tokens_per_round: Floats
     seconds_per_prefill_token: float
     seconds_per_prefill: float
@@ -70,14 +77,24 @@ def model_of(workload: Workload, server: ServerModel) -> TrafficModel:
     log_length = np.log(workload.output_tokens)
     to_go = remaining_rounds(workload, server.reference_draft_length)
     rounds = to_go[workload.offset[:-1]]
-    members = [_members(workload, c) for c in range(len(workload.categories))]
+    drawn = _drawn(workload)
+    members = [_members(workload, drawn, c) for c in range(len(workload.categories))]
     log_predicted = np.log(workload.predicted_tokens)
     lines = np.array([_line(log_predicted[m], log_length[m]) for m in members])
+    laws = np.array(
+        [
+            choose_law(log_length[m] - weight * log_predicted[m] - offset, _halves(drawn[m]))
+            for m, (weight, offset) in zip(members, lines[:, :2], strict=True)
+        ]
+    )
     return TrafficModel(
         weight=lines[:, 0],
         offset=lines[:, 1],
         variance=lines[:, 2],
         misfit=lines[:, 3],
+        heaviness=laws[:, 0],
+        scale=laws[:, 1],
+        longest_tokens=float(workload.output_tokens.max()),
         tokens_per_round=np.array(
             [workload.output_tokens[m].sum() / rounds[m].sum() for m in members]
         ),
@@ -86,11 +103,24 @@ def model_of(workload: Workload, server: ServerModel) -> TrafficModel:
     )
 
 
-def _members(workload: Workload, category: int) -> npt.NDArray[np.bool_]:
+def _drawn(workload: Workload) -> npt.NDArray[np.int64]:
+    """Number [R] of the recorded or generated request that each is."""
+    generated = np.arange(workload.output_tokens.size)
+    return generated if workload.source_index is None else workload.source_index
+
+
+def _members(
+    workload: Workload, drawn: npt.NDArray[np.int64], category: int
+) -> npt.NDArray[np.bool_]:
     """Requests [R] whose law is a category's: its own, or all where it has few different ones."""
     own = workload.category == category
-    drawn = np.arange(own.size) if workload.source_index is None else workload.source_index
     return own if np.unique(drawn[own]).size >= FEWEST_REQUESTS else np.ones_like(own)
+
+
+def _halves(drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Half that each belongs to, so that one request drawn twice is in one half."""
+    halves: npt.NDArray[np.bool_] = np.unique(drawn, return_inverse=True)[1] % 2 == 0
+    return halves
 
 
 def _line(x: Floats, y: Floats) -> tuple[float, float, float, float]:

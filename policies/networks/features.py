@@ -15,7 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from laps_env.policies.base.remaining import remaining_tokens, shrunk_tokens_per_round
+from laps_env.policies.base.remaining import (
+    remaining_tokens,
+    round_duration_s,
+    shrunk_tokens_per_round,
+)
 from laps_env.policies.base.traffic_model import Floats, TrafficModel
 from laps_env.policies.bayes_srpt import MISFIT, posterior_log_length
 from laps_env.policies.gittins import index_tables, index_tokens
@@ -25,8 +29,6 @@ from laps_env.sim.observation import (
     BACKLOG,
     BATCH_SIZE,
     CACHED,
-    DRAFT_LENGTH,
-    DRAFT_STEP_S,
     DRAFTED,
     GENERATED_TOKENS,
     IDLE_S,
@@ -36,7 +38,6 @@ from laps_env.sim.observation import (
     RAN,
     ROUNDS,
     SINCE_ARRIVAL_S,
-    VERIFY_S,
     WAITING_S,
     WINDOW_ACCEPTANCE,
     WINDOW_SPREAD,
@@ -130,12 +131,6 @@ def describe_server(server: Any, present: float, out: Any) -> None:
     out[3] = math.log1p(server[BACKLOG]) / 4
     out[4] = min(server[LOAD_ESTIMATE], 3.0)
     out[5] = math.log1p(server[SINCE_ARRIVAL_S] / round_duration_s(server)) / 4
-
-
-@inlined
-def round_duration_s(server: Any) -> float:
-    """Duration of a round at the last draft length."""
-    return server[VERIFY_S] + server[DRAFT_LENGTH] * server[DRAFT_STEP_S]
 
 
 @inlined

@@ -205,7 +205,7 @@ def traffic(folder: Path) -> Attack:
 
     def attack(rng: Random) -> None:
         read = read_traffic(_written(path, damaged_json(valid, rng)))
-        for name in ("gittins", "fastserve"):
+        for name in ("gittins", "fastserve", "tie"):
             policies.make(name, traffic=read)
 
     return attack
