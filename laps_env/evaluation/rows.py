@@ -15,9 +15,9 @@ from laps_env.evaluation.statistics import (
     mean_with_interval,
     ratio_with_interval,
 )
-from laps_env.sim.metrics import PERCENTILES
+from laps_env.sim.metrics import OF_CATEGORY, PERCENTILES
 
-Metrics = dict[str, Any]
+Metrics = dict[str, float | None]
 """Metrics of a policy on one workload (`laps_env.sim.metrics.summarize`), and what the workload
 brings (``load_realised``); None stands for "no data"."""
 
@@ -57,7 +57,6 @@ RowMetrics = msgspec.defstruct(
     "RowMetrics",
     [
         ("mean_latency_s", _Positive),
-        ("category_mean_latency_s", dict[str, _Positive]),
         *((name, _Number) for name in (*_MEANS, *_LARGEST) if name not in _OPTIONAL),
         *((name, kind, None) for name, kind in _OPTIONAL.items()),
     ],
@@ -102,10 +101,7 @@ def statistics_of(
 
 def with_no_data(metrics: dict[str, float]) -> Metrics:
     """Metrics with None where a number is not finite."""
-    return {
-        name: value if isinstance(value, dict) or np.isfinite(value) else None
-        for name, value in metrics.items()
-    }
+    return {name: value if np.isfinite(value) else None for name, value in metrics.items()}
 
 
 def _known(runs: list[Metrics], name: str) -> list[float]:
@@ -115,9 +111,8 @@ def _known(runs: list[Metrics], name: str) -> list[float]:
 
 def _by_category(runs: list[Metrics]) -> dict[str, float]:
     """Mean latency by category, over the workloads that have requests of it."""
-    names = dict.fromkeys(name for run in runs for name in run["category_mean_latency_s"])
-    means = [run["category_mean_latency_s"] for run in runs]
-    return {name: float(np.mean([m[name] for m in means if name in m])) for name in names}
+    names = dict.fromkeys(n for run in runs for n in run if n.startswith(OF_CATEGORY))
+    return {n.removeprefix(OF_CATEGORY): float(np.mean(_known(runs, n))) for n in names}
 
 
 def _mean(values: list[float]) -> float | None:

@@ -19,6 +19,9 @@ from laps_env.utils.jit import jit
 #: Percentiles of latencies that are reported.
 PERCENTILES = (50, 90, 95, 99)
 
+#: Beginning of the names of the mean latencies by category.
+OF_CATEGORY = "mean_latency_s/"
+
 
 @jit
 def _serve_alone(
@@ -76,7 +79,7 @@ def summarize(
     gaps: npt.NDArray[np.int32],
     alone_ns: npt.NDArray[np.int64],
     categories: Sequence[str],
-) -> dict[str, Any]:
+) -> dict[str, float]:
     """Metrics of one episode, which begins with its first arrival.
 
     Means and percentiles are over the requests that had arrived at its end, unless it says
@@ -97,15 +100,15 @@ def summarize(
           first token, were complete,
         - ``mean_latency_s``, ``p50_latency_s``, ``p90_latency_s``, ``p95_latency_s``,
           ``p99_latency_s``, ``max_latency_s``: completion - arrival, backlog included,
-        - ``category_mean_latency_s``: its mean by category, of those that have a request,
+        - ``mean_latency_s/<category>``: its mean over each category that has a request,
         - ``mean_ttft_s``, ``p50_ttft_s``, ``p90_ttft_s``, ``p99_ttft_s``: arrival to the end of the
           first round, over the started,
         - ``mean_tpot_s``, ``p50_tpot_s``, ``p90_tpot_s``, ``p99_tpot_s``: (completion - first
           token) / (output tokens - 1), over the finished of more than one output token,
         - ``p99_itl_s``: time from one delivery of tokens to the next, over all of them, within
           1.6 % (`laps_env.sim.gaps`); ``longest_stall_s``: the longest,
-        - ``slo_attainment``: share of those with limits that were complete within all of them;
-          ``goodput_rps``: such requests per second,
+        - where there are limits, ``slo_attainment``: share of those with limits that were complete
+          within all of them; ``goodput_rps``: such requests per second,
         - ``mean_slowdown``, ``max_slowdown``: latency / time alone,
         - ``jain_fairness``: Jain's index of 1 / slowdown, in (0, 1],
         - ``max_idle_s``: longest time that any request waited for a round (starvation),
@@ -135,8 +138,8 @@ def summarize(
         "finished": float(finished.size),
         **_distribution("latency_s", latency),
         "max_latency_s": float(latency.max()),
-        "category_mean_latency_s": {
-            name: float(latency[seen["category"] == k].mean())
+        **{
+            f"{OF_CATEGORY}{name}": float(latency[seen["category"] == k].mean())
             for k, name in enumerate(categories)
             if (seen["category"] == k).any()
         },
@@ -144,8 +147,11 @@ def summarize(
         **_distribution("tpot_s", _time_per_token_ns(finished) * 1e-9),
         "p99_itl_s": gap_quantile_s(gaps, 0.99),
         "longest_stall_s": _largest(seen["longest_stall_ns"]) * 1e-9,
-        "slo_attainment": met / limited.size if limited.size else np.nan,
-        "goodput_rps": met / span_s if limited.size else np.nan,
+        **(
+            {"slo_attainment": met / limited.size, "goodput_rps": met / span_s}
+            if limited.size
+            else {}
+        ),
         "mean_slowdown": float(slowdown.mean()),
         "max_slowdown": float(slowdown.max()),
         "jain_fairness": float(rate.sum() ** 2 / (rate.size * (rate**2).sum())),
