@@ -154,12 +154,23 @@ class Pair:
             valid = self.valid_actions()
             assert np.flatnonzero(state.mask[0]).tolist() == valid
 
+    def check_gaps(self, gaps_ns: list[int]) -> None:
+        """All gaps are counted, each in a bin as wide as a 32nd of the power of two below it."""
+        counts = np.zeros_like(self.simulation.state.gaps[0])
+        for gap in gaps_ns:
+            octave = gap.bit_length() - 1
+            counts[32 * octave + (32 * gap >> octave) - 32] += 1
+        assert (self.simulation.state.gaps[0] == counts).all()
+
     def check_results(self) -> None:
         """What happened to every request is equal, in every integer."""
         requests = self.simulation.requests()
         for name in ("first_token_ns", "completion_ns", "preemptions", "recomputed_tokens"):
             expected = [max(getattr(r, name), 0) for r in self.reference.requests]
             assert requests[name].tolist() == expected, name
+        longest = [max(r.gaps_ns, default=0) for r in self.reference.requests]
+        assert requests["longest_stall_ns"].tolist() == longest
+        self.check_gaps([gap for r in self.reference.requests for gap in r.gaps_ns])
         completed = np.flatnonzero(requests["completion_ns"])
         in_order = completed[np.argsort(requests["completion_order"][completed])]
         assert in_order.tolist() == self.reference.completed

@@ -236,6 +236,8 @@ class ReferenceServer:
         accepted = min(request.runs[request.generated], drafted)
         if not request.history:
             request.first_token_ns = self.now
+        else:
+            request.gaps_ns.append(self.now - request.last_end_ns)
         request.history.append((drafted, accepted))
         request.generated += request.committed(drafted, request.generated)
         request.attained_ns += duration

@@ -25,6 +25,7 @@ class Request:
     history: list[tuple[int, int]] = field(default_factory=list)  # (drafted, accepted) by round
     last_round: int = 0  # number (from 1) of the last round it ran in
     last_end_ns: int = 0  # when that round ended
+    gaps_ns: list[int] = field(default_factory=list)  # from the end of a round to that of its next
     resident: bool = False  # its key-value cache is in the pool
     swapped: bool = False  # its key-value cache was moved out
     attained_ns: int = 0

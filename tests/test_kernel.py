@@ -221,7 +221,7 @@ def test_conservation(seed: int, whole_rounds: bool) -> None:
 
     draft_length = server.draft_length if isinstance(server.draft_length, int) else 4
     alone = time_alone_ns(workload, server, draft_length)
-    summary = summarize(requests, row, alone)
+    summary = summarize(requests, row, state.gaps[0], alone, workload.categories)
     assert summary["finished"] == summary["requests"] == workload.num_requests
     assert summary["mean_latency_s"] == pytest.approx(latency.mean() * 1e-9)
     assert summary["max_idle_s"] == pytest.approx(requests["longest_idle_ns"].max() * 1e-9)

@@ -31,14 +31,18 @@ def masked(info: Info, having: Bools) -> Info:
 
 
 def add_summaries(info: Info, summaries: dict[int, dict[str, Any]], ended: Bools) -> None:
-    """Add ``summary``, the metrics of the episodes that have ended, and its masks."""
+    """Add ``summary``, the metrics of the episodes that have ended, and its masks.
+
+    An episode may have a metric that others have not: of a category, of limits.
+    """
     table: Info = {}
-    for name, example in next(iter(summaries.values())).items():
-        column = np.zeros(ended.size, float if isinstance(example, float) else object)
-        for index, summary in summaries.items():
-            column[index] = summary[name]
-        table[name] = column
-        table[f"_{name}"] = ended.copy()
+    for name in dict.fromkeys(name for summary in summaries.values() for name in summary):
+        having = {index: s[name] for index, s in summaries.items() if name in s}
+        numbers = all(isinstance(value, float) for value in having.values())
+        table[name] = np.zeros(ended.size, float if numbers else object)
+        table[f"_{name}"] = np.zeros(ended.size, np.bool_)
+        for index, value in having.items():
+            table[name][index], table[f"_{name}"][index] = value, True
     info["summary"] = table
     info["_summary"] = ended.copy()
 

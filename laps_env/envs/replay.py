@@ -74,9 +74,10 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
     ## Information
     ``dt`` (seconds that the step took), ``round`` (a round ran), ``invalid_action``,
     ``action_mask`` (int8 [slots + 1]; also `action_masks`; never all zero: when nobody is left to
-    serve, starting a round is what remains), and at the end ``summary``: mean and percentile
-    latency, time to first token, time per output token, slowdown, throughput, pre-emptions,
-    recomputed tokens, Jain fairness, the return (`laps_env.sim.metrics.summarize`).
+    serve, starting a round is what remains), and at the end ``summary``: mean and percentiles of
+    latency, time to first token and time per output token, stalls, limits kept, slowdown,
+    throughput, pre-emptions, fairness, the return (`laps_env.sim.metrics.summarize`; formulas in
+    `docs/metrics.md`).
 
     ## Arguments
     ```python

@@ -309,8 +309,10 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         workload = self.workload(index)
         reference = self.options.get_scenario().server.reference_draft_length
         alone = time_alone_ns(workload, self.options.server, reference)
-        server = self.simulation.state.servers[index]
-        metrics = summarize(self.simulation.requests(index), server, alone)
+        state, requests = self.simulation.state, self.simulation.requests(index)
+        metrics = summarize(
+            requests, state.servers[index], state.gaps[index], alone, workload.categories
+        )
         return {**metrics, "return": float(self._returns[index])}
 
     def render(self) -> tuple[str, ...] | tuple[npt.NDArray[np.uint8], ...] | None:

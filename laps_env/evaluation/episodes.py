@@ -74,7 +74,10 @@ def evaluate_episode(
     if alone_ns is None:
         reference = scenario.server.reference_draft_length
         alone_ns = time_alone_ns(workload, scenario.server, reference)
-    return summarize(simulation.requests(), simulation.state.servers[0], alone_ns)
+    state = simulation.state
+    return summarize(
+        simulation.requests(), state.servers[0], state.gaps[0], alone_ns, workload.categories
+    )
 
 
 def play(policy: Policy, env: gym.Env[Any, Any], **reset: Any) -> dict[str, Any]:

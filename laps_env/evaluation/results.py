@@ -65,7 +65,13 @@ class Row:
             interval ``ratio_ci95``.
         iqm_ratio: Interquartile mean of the workloads' own ratios, with ``iqm_ratio_ci95``.
         gap_closed: Share of the way from reference to oracle; None where that gap is too small.
-        p50_latency_s: Mean over workloads of each one's percentile, as the next two.
+        p50_latency_s: Mean over workloads of each one's percentile, as all that follow
+            (docs/metrics.md); ``p99_latency_ci95`` is the interval of the last.
+        category_mean_latency_s: Mean latency by category.
+        p99_itl_s: Percentile 99 of the time between deliveries of tokens to a request.
+        longest_stall_s: Longest such time.
+        slo_attainment: Share of the requests with limits that were complete within them, None where
+            none has limits; ``goodput_rps``: such requests per second.
         max_slowdown: Largest latency over the time alone.
         max_idle_s: Longest time that any request waited for a round.
         scheduling_share: Scheduler's time over the rounds' on a live server, else None.
@@ -126,6 +132,21 @@ class Row:
     load_realised: Positive | None = None
     load_realised_range: Bounds | None = None
     episode_load_realised: list[Positive] | None = None
+    # and these were not taken down when most rows of version 3 were made
+    p90_latency_s: Positive | None = None
+    p99_latency_ci95: Bounds | None = None
+    category_mean_latency_s: dict[str, Positive] | None = None
+    p50_ttft_s: Positive | None = None
+    p90_ttft_s: Positive | None = None
+    p99_ttft_s: Positive | None = None
+    p50_tpot_s: NotNegative | None = None
+    p90_tpot_s: NotNegative | None = None
+    p99_tpot_s: NotNegative | None = None
+    p99_itl_s: NotNegative | None = None
+    longest_stall_s: NotNegative | None = None
+    slo_attainment: NotNegative | None = None
+    goodput_rps: NotNegative | None = None
+    throughput_tps: NotNegative | None = None
 
     @property
     def place(self) -> str:

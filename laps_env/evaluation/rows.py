@@ -15,6 +15,7 @@ from laps_env.evaluation.statistics import (
     mean_with_interval,
     ratio_with_interval,
 )
+from laps_env.sim.metrics import OF_CATEGORY, PERCENTILES
 
 Metrics = dict[str, float | None]
 """Metrics of a policy on one workload (`laps_env.sim.metrics.summarize`), and what the workload
@@ -23,26 +24,33 @@ brings (``load_realised``); None stands for "no data"."""
 #: Metrics of which a row gives the mean over the workloads that have data; a percentile is taken
 #: within each workload.
 _MEANS = (
-    "p50_latency_s",
-    "p95_latency_s",
-    "p99_latency_s",
-    "mean_ttft_s",
-    "mean_tpot_s",
+    *(f"p{q}_latency_s" for q in PERCENTILES),
+    *(f"{word}_{name}" for name in ("ttft_s", "tpot_s") for word in ("mean", "p50", "p90", "p99")),
+    "p99_itl_s",
+    "slo_attainment",
+    "goodput_rps",
     "jain_fairness",
     "throughput_rps",
+    "throughput_tps",
     "preemptions",
     "recomputed_tokens",
     "contended_share",
 )
 #: Metrics of which a row gives the largest over workloads; max_idle_s is starvation, the longest
 #: that any request waited for a round.
-_LARGEST = ("max_slowdown", "max_idle_s")
+_LARGEST = ("max_slowdown", "max_idle_s", "longest_stall_s")
 
 _Positive = Annotated[float, Meta(gt=0, le=1e12)]
 _Number = Annotated[float, Meta(ge=0, le=1e12)]
 
 #: Metrics of which a workload may have no data.
-_OPTIONAL: dict[str, Any] = {"load_realised": _Positive | None, "mean_tpot_s": _Number | None}
+_OPTIONAL: dict[str, Any] = {
+    "load_realised": _Positive | None,
+    **dict.fromkeys(
+        ("mean_tpot_s", "p50_tpot_s", "p90_tpot_s", "p99_tpot_s", "p99_itl_s"), _Number | None
+    ),
+    **dict.fromkeys(("slo_attainment", "goodput_rps"), _Number | None),
+}
 
 #: Metrics that a row is made of, as a type by which a journal's line is checked.
 RowMetrics = msgspec.defstruct(
@@ -66,6 +74,7 @@ def statistics_of(
         oracle: Metrics of the clairvoyant on the same workloads, None where there is none.
     """
     values, base = _latencies(runs), _latencies(reference)
+    tails = np.array([metrics["p99_latency_s"] for metrics in runs], np.float64)
     mean, mean_interval = mean_with_interval(values)
     ratio, ratio_interval = ratio_with_interval(values, base)
     iqm, iqm_interval = iqm_with_interval(values / base)
@@ -84,7 +93,9 @@ def statistics_of(
         "load_realised_range": (min(loads), max(loads)) if loads else None,
         "episode_load_realised": loads or None,
         "episode_mean_latency_s": values.tolist(),
-        "episode_p99_latency_s": [metrics["p99_latency_s"] for metrics in runs],
+        "episode_p99_latency_s": tails.tolist(),
+        "p99_latency_ci95": mean_with_interval(tails)[1],
+        "category_mean_latency_s": _by_category(runs),
     }
 
 
@@ -96,6 +107,12 @@ def with_no_data(metrics: dict[str, float]) -> Metrics:
 def _known(runs: list[Metrics], name: str) -> list[float]:
     """The values of a metric on the workloads that have it."""
     return [value for metrics in runs if (value := metrics.get(name)) is not None]
+
+
+def _by_category(runs: list[Metrics]) -> dict[str, float]:
+    """Mean latency by category, over the workloads that have requests of it."""
+    names = dict.fromkeys(n for run in runs for n in run if n.startswith(OF_CATEGORY))
+    return {n.removeprefix(OF_CATEGORY): float(np.mean(_known(runs, n))) for n in names}
 
 
 def _mean(values: list[float]) -> float | None:

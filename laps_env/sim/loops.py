@@ -41,6 +41,7 @@ def start_episode(c: Any, state: BatchedState, i: int) -> None:
     for k in range(e.slots.shape[0]):
         e.slots[k].request = FREE
     e.queue[:] = 0
+    e.gaps[:] = 0
     server.now = e.requests[0].arrival_ns  # no limit is tested before the first round
     server.cut_ns = server.now + server.time_limit_ns
     admit(server, e)

@@ -14,6 +14,7 @@ from laps_env.sim.admission import release
 from laps_env.sim.commit import accepted_tokens, committed_tokens, drafted_tokens
 from laps_env.sim.costs import Work, draft_step_ns, duration_ns, verification_ns
 from laps_env.sim.draft_length import FORGETTING, smartspec_draft_length
+from laps_env.sim.gaps import count_gap
 from laps_env.sim.observation import show_eviction, show_progress, show_round_begin
 from laps_env.sim.state import Episode
 from laps_env.utils.jit import inlined
@@ -236,6 +237,10 @@ def commit(server: Any, e: Episode, index: int, drafted: int, accepted: int, dur
     request.longest_idle_ns = max(request.longest_idle_ns, idle)
     if slot.rounds == 0:
         request.first_token_ns = server.now
+    else:
+        gap = server.now - slot.served_at
+        request.longest_stall_ns = max(request.longest_stall_ns, gap)
+        count_gap(e.gaps, gap)
     note_service(server, slot, duration)
     note_tokens(server, e, index, tokens, drafted, accepted)
     if slot.generated == request.output_tokens:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from laps_env.sim.loops import start_episode
 from laps_env.sim.observation import QUEUE_COLUMNS, SERVER_COLUMNS
 from laps_env.sim.server_model import ServerModel
-from laps_env.sim.state import make_state
+from laps_env.sim.state import LIMITS, NO_LIMIT, make_state
 from laps_env.sim.workload import Workload
 from laps_env.utils.checks import check_positive
 from laps_env.utils.compile_cache import announce_compilation
@@ -81,6 +81,9 @@ class Simulation:
         requests[:] = 0
         for name in _GIVEN:
             requests[name] = getattr(workload, name)
+        for k, name in enumerate(LIMITS):
+            given = workload.limits_ns
+            requests[name] = NO_LIMIT if given is None else given[:, k]
         requests["offset"] = workload.offset[:-1]
         state.accepted_length[index, : workload.accepted_length.size] = workload.accepted_length
         if state.max_draft.size:

@@ -7,9 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from laps_env.sim.gaps import BINS
 from laps_env.utils.jit import inlined
 
 FREE = -1
+
+#: In place of a limit in nanoseconds where a request has none.
+NO_LIMIT = 2**62
+#: Limits of a request: to the first token, per output token behind it, to the last.
+LIMITS = ("ttft_limit_ns", "tpot_limit_ns", "e2e_limit_ns")
 
 #: Totals of one server; times in nanoseconds, counts of requests, cache in tokens.
 SERVER = np.dtype(
@@ -81,6 +87,9 @@ REQUEST = np.dtype(
         ("offset", np.int64),  # of its acceptance in the flat arrays
         ("schedule_offset", np.int64),
         ("predicted_tokens", np.float64),
+        ("ttft_limit_ns", np.int64),  # `NO_LIMIT` where there is none, as the next
+        ("tpot_limit_ns", np.int64),
+        ("e2e_limit_ns", np.int64),
         ("first_token_ns", np.int64),
         ("completion_ns", np.int64),
         ("completion_order", np.int64),
@@ -89,7 +98,8 @@ REQUEST = np.dtype(
         ("drafted", np.int64),
         ("accepted", np.int64),
         ("attained_ns", np.int64),
-        ("longest_idle_ns", np.int64),
+        ("longest_idle_ns", np.int64),  # time without a round
+        ("longest_stall_ns", np.int64),  # from one delivery of tokens to the next
     ],
     align=True,
 )
@@ -111,6 +121,7 @@ class Episode(NamedTuple):
     ranked: npt.NDArray[np.int64]  # [N] scratch
     window: npt.NDArray[Any]  # ROUND [N, W] the last rounds of each slot, a ring
     queue: npt.NDArray[np.float32]  # [N, F] the observation's rows, kept current
+    gaps: npt.NDArray[np.int32]  # [BINS] time between deliveries, counted
 
 
 class BatchedState(NamedTuple):
@@ -127,6 +138,7 @@ class BatchedState(NamedTuple):
     ranked: npt.NDArray[np.int64]  # [E, N]
     window: npt.NDArray[Any]  # ROUND [E, N, W]
     queue: npt.NDArray[np.float32]  # [E, N, F] observation
+    gaps: npt.NDArray[np.int32]  # [E, BINS]
     server_obs: npt.NDArray[np.float32]  # [E, G] observation
     mask: npt.NDArray[np.int8]  # [E, N + 1] valid actions
     reward: npt.NDArray[np.float64]  # [E] of the last step
@@ -152,6 +164,7 @@ def make_state(
         ranked=np.zeros((e, n), np.int64),
         window=np.zeros((e, n, window), ROUND),
         queue=np.zeros((e, n, queue_columns), np.float32),
+        gaps=np.zeros((e, BINS), np.int32),
         server_obs=np.zeros((e, server_columns), np.float32),
         mask=np.zeros((e, n + 1), np.int8),
         reward=np.zeros(e),
@@ -175,4 +188,5 @@ def episode_of(state: BatchedState, i: int) -> Episode:
         state.ranked[i],
         state.window[i],
         state.queue[i],
+        state.gaps[i],
     )

@@ -35,6 +35,9 @@ class Workload:
         draft_schedule: Given draft lengths, round by round, uint8 [S], requests one after the
             other, or None.
         draft_schedule_offset: First round of each request in the schedule, int64 [R + 1], or None.
+        limits_ns: Limits of each request in nanoseconds: to the first token, per output token
+            behind it, to the last; int64 [R, 3], >= 1 (`laps_env.sim.state.NO_LIMIT`: none), or
+            None where no request has any.
         source_index: Recorded request, or prompt, that each one is, int64 [R], or None.
         categories: Names of the task categories.
         source: Origin of lengths and acceptance, for the result row.
@@ -52,6 +55,7 @@ class Workload:
     max_draft: npt.NDArray[np.uint8] | None = None
     draft_schedule: npt.NDArray[np.uint8] | None = None
     draft_schedule_offset: Ints | None = None
+    limits_ns: Ints | None = None
     source_index: Ints | None = None
     categories: tuple[str, ...] = ("any",)
     source: str = ""
@@ -79,6 +83,8 @@ class Workload:
             self._check_array("max_draft", np.uint8, offset[-1])
         if self.source_index is not None:
             self._check_array("source_index", np.int64, count)
+        if self.limits_ns is not None:
+            self._check_limits(self.limits_ns, count)
         if (self.draft_schedule is None) != (self.draft_schedule_offset is None):
             raise ValueError("workload: expected draft_schedule and draft_schedule_offset together")
         if self.draft_schedule is not None and self.draft_schedule_offset is not None:
@@ -104,6 +110,14 @@ class Workload:
             i = int(np.argmin(fine))
             value = getattr(self, name)[i]
             raise ValueError(f"workload: {name} of request {i}: expected {expected}, got {value}")
+
+    def _check_limits(self, limits_ns: Ints, count: int) -> None:
+        shape, kind = np.shape(limits_ns), getattr(limits_ns, "dtype", None)
+        if shape != (count, 3) or kind != np.int64:
+            raise ValueError(
+                f"workload: limits_ns: expected int64 [{count}, 3], got {kind} {list(shape)}"
+            )
+        self._check("limits_ns", (limits_ns >= 1).all(axis=1), ">= 1")
 
     def _check_schedule(self, schedule: npt.NDArray[np.uint8], starts: Ints) -> None:
         """The draft lengths of each request last until its last token."""

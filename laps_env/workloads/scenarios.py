@@ -35,6 +35,7 @@ from laps_env.workloads.arrivals import (
     RecordedArrivals,
 )
 from laps_env.workloads.generator import draw_workload
+from laps_env.workloads.limits import Limits, limits_ns
 from laps_env.workloads.load import measure_saturation, scaled_to_load
 from laps_env.workloads.predictors import RECORDED, LengthPredictor, PredictorError, make_predictor
 from laps_env.workloads.requests import GeneratedRequests, RecordedRequests, RequestSource
@@ -73,6 +74,7 @@ class Scenario:
         saturation_rps: Completed requests per second of first come first served with all requests
             present at time 0, at the scenario's own server, by split (`with_saturation` measures
             it); a load is a fraction of that of its split, whatever is overridden.
+        limits: Limits of the requests by category; none in a category that is not in it.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Scenario:
     requests: RequestSource
     arrivals: ArrivalProcess
     saturation_rps: dict[str, float] = field(default_factory=dict)
+    limits: dict[str, Limits] = field(default_factory=dict)
 
     def workload(
         self,
@@ -122,6 +125,9 @@ class Scenario:
             episode=episode,
             num_requests=num_requests,
         )
+        if self.limits:
+            limits = limits_ns(self.limits, workload.categories, workload.category)
+            workload = replace(workload, limits_ns=limits)
         if isinstance(load, str) or not self._scales_windows:
             return workload
         return scaled_to_load(workload, self.server, load)
@@ -180,7 +186,8 @@ class Scenario:
     @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits of everything that decides its workloads and costs."""
-        return code_digest(self.server, self.requests, self.arrivals, self.saturation_rps)
+        limits = [self.limits] if self.limits else []  # there were none when older rows were made
+        return code_digest(self.server, self.requests, self.arrivals, self.saturation_rps, *limits)
 
     def with_arrivals(self, arrivals: ArrivalProcess | ArrivalTrace) -> Scenario:
         """Same server and requests, arriving otherwise, or as in an arrival trace."""
@@ -225,6 +232,7 @@ def _named(name: str) -> Scenario:
         requests=_recorded_requests(entry) if "trace" in entry else _generated_requests(entry),
         arrivals=make_arrivals(entry["arrivals"]),
         saturation_rps=entry["saturation_rps"],
+        limits={name: Limits(**given) for name, given in entry.get("limits", {}).items()},
     )
 
 
