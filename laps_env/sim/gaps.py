@@ -1,8 +1,8 @@
 """The gaps of streams, counted in bins that are as fine as a gap is long.
 
 A gap is the time from one delivery of tokens to a request to its next: what `vllm bench serve`
-calls inter-token latency. A bin is a 32nd of an octave of nanoseconds, so that its middle is within 1.6 %
-of every gap in it, and all gaps of an episode fit in a few kilobytes.
+calls inter-token latency. A bin is a 32nd of an octave of nanoseconds, so that its middle is within
+1.6 % of every gap in it, and all gaps of an episode fit in a few kilobytes.
 """
 
 from __future__ import annotations
