@@ -80,7 +80,7 @@ class Runs:
         runs: dict[str, dict[int, dict[str, Any]]] = {}
         for entry in self.lines[1:]:
             if entry["kind"] == "run":
-                runs.setdefault(entry["policy"], {})[entry["repetition"]] = entry
+                runs.setdefault(entry["policy"], {})[entry["repetition"]] = entry  # the last counts
         complete = sorted(set.intersection(*(set(found) for found in runs.values())))
         return {policy: [found[r] for r in complete] for policy, found in runs.items()}
 
@@ -187,12 +187,14 @@ def measured(runs: Runs) -> str:
     }
     same = all(len(found) == 1 for found in texts.values())
     count = sum(map(len, played.values()))
+    slow = np.array([run["slowness"] for found in played.values() for run in found])
     said = (
         f"{repetitions} repetitions of {requests} requests at load {options['load']:g} of "
         f"{runs.saturation_rps:.2f} requests per second, batch {options['batch_size']}, "
         f"{options['places']} places, at most {options['longest']} tokens; {options['clock']} "
         f"clock. Texts: {'the same, token by token, in' if same else 'NOT the same in'} all "
-        f"{count} runs."
+        f"{count} runs. Their steps took {slow.min():.2f} to {slow.max():.2f} of what the "
+        "calibration says of them."
     )
     title = f"### {NAMES[options['drafter']]}, {options['clock']} clock"
     return f"{title}\n\n{said}\n\n{markdown_table(heads, rows)}\n"
