@@ -7,10 +7,10 @@ Runs in vLLM's environment (docs/vllm.md). First the engine's saturation is meas
 recorded, and a calibration and a traffic file are made of the record, as a user would. Then comes
 repetition after repetition; in each every policy serves the same requests at the same times, one
 after the other in an order that turns, so that a machine that slows down does so for all. The
-texts are compared token by token. A shared machine's speed drifts by tens of per cents between runs,
-which at this load changes a latency more than any policy: a run whose steps took, in sum, more than
-`drift` off what the calibration says of them is played again. The journal in the folder is what `scripts/vllm_page.py` reads;
-the same command goes on from there.
+texts are compared token by token. A shared machine's speed drifts by tens of per cents between
+runs, which at this load changes a latency more than any policy: a run whose steps took, in sum,
+more than `drift` off what the calibration says of them is played again. The journal in the folder
+is what `scripts/vllm_page.py` reads; the same command goes on from there.
 
 Prompts are questions, of parts that share none; lengths are drawn from those of public runs
 (scenario `mixed-batch8-8b`), a sixteenth of them so that a CPU gets through, and each request
