@@ -21,6 +21,7 @@ from laps_env.cli.command import (
 )
 from laps_env.utils.checks import check_count
 from laps_env.utils.files import outputs
+from laps_env.utils.policy_names import list_names
 
 #: What ``--quick`` puts in place of the defaults: seconds, and no files.
 QUICK: dict[str, Any] = {
@@ -53,7 +54,8 @@ class Evaluate(Command):
     """
 
     policies: tuple[str, ...] = default_policies()
-    """Names, folders of trained models, your own rules (rule.py:spec), or 'all'."""
+    """Names, folders of trained models, your own rules (rule.py:spec), each with or without
+    parameters (laps_sd:tolerance=0.1/0.2,queues=4: two policies), or 'all'."""
     scenario: tuple[str, ...] = tuple(list_scenarios())
     """Names of scenarios."""
     loads: tuple[Load, ...] = (0.7, 0.9)
@@ -165,7 +167,7 @@ class Evaluate(Command):
         return [self.acceptance_trace, self.arrival_trace, self.prompts, *own]
 
     def _names(self) -> tuple[str, ...]:
-        return tuple(list_policies()) if self.policies == ("all",) else self.policies
+        return tuple(list_policies()) if self.policies == ("all",) else list_names(self.policies)
 
     def _evaluate(self, outs: Outputs) -> None:
         from laps_env.evaluation.runner import Evaluation, open_journal

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from laps_env.cli.command import Command, Count, File, Load
 from laps_env.utils.files import outputs
+from laps_env.utils.policy_names import list_names
 
 if TYPE_CHECKING:
     from laps_env.report.timeline import Timeline as Recorded
@@ -49,7 +50,7 @@ class Timeline(Command):
         """Record, write, name the files."""
         from laps_env.report.timeline_page import trace_path, write_timelines
 
-        names = list(dict.fromkeys(self.policies))
+        names = list(dict.fromkeys(list_names(self.policies)))
         paths = (self.out, *(trace_path(self.out, name) for name in names))
         with outputs(*paths, inputs=[self.results], overwrite=self.overwrite):
             timelines = self._record(names) if self.results is None else self._find(names)
