@@ -10,6 +10,7 @@ from laps_env import policies
 from laps_env.cli import main
 from laps_env.evaluation.results import read_results
 from laps_env.policies._registry import tuned_settings
+from laps_env.serving.settings import Settings
 from laps_env.utils.policy_names import list_names
 
 RULE = """
@@ -32,6 +33,8 @@ def test_a_name_gives_parameters_over_the_default_and_the_tuned_ones() -> None:
     tuned = policies.make("laps_sd_tuned+smartspec:tolerance=2e-1", "chat-serial-8b")
     assert tuned.settings == tuned_settings("laps_sd", "chat-serial-8b") | {"tolerance": 0.2}
     assert tuned.draft_length == "smartspec"
+    elsewhere = Settings.of({"policy": "laps_sd:queues=4", "parameters": {"tolerance": 0.2}})
+    assert elsewhere.make_policy(None).settings == named.settings
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def results_page(results: Results) -> str:
         parts.append(markdown_table(_HEADINGS, map(_cells, rows)))
     parts.append(_legend(results))
     for place, sentences in verdicts(results).items():
-        parts += [f"## Verdict, {place}", " ".join(sentences)]
+        parts += [f"## Verdict, {place}", "\n".join(f"- {said}" for said in sentences)]
     return "\n\n".join(parts) + "\n"
 
 
