@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -77,6 +78,12 @@ def test_scenarios_count_alike_and_families_and_loads_apart() -> None:
     assert others == ["by hand, load 0.1, 1 scenario", "there, load 0.9, 1 scenario"]
     assert told[others[0]] == ["No round left anybody waiting, so order cannot matter."]
     assert told[others[1]][1] == "laps_sd_tuned alone was played, so there is nothing to compare."
+
+
+def test_a_clairvoyant_reference_is_measured_against() -> None:
+    rows = (replace(row, reference="oracle_srpt") for row in (ORACLE, SHORT))
+    mean = verdicts(make_results(*rows))[PLACE][1]
+    assert mean == "For the mean: oracle_srpt; all others are told apart from it."
 
 
 @pytest.mark.parametrize("share", [None, 0.5])

@@ -30,7 +30,8 @@ def verdicts(results: Results) -> dict[str, list[str]]:
 
     Whether order can matter; which policy is best for the mean latency, for its p99, and for both,
     at what price; and what is not told apart from it, because the paired 95 % interval of their
-    ratio holds 1. The clairvoyant is left out, and so are policies that miss some of the workloads.
+    ratio holds 1. The clairvoyant is left out where it is not the reference, and so are policies
+    that miss some of the workloads.
 
     Returns:
         Sentences by family, load and number of scenarios in words.
@@ -48,12 +49,14 @@ def verdicts(results: Results) -> dict[str, list[str]]:
 
 
 def _sentences(group: dict[str, Rows], results: Results) -> list[str]:
+    reference = results.reference
     compared = {
         policy: rows
         for policy, rows in group.items()
-        if policy != results.oracle and _workloads(rows) == _workloads(group[results.reference])
+        if (policy == reference or policy != results.oracle)
+        and _workloads(rows) == _workloads(group[reference])
     }
-    base = BASE if BASE in compared else results.reference
+    base = BASE if BASE in compared else reference
     contended = {name: row for name, row in compared[base].items() if row.contended_share != 0}
     if not contended:
         return ["No round left anybody waiting, so order cannot matter."]
