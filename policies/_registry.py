@@ -26,6 +26,7 @@ from laps_env.policies.networks.model_file import (
 )
 from laps_env.sim.draft_length import SMARTSPEC
 from laps_env.utils.checks import is_finite
+from laps_env.utils.policy_names import split_settings
 from laps_env.workloads.predictors import PredictorError
 from laps_env.workloads.scenarios import DEFAULT_SCENARIO, Scenario, get_scenario
 
@@ -53,7 +54,8 @@ def make(
     Args:
         name: Name from `list_policies`, optionally followed by ``+smartspec``; the folder of a
             trained model (`laps_env.policies.networks.model_file`); or your own rule, or its file
-            (``rule.py:spec``).
+            (``rule.py:spec``). Any of these names may end in parameters
+            (``laps_sd:tolerance=0.2,queues=4``).
         scenario: Scenario whose training split fits the laws that a rule needs, and whose tuned
             parameters ``_tuned`` takes (one without an entry takes those tuned over all).
         predictor_error: Error that the training split's predictions have.
@@ -63,7 +65,7 @@ def make(
 
     Raises:
         ValueError: The policy or a parameter is unknown (the message lists the known ones), a
-            setting is not finite, or the traffic is none.
+            setting is not finite or not the one in the name, or the traffic is none.
     """
     scenario = get_scenario(scenario)
     if not isinstance(traffic, Traffic | None):
@@ -77,14 +79,18 @@ def make(
     return replace(policy, params=params, categories=categories)
 
 
-def _without_laws(name: str | RuleSpec, scenario: str, settings: dict[str, float]) -> Policy:
+def _without_laws(given: str | RuleSpec, scenario: str, settings: dict[str, float]) -> Policy:
     """A policy by name with its parameters, still without what it knows of traffic."""
-    if isinstance(name, RuleSpec):
-        return _fill_in(name.name, name, settings)
-    base, plus, draft_rule = str(name).partition("+")
+    if isinstance(given, RuleSpec):
+        return _fill_in(given.name, given, settings)
+    if not isinstance(given, str):
+        raise _unknown(given)
+    name, named = split_settings(given)
+    settings = _agreed(given, named, settings)
+    base, plus, draft_rule = name.partition("+")
     rule_name = base.removesuffix(TUNED)
     if base not in list_policies() or (plus and draft_rule != SMARTSPEC):
-        return _fill_in(name, _rule_of_others(name, scenario), settings)
+        return _fill_in(given, _rule_of_others(name, scenario), settings)
     if base != rule_name:
         settings = {**tuned_settings(rule_name, scenario), **settings}
     if base in list_learned():
@@ -92,19 +98,33 @@ def _without_laws(name: str | RuleSpec, scenario: str, settings: dict[str, float
             spec = load_rule(base, str(folder), scenario)
     else:
         spec = get_rule(rule_name)
-    return replace(_fill_in(name, spec, settings), draft_length=draft_rule or None)
+    return replace(_fill_in(given, spec, settings), draft_length=draft_rule or None)
 
 
-def _rule_of_others(name: Any, scenario: str) -> RuleSpec:
-    if isinstance(name, str) and is_rule_file(name):
+def _agreed(name: str, named: dict[str, float], settings: dict[str, float]) -> dict[str, float]:
+    """The parameters of a name and the settings beside it, which may not contradict it."""
+    for parameter, value in named.items():
+        if settings.get(parameter, value) != value:
+            raise ValueError(
+                f"{name}: {parameter}: expected the value of the name, got {settings[parameter]}"
+            )
+    return {**named, **settings}
+
+
+def _rule_of_others(name: str, scenario: str) -> RuleSpec:
+    if is_rule_file(name):
         return rule_from_file(name)
-    if isinstance(name, str) and is_model(name):
+    if is_model(name):
         return load_rule(name, name, scenario)
-    if isinstance(name, str) and name.endswith(".py"):
+    if name.endswith(".py"):
         raise ValueError(
             f"policy: expected the name of the RuleSpec behind the file, {name}:NAME; got {name!r}"
         )
-    raise ValueError(
+    raise _unknown(name)
+
+
+def _unknown(name: object) -> ValueError:
+    return ValueError(
         f"policy: expected one of {', '.join(list_policies())}, each with or without "
         f"+{SMARTSPEC}; got {name!r}"
     )
@@ -114,8 +134,9 @@ def files_of(name: str) -> list[Path]:
     """Files that a policy is read from, none for the package's own.
 
     Raises:
-        ValueError: There is no such file.
+        ValueError: There is no such file, or the name's parameters are none.
     """
+    name, _ = split_settings(name)
     if is_rule_file(name):
         return [file_of(name)]
     if name.partition("+")[0] not in list_policies() and is_model(name):

@@ -12,7 +12,7 @@ import pytest
 from test_evaluation import GRID, run
 
 from laps_env.cli import main
-from laps_env.report.parquet import write_parquet
+from laps_env.report.export import export_rows
 
 pq = pytest.importorskip("pyarrow.parquet")
 
@@ -20,7 +20,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 def test_a_table_has_all_that_the_results_have(tmp_path: Path) -> None:
     results, path = run(GRID), tmp_path / "rows.parquet"
     results.rows[0] = replace(results.rows[0], load="recorded")
-    write_parquet(results, path)
+    export_rows(results, path)
     table = pq.read_table(path)
     about = json.loads(table.schema.metadata[b"laps_env"])
     expected = json.loads(msgspec.json.encode(results))
@@ -36,7 +36,7 @@ def test_the_command_writes_it_and_says_what_is_missing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     grid = "--quick --scenario chat-batch8-135m --episodes 2 --requests 20 --policies fcfs,las"
-    main(["evaluate", *grid.split(), "--parquet", "rows.parquet"])
+    main(["evaluate", *grid.split(), "--export", "rows.parquet"])
     assert "table: rows.parquet" in capsys.readouterr().out
     assert pq.read_table("rows.parquet")["policy"].to_pylist() == ["fcfs", "las", "laps_sd_tuned"]
 
@@ -46,8 +46,8 @@ def test_the_command_writes_it_and_says_what_is_missing(
         assert stopped.value.code == 2
         assert message in capsys.readouterr().err
 
-    expect("expected a different name for each", "--json", "one", "--parquet", "one")
-    expect("expected a file in an existing folder", "--parquet", "nowhere/rows.parquet")
+    expect("expected a different name for each", "--json", "one.csv", "--export", "one.csv")
+    expect("expected a file in an existing folder", "--export", "nowhere/rows.parquet")
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
-    expect("parquet: expected the extra 'parquet' (pyarrow)", "--parquet", "other.parquet")
+    expect("parquet: expected the extra 'parquet' (pyarrow)", "--export", "other.parquet")
     assert [path.name for path in tmp_path.iterdir()] == ["rows.parquet"]

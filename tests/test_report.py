@@ -122,7 +122,11 @@ def test_the_page_fits_a_narrow_window(
     page: Any, results: Results, tmp_path: Path, width: int
 ) -> None:
     source = {"acceptance": "recorded " + "a-file-with-a-long-name" * 5 + ".safetensors"}
-    rows = [replace(row, policy=f"{row.policy}-{'x' * 30}", source=source) for row in results.rows]
+    names = ((f"{name}-{'x' * 30}" for name in (r.policy, r.reference)) for r in results.rows)
+    rows = [
+        replace(row, policy=policy, reference=reference, source=source)
+        for row, (policy, reference) in zip(results.rows, names, strict=True)
+    ]
     index = tmp_path / "index.html"
     links = {str(scenario): {"timelines, load 0.9": "x.html"} for scenario in GRID.scenarios}
     index.write_text(
@@ -150,7 +154,7 @@ def test_progress_is_told_step_by_step(results: Results, tmp_path: Path) -> None
 
 def test_texts_cannot_leave_the_data(results: Results) -> None:
     evil = "</script><script>alert(1)</script>"
-    rows = [replace(row, policy=evil) for row in results.rows]
+    rows = [replace(row, policy=evil, reference=evil) for row in results.rows]
     links = {evil: {evil: evil}}
     page = report_page(replace(results, rows=rows), sample_latencies(results.rows), links)
     assert page.count("</script>") == 1
@@ -161,6 +165,7 @@ def test_the_report_in_a_browser(page: Any, results: Results, tmp_path: Path) ->
     rows = [replace(row, gap_closed=gap) for gap, row in zip(gaps, results.rows, strict=True)]
     index = write_report(replace(results, rows=rows), tmp_path)
     page.goto(index.as_uri())
+    assert "For the mean: " in page.inner_text("#verdicts")
 
     def policies() -> list[str]:
         cells = page.query_selector_all("#table td:first-child")

@@ -21,6 +21,7 @@ from laps_env.cli.command import (
 )
 from laps_env.utils.checks import check_count
 from laps_env.utils.files import outputs
+from laps_env.utils.policy_names import list_names
 
 #: What ``--quick`` puts in place of the defaults: seconds, and no files.
 QUICK: dict[str, Any] = {
@@ -53,7 +54,8 @@ class Evaluate(Command):
     """
 
     policies: tuple[str, ...] = default_policies()
-    """Names, folders of trained models, your own rules (rule.py:spec), or 'all'."""
+    """Names, folders of trained models, your own rules (rule.py:spec), each with or without
+    parameters (laps_sd:tolerance=0.1/0.2,queues=4: two policies), or 'all'."""
     scenario: tuple[str, ...] = tuple(list_scenarios())
     """Names of scenarios."""
     loads: tuple[Load, ...] = (0.7, 0.9)
@@ -100,8 +102,8 @@ class Evaluate(Command):
     """Results file, by default results.json; none with --quick or live."""
     plot: File = None
     """Picture .png, .pdf or .svg, by default beside the results file."""
-    parquet: File = None
-    """Table of the rows as Parquet, for pandas and the like."""
+    export: File = None
+    """Table of the rows: .csv, .md, .tex or .parquet; laps-env report chooses columns."""
     report: Folder = None
     """Folder of the HTML report, by default report where --json is not given."""
     overwrite: bool = False
@@ -122,7 +124,7 @@ class Evaluate(Command):
         outs = self._outputs()
         with outputs(
             outs.json,
-            outs.parquet,
+            outs.export,
             outs.plot,
             folders=[outs.report],
             inputs=self._inputs(),
@@ -132,7 +134,7 @@ class Evaluate(Command):
         index = None if outs.report is None else outs.report / "index.html"
         named = zip(
             ("results", "table", "picture", "report"),
-            (outs.json, outs.parquet, outs.plot, index),
+            (outs.json, outs.export, outs.plot, index),
             strict=True,
         )
         if written := [f"{what}: {path}" for what, path in named if path]:
@@ -152,11 +154,11 @@ class Evaluate(Command):
             if self.env == "live":
                 raise ValueError(f"plot: expected none with env live, got {plot}")
             check_picture(plot)
-        if self.parquet is not None:
-            from laps_env.report.parquet import check_parquet
+        if self.export is not None:
+            from laps_env.report.export import check_export
 
-            check_parquet()
-        return Outputs(results, self.parquet, plot, report)
+            check_export(self.export)
+        return Outputs(results, self.export, plot, report)
 
     def _inputs(self) -> list[Path | str | None]:
         from laps_env.policies._registry import files_of
@@ -165,7 +167,7 @@ class Evaluate(Command):
         return [self.acceptance_trace, self.arrival_trace, self.prompts, *own]
 
     def _names(self) -> tuple[str, ...]:
-        return tuple(list_policies()) if self.policies == ("all",) else self.policies
+        return tuple(list_policies()) if self.policies == ("all",) else list_names(self.policies)
 
     def _evaluate(self, outs: Outputs) -> None:
         from laps_env.evaluation.runner import Evaluation, open_journal
@@ -261,10 +263,10 @@ class Evaluate(Command):
             from laps_env.evaluation.results import write_results
 
             write_results(results, outs.json)
-        if outs.parquet is not None:
-            from laps_env.report.parquet import write_parquet
+        if outs.export is not None:
+            from laps_env.report.export import export_rows
 
-            write_parquet(results, outs.parquet)
+            export_rows(results, outs.export)
         if outs.plot is not None:
             from laps_env.report.picture import draw_picture
 
@@ -276,7 +278,7 @@ class Outputs:
     """Where the files of an evaluation go; None where there is none."""
 
     json: Path | None
-    parquet: Path | None
+    export: Path | None
     plot: Path | None
     report: Path | None
 

@@ -13,6 +13,7 @@ from laps_env.cli.command import Count
 from laps_env.cli.models import OnModels
 from laps_env.utils.documents import write_document
 from laps_env.utils.files import outputs, write_beside
+from laps_env.utils.policy_names import list_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class Fidelity(OnModels):
             num_requests=self.num_requests,
             max_new_tokens=self.max_new_tokens,
             load=self.load,
-            policies=self.policies,
+            policies=list_names(self.policies),
             draft_length=self.draft_length,
         )
         if self.json == type(self).json:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from laps_env.cli.command import Command, Count, File, Load
-from laps_env.utils.files import outputs
+from laps_env.utils.files import outputs, write_beside
+from laps_env.utils.policy_names import list_names
 
 if TYPE_CHECKING:
     from laps_env.report.timeline import Timeline as Recorded
@@ -26,6 +27,7 @@ class Timeline(Command):
 
     $ laps-env timeline --policies fcfs,laps_sd --seed 0 --out timeline.html
     $ laps-env timeline --results results.json --policies laps_sd_tuned,learned --seed 3
+    $ laps-env timeline --policies fcfs,laps_sd --requests 1000 --csv requests.csv
     """
 
     scenario: str = "mixed-serial-8b"
@@ -42,22 +44,28 @@ class Timeline(Command):
     """Results file that has the episode."""
     out: Path = Path("timeline.html")
     """Page; the traces are named after it."""
+    csv: File = None
+    """Table of the requests, a line for each with each policy."""
     overwrite: bool = False
     """Replace a page and traces that are there."""
 
     def run(self) -> int:
         """Record, write, name the files."""
+        from laps_env.report.request_table import request_table
         from laps_env.report.timeline_page import trace_path, write_timelines
 
-        names = list(dict.fromkeys(self.policies))
+        names = list(dict.fromkeys(list_names(self.policies)))
         paths = (self.out, *(trace_path(self.out, name) for name in names))
-        with outputs(*paths, inputs=[self.results], overwrite=self.overwrite):
+        with outputs(*paths, self.csv, inputs=[self.results], overwrite=self.overwrite):
             timelines = self._record(names) if self.results is None else self._find(names)
             requests = len(timelines[0].requests) if timelines else 0
             title = f"{self.scenario}, load {self.load}, {requests} requests, seed {self.seed}"
             if self.results is not None:
                 title += f", {self.results.name}"
             print("\n".join(map(str, write_timelines(timelines, self.out, title))))
+            if self.csv is not None:
+                write_beside(self.csv, [request_table(timelines).encode()])
+                print(self.csv)
         return 0
 
     def _record(self, names: list[str]) -> list[Recorded]:

@@ -89,6 +89,37 @@ def nested_ratio_with_interval(values: Floats, reference: Floats) -> tuple[float
     return ratio, _interval(ratios, min(seeds, count))
 
 
+@cache
+def _times_taken(count: int) -> Floats:
+    """How often a workload is taken, as measured and in each resample, [1 + RESAMPLES, n]."""
+    taken = np.ones((1 + RESAMPLES, count))
+    for resample, chosen in zip(taken[1:], resampled_workloads(count), strict=True):
+        resample[:] = np.bincount(chosen, minlength=count)
+    return taken
+
+
+def log_levels(values: list[Floats]) -> Floats:
+    """Log of the mean over workloads, averaged over places, as measured and in each resample.
+
+    The difference of two policies' levels on the same workloads is the log of the geometric mean of
+    their ratios (`ratio_of_levels`).
+
+    Args:
+        values: Values of each place, one per workload, [n] each.
+
+    Returns:
+        Levels, [1 + RESAMPLES].
+    """
+    logs = [np.log(_times_taken(place.size) @ place / place.size) for place in values]
+    return np.asarray(np.mean(logs, axis=0))
+
+
+def ratio_of_levels(levels: Floats, other: Floats, count: int) -> tuple[float, Interval]:
+    """Ratio of two levels (`log_levels`) over at least so many workloads, with its interval."""
+    ratios = np.exp(levels - other)
+    return float(ratios[0]), _interval(ratios[1:], count)
+
+
 def side_of_one(interval: tuple[float, float]) -> int:
     """Where the interval of a ratio is: -1 below 1, 0 around it, 1 above."""
     low, high = interval

@@ -1,4 +1,4 @@
-"""The page of results: table, distributions, loads, tails, gaps, categories, timelines.
+"""The page of results: table, distributions, loads, tails, gaps, categories, timelines, verdict.
 
 Results hold no latency of a single request; what the page shows of them is one workload of each
 row, run again.
@@ -20,6 +20,7 @@ import numpy.typing as npt
 from laps_env.evaluation.episodes import serve
 from laps_env.evaluation.replay import parts_of
 from laps_env.evaluation.results import Results, Row
+from laps_env.report.verdict import verdicts
 
 #: What the page shows of a row, under the row's own names.
 _SHOWN = (
@@ -64,6 +65,7 @@ def report_page(results: Results, samples: list[Sample], links: Links) -> str:
         "requests": results.rows[0].num_requests,
         "rows": msgspec.to_builtins(rows),
         "links": links,
+        "verdicts": verdicts(results),
     }
     return filled_page("report.html", document)
 

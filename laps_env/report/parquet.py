@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ def check_parquet() -> None:
         raise ValueError(f"parquet: expected the extra 'parquet' (pyarrow), got {error}") from None
 
 
-def write_parquet(results: Results, path: Path) -> None:
-    """A line per row, a column per entry; lists stay lists, dictionaries become JSON text.
+def write_parquet(results: Results, path: Path, columns: Sequence[str]) -> None:
+    """A line per row, a column per chosen entry; lists stay lists, dictionaries become JSON text.
 
     A load or a predictor error "as recorded" is null, for a column holds numbers or text. What else
     is in the results is JSON text, ``laps_env`` in the table's metadata.
@@ -37,12 +38,13 @@ def write_parquet(results: Results, path: Path) -> None:
     Args:
         results: Content of a results file, of the replay or of a live server.
         path: Path of the table, which is written in one move.
+        columns: Names of the entries.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     about = msgspec.to_builtins(results)
-    table = pa.Table.from_pylist([_line(row) for row in about.pop("rows")])
+    table = pa.Table.from_pylist([_line(row) for row in about.pop("rows")]).select(columns)
     del about["texts"]
     table = table.replace_schema_metadata({"laps_env": json.dumps(about)})
     buffer = io.BytesIO()

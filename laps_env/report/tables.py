@@ -10,6 +10,7 @@ import numpy as np
 
 from laps_env.evaluation.results import Results, Row
 from laps_env.evaluation.statistics import side_of_one
+from laps_env.report.verdict import verdicts
 
 Lines = Iterable[Iterable[object]]
 
@@ -70,7 +71,8 @@ def results_text(results: Results) -> str:
             f"scenarios and loads better / tied / worse than {results.reference}, by where "
             f"acceptance comes from\n{text_table(headings, lines)}"
         )
-    return "\n\n".join([*parts, _legend(results)])
+    told = [f"verdict, {place}\n" + "\n".join(said) for place, said in verdicts(results).items()]
+    return "\n\n".join([*parts, _legend(results), *told])
 
 
 def results_page(results: Results) -> str:
@@ -79,7 +81,10 @@ def results_page(results: Results) -> str:
     for rows in places_of(results):
         parts += [f"## {title(rows)}", *_warnings(rows)]
         parts.append(markdown_table(_HEADINGS, map(_cells, rows)))
-    return "\n\n".join([*parts, _legend(results)]) + "\n"
+    parts.append(_legend(results))
+    for place, sentences in verdicts(results).items():
+        parts += [f"## Verdict, {place}", "\n".join(f"- {said}" for said in sentences)]
+    return "\n\n".join(parts) + "\n"
 
 
 def families_of(results: Results) -> list[tuple[str, str, str, bool]]:
