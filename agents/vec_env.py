@@ -143,7 +143,8 @@ class ReplayVecEnv(VecEnv):
         """Of server i of a group, which has this index."""
         last, columns = info["final_obs"][i], info["final_info"]["summary"]
         last["queue"][:, CATEGORY] += self._category[index] * last["queue"][:, OCCUPIED]
-        summary = {name: value[i] for name, value in columns.items() if not name.startswith("_")}
+        having = [name for name in columns if f"_{name}" in columns and columns[f"_{name}"][i]]
+        summary = {name: columns[name][i] for name in having}
         return {
             "TimeLimit.truncated": truncated,
             "terminal_observation": last,
