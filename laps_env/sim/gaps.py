@@ -25,7 +25,7 @@ _ONE = 1023 << _FRACTION_BITS
 @inlined
 def count_gap(gaps: npt.NDArray[np.int32], gap_ns: int) -> None:
     """Count a gap of at least 1 ns: the top bits of a float64 are its logarithm."""
-    place = (np.float64(gap_ns).view(np.int64) >> _DROPPED) - _ONE
+    place: Any = (np.float64(gap_ns).view(np.int64) >> _DROPPED) - _ONE
     gaps[min(place, BINS - 1)] += 1
 
 

@@ -82,8 +82,8 @@ class Simulation:
         for name in _GIVEN:
             requests[name] = getattr(workload, name)
         for k, name in enumerate(LIMITS):
-            given = workload.limits_ns
-            requests[name] = NO_LIMIT if given is None else given[:, k]
+            limits = workload.limits_ns
+            requests[name] = NO_LIMIT if limits is None else limits[:, k]
         requests["offset"] = workload.offset[:-1]
         state.accepted_length[index, : workload.accepted_length.size] = workload.accepted_length
         if state.max_draft.size:

@@ -117,7 +117,7 @@ class Workload:
             raise ValueError(
                 f"workload: limits_ns: expected int64 [{count}, 3], got {kind} {list(shape)}"
             )
-        self._check("limits_ns", (limits_ns >= 1).all(axis=1), ">= 1")
+        self._check("limits_ns", np.all(limits_ns >= 1, axis=1), ">= 1")
 
     def _check_schedule(self, schedule: npt.NDArray[np.uint8], starts: Ints) -> None:
         """The draft lengths of each request last until its last token."""
