@@ -78,8 +78,8 @@ def toy_episode() -> dict[str, Any]:
     requests["tpot_limit_ns"][0] = SECOND
     requests["e2e_limit_ns"][2] = 7 * SECOND
     gaps = np.zeros(BINS, np.int32)
-    for seconds in (1, 3, 2, 5):
-        count_gap(gaps, seconds * SECOND)
+    for gap in (1, 3, 2, 5):
+        count_gap(gaps, gap * SECOND)
     server = np.zeros(1, SERVER)
     server["now"], server["busy_ns"], server["rounds"] = 8 * SECOND, 7 * SECOND, 9
     server["contended"] = 3
