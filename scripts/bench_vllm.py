@@ -3,7 +3,7 @@
 Runs in vLLM's environment on the tests' tiny models: make bench-vllm. So many requests more than
 the batch are there and stay for all steps. *Step* is all that the scheduler adds to a step of
 vLLM: the counter decision_seconds, from one step to the next. *Table* is one ranking and one
-account of a full batch. Both are medians. The issue's targets at 64: 150 us for a rule, 300 us for
+account of a full batch. Both are medians. Aimed at, with 64 waiting: 150 us for a rule, 300 us for
 the network.
 """
 

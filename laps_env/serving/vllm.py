@@ -28,6 +28,7 @@ import time
 import traceback
 from collections import Counter
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -211,22 +212,21 @@ class PolicyScheduler(Scheduler):
         if self.table.failures > failures:
             self.counters.add("failures")
             logger.warning_once("laps: %s", self.table.last_failure)
+        ranked = map(self._present.__getitem__, order)
         chosen: list[Any] = []
-        held: list[Any] = []
-        blocks, unseen = self._blocks, len(self.running)
-        for request in map(self._present.__getitem__, order):
-            running = request.status == RequestStatus.RUNNING
-            unseen -= running
-            full = len(chosen) == self._batch_size
-            needed = 0 if full else self._blocks_of(request.num_tokens + self.num_spec_tokens + 1)
-            if not full and (needed <= blocks or not chosen):
+        others: list[Any] = []
+        blocks = self._blocks
+        for request in ranked:
+            needed = self._blocks_of(request.num_tokens + self.num_spec_tokens + 1)
+            if needed <= blocks or not chosen:
                 chosen.append(request)
                 blocks -= needed
-            elif running:
-                held.append(request)
-            if full and not unseen:  # the others have no cache
+            else:
+                others.append(request)
+            if len(chosen) == self._batch_size:
                 break
-        return chosen, held
+        running = set(self.running)
+        return chosen, [request for request in chain(others, ranked) if request in running]
 
     def _arrange(self, chosen: list[Any], held: list[Any]) -> None:
         """Put vLLM's queues in order: what it schedules next is what was chosen."""
