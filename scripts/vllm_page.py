@@ -189,7 +189,7 @@ def measured(runs: Runs) -> str:
     count = sum(map(len, played.values()))
     slow = np.array([run["slowness"] for found in played.values() for run in found])
     said = (
-        f"{repetitions} repetitions of {requests} requests at load {options['load']:g} of "
+        f"{repetitions} x {requests} requests at load {options['load']:g} of "
         f"{runs.saturation_rps:.2f} requests per second, batch {options['batch_size']}, "
         f"{options['places']} places, at most {options['longest']} tokens; {options['clock']} "
         f"clock. Texts: {'the same, token by token, in' if same else 'NOT the same in'} all "
@@ -214,23 +214,34 @@ def predicted(runs: Runs) -> str:
             cells += [f"{here:.2f}", f"{there:.2f}", f"{there / here - 1:+.1%}"]
         rows.append(cells)
     heads = ["policy", "mean, s", "replay", "error", "p95, s", "replay", "error"]
-    orders = [order for order in _orders(live, replay) if order.decided]
-    same = sum(order.same for order in orders)
-    pairs = len(list(combinations(policies, 2)))
+    order = _order_in_words(live, replay)
     verdict = (
         f"Largest error of a mean {worst['mean']:.1%} (aimed at: {TARGETS['mean']:.0%}), of a p95 "
-        f"{worst['p95']:.1%} ({TARGETS['p95']:.0%}). {len(orders)} of {pairs} pairs of policies "
-        f"differ by more than their noise; {same} of these the replay has in the same order."
+        f"{worst['p95']:.1%} ({TARGETS['p95']:.0%}). {order}"
     )
     title = f"#### The replay's prediction, {NAMES[runs.options['drafter']]}"
     return f"{title}\n\n{verdict}\n\n{markdown_table(heads, rows)}\n"
 
 
-def _orders(live: dict[str, Floats], replay: dict[str, Floats]) -> Any:
-    def metrics(plays: dict[str, Floats]) -> dict[str, list[dict[str, float]]]:
+def _order_in_words(live: dict[str, Floats], replay: dict[str, Floats]) -> str:
+    """How many pairs of policies the replay has in the order of vLLM."""
+
+    def means(plays: dict[str, Floats]) -> dict[str, list[dict[str, float]]]:
         return {p: [{"mean_latency_s": float(m)} for m in x.mean(axis=1)] for p, x in plays.items()}
 
-    return compare_order(metrics(live), metrics(replay))
+    if len(next(iter(live.values()))) == 1:  # nothing is known of the noise
+        pairs = list(combinations(live, 2))
+        same = sum(
+            (live[a].mean() - live[b].mean()) * (replay[a].mean() - replay[b].mean()) > 0
+            for a, b in pairs
+        )
+        return f"The replay has {same} of {len(pairs)} pairs of policies in the same order."
+    orders = compare_order(means(live), means(replay))
+    decided = [order for order in orders if order.decided]
+    return (
+        f"{len(decided)} of {len(orders)} pairs of policies differ by more than their noise; "
+        f"{sum(order.same for order in decided)} of these the replay has in the same order."
+    )
 
 
 def main(
