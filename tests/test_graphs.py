@@ -16,7 +16,8 @@ from tiny_models import LENGTH, tiny_model  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
-from laps_env.live.engine.kv_slots import SlotModel, SlotPass, longest_context  # noqa: E402
+from laps_env.live.engine.kv_slots import SlotModel, longest_context  # noqa: E402
+from laps_env.live.engine.slot_pass import SlotPass  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -82,7 +83,7 @@ def trace(run: SlotPass) -> Counter[str]:
     tokens = torch.zeros(2, 4, dtype=torch.long, device="meta")
     for _ in range(2):
         with torch.inference_mode(), Meetings() as meetings:
-            run(tokens, tokens, tokens[:, 0], visible=32)
+            run(tokens, tokens[:, 0], tokens[:, 0], visible=32)
     return meetings.seen
 
 

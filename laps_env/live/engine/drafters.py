@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from laps_env.live.engine.graphs import first_of_each_shape
 from laps_env.live.engine.kv_slots import PREFILL_CHUNK, SlotModel
+from laps_env.live.engine.passes import Pass
 from laps_env.live.engine.verification import Decoding, Draft, draw
 
 #: A draft's first step feeds up to so many tokens of each sequence; what lacks more is prefilled.
@@ -38,16 +39,20 @@ class Choices:
         """The same for some sequences of the batch, nothing drafted yet."""
         return Choices(self.decoding, [self.rngs[i] for i in members])
 
-    def add(self, logits: Tensor) -> list[int]:
-        """The next token of each sequence, from its logits [batch, vocabulary]."""
-        if self.decoding.greedy:
-            chosen = logits.argmax(-1).tolist()
-        else:
-            chances = self.decoding.probabilities(logits)
+    def add(self, likeliest: Sequence[int], logits: Callable[[], Tensor]) -> list[int]:
+        """The next token of each sequence.
+
+        Args:
+            likeliest: Likeliest tokens [batch].
+            logits: Function that gives their logits [batch, vocabulary], which sampling asks for.
+        """
+        chosen = list(likeliest)
+        if not self.decoding.greedy:
+            chances = self.decoding.probabilities(logits())
             chosen = [draw(own, rng) for own, rng in zip(chances, self.rngs, strict=True)]
             self.chances.append(chances)
         self.tokens.append(chosen)
-        return list(chosen)
+        return chosen
 
     def drafts(self) -> list[Draft]:
         """One draft per sequence."""
@@ -154,14 +159,20 @@ class DraftModel(Drafter):
         """
         starts = [self._catch_up(slot, text) for slot, text in zip(slots, texts, strict=True)]
         fed = [text[start:] for text, start in zip(texts, starts, strict=True)]
-        logits = self.model.forward(slots, fed, starts).logits
-        tokens = chosen.add(logits[torch.arange(len(fed)), [len(own) - 1 for own in fed]])
         ends = [len(text) for text in texts]
-        for step in range(count - 1):
-            out = self.model.forward(slots, [[t] for t in tokens], [end + step for end in ends])
-            tokens = chosen.add(out.logits[:, 0])
+        for step in range(count):
+            tokens = self._next(self.model.forward(slots, fed, starts), fed, chosen)
+            fed, starts = [[token] for token in tokens], [end + step for end in ends]
         self._held.update((slot, end + count - 1) for slot, end in zip(slots, ends, strict=True))
         return chosen.drafts()
+
+    @staticmethod
+    def _next(out: Pass, fed: Sequence[Sequence[int]], chosen: Choices) -> list[int]:
+        """The token that follows the last one that each sequence has fed."""
+        last = [len(own) - 1 for own in fed]
+        # a model whose logits are not finite may draft anything
+        likeliest = [max(own[k], 0) for own, k in zip(out.choices.tolist(), last, strict=True)]
+        return chosen.add(likeliest, lambda: out.logits[torch.arange(len(last)), last])
 
     def _catch_up(self, slot: int, text: list[int]) -> int:
         """Feed what a first step cannot; the number of tokens that the slot then holds."""

@@ -289,13 +289,13 @@ class Engine:
     def _verify(self, chosen: Sequence[Generation], drafts: Sequence[Draft]) -> list[RoundResult]:
         fed = [[g.text[-1], *draft.tokens] for g, draft in zip(chosen, drafts, strict=True)]
         out = self.target.forward(_slots(chosen), fed, [g.cached for g in chosen])
-        largest, choices = out.logits.max(-1)
-        if not bool(largest.isfinite().all()):
+        choices = out.choices.tolist()
+        if any(-1 in own for own in choices):
             raise FloatingPointError("target: expected finite logits, got NaN or infinity")
         outcomes = [
             g.acceptance.accept(len(g.output), draft, likeliest, logits)
             for g, draft, likeliest, logits in zip(
-                chosen, drafts, choices.tolist(), out.logits, strict=True
+                chosen, drafts, choices, out.logits, strict=True
             )
         ]
         return [

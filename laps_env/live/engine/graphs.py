@@ -15,24 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from laps_env.live.engine.passes import Pass, split
+
 #: The visible part of the cache grows in steps of so many tokens.
 VISIBLE_STEP = 256
-
-#: Tokens [batch, tokens], their positions, and the slots [batch].
-Inputs = tuple[Tensor, Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What one ragged pass gives; rows of shorter sequences end in padding.
-
-    Attributes:
-        logits: [batch, kept tokens, vocabulary].
-        hidden: [batch, tokens, width], the state that the head reads, after each token fed.
-    """
-
-    logits: Tensor
-    hidden: Tensor
 
 
 class Shape(NamedTuple):
@@ -46,7 +32,7 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class _Captured:
-    inputs: Inputs
+    packed: Tensor
     replay: Callable[[], Pass]
 
 
@@ -67,22 +53,23 @@ class GraphedPasses:
         self._captured: dict[Shape, _Captured] = {}
         self._pool: Any = None
 
-    def run(self, shape: Shape, inputs: Inputs) -> Pass:
-        """The pass over inputs that are padded to the shape."""
+    def run(self, shape: Shape, packed: Tensor) -> Pass:
+        """The pass over inputs on the host (`passes.split`) that are padded to the shape."""
+        if self._device.type == "cuda":
+            packed = packed.pin_memory()  # else the copy would wait for the device
         if shape not in self._captured:
-            self._captured[shape] = self._capture(shape, inputs)
+            self._captured[shape] = self._capture(shape, packed)
         captured = self._captured[shape]
-        for place, given in zip(captured.inputs, inputs, strict=True):
-            place.copy_(given)
-        out = captured.replay()
-        return Pass(out.logits.clone(), out.hidden.clone())
+        captured.packed.copy_(packed, non_blocking=True)
+        return Pass(*(part.clone() for part in captured.replay()))
 
-    def _capture(self, shape: Shape, inputs: Inputs) -> _Captured:
-        places: Inputs = (inputs[0].clone(), inputs[1].clone(), inputs[2].clone())
+    def _capture(self, shape: Shape, packed: Tensor) -> _Captured:
+        place = packed.to(self._device, copy=True)
+        inputs = split(place, shape.batch)
         # not a function that knows `self`: in a circle of names a cache would outlive its engine
-        once = partial(self._run, *places, visible=shape.visible, last_logits=shape.last_logits)
+        once = partial(self._run, *inputs, visible=shape.visible, last_logits=shape.last_logits)
         if self._device.type == "cpu":
-            return _Captured(places, once)
+            return _Captured(place, once)
         stream, current = self._stream, torch.cuda.current_stream(self._device)
         # libraries allocate on their first call, which a graph cannot hold
         stream.wait_stream(current)
@@ -98,7 +85,7 @@ class GraphedPasses:
             graph.replay()
             return out
 
-        return _Captured(places, replay)
+        return _Captured(place, replay)
 
     @cached_property
     def _stream(self) -> torch.cuda.Stream:

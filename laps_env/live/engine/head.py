@@ -203,13 +203,13 @@ class HeadDrafter(Drafter):
         ahead = self._feed(slots, padded, states, starts)
         last = torch.tensor([len(own) - 1 for own in tokens], device=ahead.device)
         state = ahead[torch.arange(len(slots), device=ahead.device), last][:, None]
-        drafted = chosen.add(self._logits(state[:, 0]))
+        drafted = self._next(state[:, 0], chosen)
         starts = [len(text) - 1 for text in texts]
         for slot, start in zip(slots, starts, strict=True):
             self._held[slot] = start
         for step in range(count - 1):
             state = self._feed(slots, [[t] for t in drafted], state, [s + step for s in starts])
-            drafted = chosen.add(self._logits(state[:, 0]))
+            drafted = self._next(state[:, 0], chosen)
         return chosen.drafts()
 
     def _committed(self, slot: int, start: int, end: int) -> Tensor:
@@ -295,10 +295,15 @@ class HeadDrafter(Drafter):
             own = chain.own
         return accepted
 
-    def _logits(self, states: Tensor) -> Tensor:
-        """[batch, vocabulary]; tokens that cannot be drafted have no chance."""
+    def _next(self, states: Tensor, chosen: Choices) -> list[int]:
+        """The token that each draft goes on with, from its state [batch, width]."""
         own = self._to_logits(states)
-        logits = own.new_full((len(states), self.embedding.shape[0]), -torch.inf)
+        likeliest = self.head.frequent[own.argmax(-1)].tolist()
+        return chosen.add(likeliest, lambda: self._over_all(own))
+
+    def _over_all(self, own: Tensor) -> Tensor:
+        """Logits [batch, vocabulary]; tokens that cannot be drafted have no chance."""
+        logits = own.new_full((len(own), self.embedding.shape[0]), -torch.inf)
         logits[:, self.head.frequent] = own
         return logits
 

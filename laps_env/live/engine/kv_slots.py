@@ -8,19 +8,20 @@ overwritten before it can be seen.
 from __future__ import annotations
 
 import gc
-import weakref
 from collections.abc import Iterable, Sequence
-from itertools import product
-from typing import Any, NamedTuple
+from itertools import chain, product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import Cache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from laps_env.live.engine.graphs import GraphedPasses, Inputs, Pass, Shape, bucket, round_up
-from laps_env.live.engine.onednn_linear import PackedLinears
-from laps_env.live.engine.slot_cache import SlotLayer, read_slot, write_slot
+from laps_env.live.engine.flash_pass import FlashPass
+from laps_env.live.engine.graphs import GraphedPasses, Shape, bucket, round_up
+from laps_env.live.engine.passes import Pass, split
+from laps_env.live.engine.slot_cache import read_slot, write_slot
+from laps_env.live.engine.slot_pass import SlotPass
 
 #: Most tokens of a sequence that one pass of a prefill feeds.
 PREFILL_CHUNK = 512
@@ -36,14 +37,15 @@ class Fed(NamedTuple):
     tokens: Sequence[Sequence[int]]
     starts: Sequence[int]
 
+    def packed(self, longest: int) -> Tensor:
+        """All of it in one piece for `split`; one copy to a device takes as long as three.
 
-class _LastStates:
-    """The states that the head read in the last pass."""
-
-    hidden: Tensor
-
-    def keep(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
-        self.hidden = output.last_hidden_state
+        Args:
+            longest: Tokens that each sequence is padded to.
+        """
+        # a shorter one repeats its last token past its end, where nobody will look
+        rows = [[*own, *[own[-1]] * (longest - len(own))] for own in self.tokens]
+        return torch.tensor([*chain.from_iterable(rows), *self.starts, *self.slots])
 
 
 def longest_context(model: PreTrainedModel) -> int:
@@ -62,62 +64,6 @@ def longest_context(model: PreTrainedModel) -> int:
 def _has_changing_rope(model: PreTrainedModel) -> bool:
     rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     return rope.get("rope_type") in _CHANGING_ROPE
-
-
-class SlotPass:
-    """A pass over a cache with slots; nothing in it depends on the values of its inputs.
-
-    Args:
-        model: Decoder-only model.
-        rows: Number of slots.
-        length: Number of tokens that a slot holds.
-    """
-
-    def __init__(self, model: PreTrainedModel, rows: int, length: int) -> None:
-        self.layers = [
-            SlotLayer(rows, length) for _ in range(model.config.get_text_config().num_hidden_layers)
-        ]
-        self._model = model
-        self._cache = Cache(layers=list(self.layers))
-        self._linears = PackedLinears.of(model)
-        self._states = _LastStates()
-        hook = model.base_model.register_forward_hook(self._states.keep)
-        weakref.finalize(self, hook.remove)  # the model may outlive this view of it
-
-    def __call__(
-        self,
-        tokens: Tensor,
-        positions: Tensor,
-        slots: Tensor,
-        *,
-        visible: int,
-        read: slice | None = None,
-        last_logits: bool = False,
-    ) -> Pass:
-        """Feed tokens.
-
-        Args:
-            tokens: Token ids [batch, tokens].
-            positions: Positions of the tokens, [batch, tokens].
-            slots: Slot of each sequence, [batch].
-            visible: Tokens of each slot that are read.
-            read: The same slots where they are neighbours.
-            last_logits: Whether to compute the logits of the last column only.
-        """
-        for layer in self.layers:
-            layer.place(slots, positions, visible, read)
-        with self._linears:
-            logits = self._model(
-                input_ids=tokens,
-                # 4-D, so that transformers passes it through: a token sees what is not after it
-                attention_mask=torch.arange(visible, device=tokens.device)
-                <= positions[:, None, :, None],
-                position_ids=positions,
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=1 if last_logits else 0,
-            ).logits
-        return Pass(logits, self._states.hidden)
 
 
 class SlotModel:
@@ -158,7 +104,8 @@ class SlotModel:
         graphed = (on_gpu if graphs is None else graphs) and not _has_changing_rope(model)
         # One column more than a sequence may use: padding is written there at the longest. One row
         # more is shared by all that only fills up a graph's batch.
-        self._pass = SlotPass(model, slots + graphed, length + 1)
+        in_place = on_gpu and graphed and FlashPass.can_run(model)
+        self._pass = (FlashPass if in_place else SlotPass)(model, slots + graphed, length + 1)
         self._graphs = GraphedPasses(self._pass, model.device) if graphed else None
         self._shapes: set[Shape] = set()
 
@@ -198,14 +145,18 @@ class SlotModel:
                 self.forward(slots, [fed], [start], last_logits=last_logits)
                 for fed, start in halves
             ]
-            logits = [part.logits for part in parts[last_logits:]]
-            return Pass(torch.cat(logits, 1), torch.cat([part.hidden for part in parts], 1))
+            kept = parts[last_logits:]
+            return Pass(
+                torch.cat([part.logits for part in kept], 1),
+                torch.cat([part.choices for part in kept], 1),
+                torch.cat([part.hidden for part in parts], 1),
+            )
         half = len(slots) // 2
         parts = [
             self.forward(slots[own], tokens[own], starts[own], last_logits=last_logits)
             for own in (slice(half), slice(half, None))
         ]
-        return Pass(_stack([p.logits for p in parts]), _stack([p.hidden for p in parts]))
+        return Pass(*map(_stack, zip(*parts, strict=True)))
 
     def _forward(self, fed: Fed, last_logits: bool) -> Pass:
         batch, longest = len(fed.slots), max(map(len, fed.tokens))
@@ -220,8 +171,8 @@ class SlotModel:
             [*fed.tokens, *[[0]] * len(spare)],
             [*fed.starts, *[0] * len(spare)],
         )
-        out = self._graphs.run(shape, self._inputs(filled, shape.tokens))
-        return Pass(out.logits[:batch, :longest], out.hidden[:batch, :longest])
+        out = self._graphs.run(shape, filled.packed(shape.tokens))
+        return Pass(*(part[:batch, :longest] for part in out))
 
     def _run_in_place(self, fed: Fed, longest: int, visible: int, last_logits: bool) -> Pass:
         """The pass with its sequences in order of their slots.
@@ -237,12 +188,12 @@ class SlotModel:
         )
         first, last = ordered.slots[0], ordered.slots[-1]
         read = slice(first, last + 1) if last - first + 1 == len(order) else None
-        inputs = self._inputs(ordered, longest)
+        inputs = split(ordered.packed(longest).to(self.model.device), len(order))
         out = self._pass(*inputs, visible=visible, read=read, last_logits=last_logits)
         if order == list(range(len(order))):
             return out
         back = torch.tensor(order, device=out.logits.device).argsort()
-        return Pass(out.logits[back], out.hidden[back])
+        return Pass(*(part[back] for part in out))
 
     @property
     def graphed(self) -> bool:
@@ -258,8 +209,9 @@ class SlotModel:
             visible: Most tokens of a slot, with those, that are read.
             last_logits: See `forward`.
         """
-        seen = min(round_up(visible), self.length + 1)
-        return Shape(bucket(batch), bucket(tokens), seen, last_logits)
+        cells = self.length + 1
+        seen = cells if isinstance(self._pass, FlashPass) else min(round_up(visible), cells)
+        return Shape(bucket(batch), min(bucket(tokens), cells), seen, last_logits)
 
     @property
     def captures(self) -> int:
@@ -298,18 +250,6 @@ class SlotModel:
             chunks = range(1, min(PREFILL_CHUNK, longest - start) + 1)
             self.warm_up([1], chunks, [start], last_logits=True)
 
-    def _inputs(self, fed: Fed, longest: int) -> Inputs:
-        """Tokens [batch, longest], their positions, and the slots [batch]."""
-        device = self.model.device
-        # Shorter sequences repeat their last token past their end, where nobody will look.
-        padded = [[*own, *[own[-1]] * (longest - len(own))] for own in fed.tokens]
-        steps = torch.arange(longest, device=device)
-        positions = (torch.tensor(fed.starts, device=device)[:, None] + steps).clamp(
-            max=self.length
-        )
-        slots = torch.tensor(fed.slots, device=device)
-        return torch.tensor(padded, device=device), positions, slots
-
     @torch.inference_mode()
     def prefill(self, slot: int, tokens: Sequence[int], start: int) -> Tensor:
         """Feed a long text in chunks; its states [tokens, width].
@@ -342,4 +282,5 @@ class SlotModel:
 def _stack(parts: Sequence[Tensor]) -> Tensor:
     """Two halves of a batch, the one with shorter sequences padded."""
     longest = max(part.shape[1] for part in parts)
-    return torch.cat([pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts])
+    beyond = [0, 0] * (parts[0].ndim - 2)
+    return torch.cat([pad(part, [*beyond, 0, longest - part.shape[1]]) for part in parts])
