@@ -54,19 +54,25 @@ def lossless(told: dict[str, Any]) -> str:
 def attention(told: dict[str, Any]) -> str:
     """Time in place over the time of a gather, and how far the outputs are apart."""
     calls = told["found"]["calls"]
-    ratios = [call["seconds"]["in place"] / call["seconds"]["gathered"] for call in calls]
-    apart = max(call["difference"]["in place"] for call in calls)
-    return f"{min(ratios):.2f} to {max(ratios):.2f} x the time of a gather, {apart:.1g} apart"
+    said = []
+    for way in ("in place", "in parts"):
+        timed = [call["seconds"] for call in calls if way in call["seconds"]]
+        ratios = [seconds[way] / seconds["gathered"] for seconds in timed]
+        said.append(f"{way} {min(ratios):.2f} to {max(ratios):.2f} x the time of a gather")
+    apart = max(max(call["difference"].values()) for call in calls)
+    return f"{', '.join(said)}; {apart:.1g} apart"
 
 
 def captures(told: dict[str, Any]) -> str:
-    """Passes of one token over their floor, and what a first pass takes."""
-    passes = told["found"]["passes"]
+    """Passes of one token and rounds over their floor, and what a first pass takes."""
+    passes, rounds = told["found"]["passes"], told["found"]["rounds"]
     first = max(p["first_s"] for p in passes)
     small = {p["role"]: p for p in reversed(passes) if p["batch"] == p["tokens"] == 1}
     ratios = (f"{role} {p['pass_s'] / p['floor_s']:.2f}" for role, p in sorted(small.items()))
+    parts = (f"{row['draft_length']} drafted {row['ratio']:.2f}" for row in rounds)
     return (
-        f"batch 1, one token, over the floor: {', '.join(ratios)}; first pass up to {first:.2f} s"
+        f"batch 1, one token, over the floor: {', '.join(ratios)}; a round over its floor: "
+        f"{', '.join(parts)}; first pass up to {first:.2f} s"
     )
 
 

@@ -3,8 +3,8 @@
     python scripts/gpu_probe.py attention --out attention.json
 
 probe: bandwidths, multiplications, launches. lossless: float32 texts through captured graphs.
-attention: one layer's attention over slots, in place and by a gather. captures: what a first pass
-of a shape costs, and passes against the time that reading their weights takes. On a CPU all of it
+attention: one layer's attention over slots, by a gather, in place, and as the engine does it. captures: what a first pass
+of a shape costs, and passes and rounds against the time that reading their weights takes. On a CPU all of it
 is small, and only shows that it runs.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from live_floor import bandwidth, pass_bytes
+from live_floor import bandwidth, floors, pass_bytes
 from torch import Tensor
 
 from laps_env.live.engine.engine import Engine, Generation
@@ -227,6 +227,8 @@ def attentions(
     yield "gathered", gathered
     if not bench.on_gpu:
         return
+    from laps_env.live.engine import kernels  # imports Triton
+
     whole: dict[str, Any] = {"device": bench.device, "dtype": torch.int32}
     ends = torch.arange(0, batch * tokens + 1, tokens, **whole)
     begins = torch.arange(0, (batch + 1) * SLOT_LENGTH, SLOT_LENGTH, **whole)
@@ -241,6 +243,11 @@ def attentions(
         return out[0].view(batch, tokens, 32, WIDTH)
 
     yield "in place", in_place
+    if tokens * 32 // shared > kernels.MOST_QUERIES:
+        return
+    starts = torch.full((batch,), visible - tokens, device=bench.device)
+    scale = WIDTH**-0.5
+    yield "in parts", lambda: kernels.attend(query, key, value, starts, slots, scale)
 
 
 def captures(bench: Bench) -> dict[str, Any]:
@@ -261,7 +268,10 @@ def captures(bench: Bench) -> dict[str, Any]:
             about = {"role": role, "batch": batch, "tokens": tokens, "start": start}
             times = {"first_s": first, "pass_s": later, "floor_s": floor}
             found.append({**about, **times, "taken_bytes": taken})
-    return {"passes": found}
+        del slots
+    engine = pair.engine(slots=1, length=320)
+    rounds = floors(pair, engine, [[1] * 64] * 2, 32, [0, 2, 4])["rounds"]
+    return {"passes": found, "rounds": rounds}
 
 
 def free_bytes(bench: Bench) -> int:

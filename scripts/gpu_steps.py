@@ -78,17 +78,18 @@ def campaign(out: Path) -> dict[str, Step]:
         made = ("--out", f"{out / name}.md", "--json", f"{out / name}.json", "--overwrite")
         return ("-m", "laps_env", "fidelity", "--device", "cuda", *options, *made)
 
-    contexts, repeats = ("--contexts", "64,320"), ("--repeats", "3")
+    contexts, repeats = ("--contexts", "64,320,1024"), ("--repeats", "3")
     lengths = ("--draft-lengths", "0,4")
-    forced = ("--acceptance", "recorded", "--scenario", "code-batch8-8b", "--repetitions", "3")
+    forced = ("--acceptance", "recorded", "--scenario", "code-batch8-8b", "--repetitions", "4")
+    crowd = ("--num-requests", "48", "--load", "1.2")  # enough for policies to differ
     bench = ("--num-prompts", "8", "--limit", "48", "--repeats", "2")
     return {
-        "probe": Step("what the device can do at most", probe("probe"), 15, 60),
-        "tests": Step("the marked tests", tests(out / "tests.xml", demo=False), 30, 90),
+        "probe": Step("what the device can do at most", probe("probe"), 16, 60),
+        "tests": Step("the marked tests", tests(out / "tests.xml", demo=False), 25, 90),
         "lossless": Step(
-            "float32 texts through graphs equal `model.generate`", probe("lossless"), 35, 90
+            "float32 texts through graphs equal `model.generate`", probe("lossless"), 22, 90
         ),
-        "attention": Step("attention in place against a gather", probe("attention"), 20, 60),
+        "attention": Step("attention in place against a gather", probe("attention"), 14, 60),
         "captures": Step(
             "what captures cost, and passes of a 7B and a 68M against their floor",
             probe("captures"),
@@ -97,8 +98,8 @@ def campaign(out: Path) -> dict[str, Step]:
         ),
         "forced_7b": Step(
             "the replay against a live 7B + 68M under recorded acceptance",
-            fidelity("forced_7b", *SEVEN, *forced),
-            100,  # a third of it compiles the simulation, the first time on a machine
+            fidelity("forced_7b", *SEVEN, *forced, *crowd),
+            110,  # a third of it compiles the simulation, the first time on a machine
             210,
         ),
         "calibrate_7b": Step(
@@ -109,7 +110,7 @@ def campaign(out: Path) -> dict[str, Step]:
         ),
         "calibrate_8b": Step(
             "costs of rounds, 8B + 1B, batch 1 to 32",
-            calibrate("calibrate_8b", *EIGHT, *contexts, *lengths, "--repeats", "2"),
+            calibrate("calibrate_8b", *EIGHT, *contexts, *lengths, *repeats),
             45,
             90,
         ),

@@ -143,6 +143,7 @@ from laps_env.live.engine import loading  # noqa: E402
 from laps_env.live.engine.drafters import DraftModel  # noqa: E402
 from laps_env.live.engine.engine import Engine  # noqa: E402
 from laps_env.live.engine.kv_slots import SlotModel  # noqa: E402
+from laps_env.live.engine.slot_pass import SlotPass  # noqa: E402
 from laps_env.live.engine.loading import Pair  # noqa: E402
 from laps_env.live.measure.calibration import (  # noqa: E402
     Grid,
@@ -258,8 +259,11 @@ def test_padded_work_explains_times_that_the_work_does_not() -> None:
     assert errors(samples, fit(samples))["prefill"]["mean"] > 0.05
 
 
-def test_padded_work_by_hand() -> None:
-    """Three requests fill up four; 4 + 3 tokens, and slots of 40 and one column, are seen whole."""
+def test_padded_work_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three requests fill up four; 4 + 3 tokens, and slots of 40 and one column, are seen whole.
+
+    Attention in place reads what is filled.
+    """
     target = tiny_model()
     drafter = DraftModel(tiny_model(seed=1), 4, 40)
     engine = Engine(target, drafter, slots=4, length=40)
@@ -268,13 +272,15 @@ def test_padded_work_by_hand() -> None:
                 swapped=0)  # fmt: skip
     assert padded_work(engine, contexts, done) == done  # in place nothing is padded
     engine.target = SlotModel(target, 4, 40, graphs=True)
-    assert padded_work(engine, contexts, done) == done._replace(
+    filled_up = done._replace(
         verify=4 * 4,  # 2 drafted tokens and one more
         prefill=4 + 8 + 16,
-        kv=4 * 41,
         drafted=2 * 4,
-        draft_kv=2 * 4 * 41,
     )
+    expected = filled_up._replace(kv=4 * 41, draft_kv=2 * 4 * 41)
+    assert padded_work(engine, contexts, done) == expected
+    monkeypatch.setattr(SlotPass, "in_place", True)
+    assert padded_work(engine, contexts, done) == filled_up
 
 
 def test_some_padded_batches_are_held_out_and_some_are_fitted_on() -> None:

@@ -221,26 +221,28 @@ def test_errors_and_noise() -> None:
 def test_the_order_counts_where_it_exceeds_its_noise() -> None:
     live = {
         "a": plays(10.0, 20.0, 30.0),  # what all of a repetition's episodes share cancels
-        "b": plays(11.0, 22.0, 33.0),
-        "c": plays(10.5, 19.0, 30.5),
+        "b": plays(11.0, 21.2, 31.1),
+        "c": plays(10.05, 19.9, 30.05),
     }
     replay = {"a": plays(18.0, 20.0), "b": plays(20.0, 22.0), "c": plays(22.0, 22.0)}
     first, second, third = compare_order(live, replay)
     assert (first.first, first.second) == ("a", "b")
-    assert (first.live, first.replay) == (-2.0, -2.0)
-    assert first.standard_error == pytest.approx(1 / np.sqrt(3))
+    assert (first.live, first.replay) == (pytest.approx(-1.1), -2.0)
+    assert first.standard_error == pytest.approx(0.1 / np.sqrt(3))
+    # Student's t with two degrees of freedom leaves 5 % beyond 4.303
+    assert first.margin == pytest.approx(4.303 * 0.1 / np.sqrt(3), rel=1e-3)
     assert first.decided
     assert first.same
     assert (second.first, second.second) == ("a", "c")
     assert second.live == pytest.approx(0.0)
     assert not second.decided
     assert (third.first, third.second) == ("b", "c")
-    assert third.decided  # 2 s, give or take 0.76 s
+    assert third.decided  # 1.1 s, give or take 0.45 s
     assert not third.same
 
 
 def test_equal_policies_have_no_order() -> None:
-    row = Order("a", "b", live=0.0, standard_error=0.0, replay=0.0)
+    row = Order("a", "b", live=0.0, standard_error=0.0, margin=0.0, replay=0.0)
     assert not row.decided
 
 

@@ -154,7 +154,8 @@ def test_attention_in_place_is_asked_for_as_torch_takes_it() -> None:
 
     for shared, batch, tokens in ((32, 1, 1), (8, 3, 8)):
         ways = dict(gpu_probe.attentions(FakeGpu("meta", "", ""), shared, batch, tokens, 1024))
-        assert list(ways) == ["gathered", "in place"]
+        assert list(ways) == ["gathered", "in place", "in parts"]
+        del ways["in parts"]  # Triton knows no tensors without content
         assert {way().shape for way in ways.values()} == {(batch, tokens, 32, 128)}
 
 
@@ -162,14 +163,22 @@ def test_figures_are_those_of_the_files() -> None:
     import gpu_pages as pages
 
     calls = [
-        {"seconds": {"gathered": 4e-6, "in place": t}, "difference": {"in place": 0.002}}
+        {
+            "seconds": {"gathered": 4e-6, "in place": t, "in parts": 1e-6},
+            "difference": {"gathered": 0.0, "in place": 0.002},
+        }
         for t in (1e-6, 3e-6)
     ]
     told: dict[str, Any] = {"found": {"calls": calls}}
-    assert pages.attention(told) == "0.25 to 0.75 x the time of a gather, 0.002 apart"
+    assert pages.attention(told) == (
+        "in place 0.25 to 0.75 x the time of a gather, in parts 0.25 to 0.25 x the time of a "
+        "gather; 0.002 apart"
+    )
     one = {"role": "target", "batch": 1, "tokens": 1, "pass_s": 0.006, "floor_s": 0.005}
-    told = {"found": {"passes": [{**one, "first_s": 0.5}, {**one, "batch": 8, "first_s": 0.75}]}}
-    assert pages.captures(told).endswith("target 1.20; first pass up to 0.75 s")
+    passes = [{**one, "first_s": 0.5}, {**one, "batch": 8, "first_s": 0.75}]
+    told = {"found": {"passes": passes, "rounds": [{"draft_length": 4, "ratio": 1.5}]}}
+    expected = "target 1.20; a round over its floor: 4 drafted 1.50; first pass up to 0.75 s"
+    assert pages.captures(told).endswith(expected)
     ratios = [{"peer": "plain", "ratio": ratio} for ratio in (4.0, 6.0, 5.0)]
     told = {"ratios": ratios, "rounds": [{"ratio": 1.5}, {"ratio": 1.25}]}
     assert pages.bench(told) == "6.00 x plain; a round takes 1.25 x its floor"

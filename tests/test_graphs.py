@@ -40,12 +40,12 @@ ROPES: dict[str, dict[str, Any]] = {
 }
 
 
-def model_of(kind: str, rope: str = "default") -> Any:
+def model_of(kind: str, rope: str = "default", width: int = 32) -> Any:
     """A tiny model of another architecture or rotary embedding."""
     torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(
         vocab_size=23,
-        hidden_size=32,
+        hidden_size=width,
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=4,

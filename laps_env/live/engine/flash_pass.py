@@ -2,23 +2,21 @@
 
 The pass of transformers launches 45 kernels a layer, and copies all that a layer's attention reads
 out of the slots. Here attention reads the slots where they are, each as far as it is filled, and a
-layer is 14 kernels: products with joined weights that add to the state, and few steps between them.
+layer is four products with joined weights, which add to the state, and what `kernels` does between.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, rms_norm, silu
+from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
+from laps_env.live.engine.kernels import MOST_QUERIES, attend, gated, normed, place
 from laps_env.live.engine.passes import Pass, choices_of, positions_of
-
-#: Model types of transformers whose layers are what is computed here.
-_KINDS = ("llama", "qwen2", "qwen3")
 
 
 class _Cells(NamedTuple):
@@ -32,18 +30,18 @@ class _Reads(NamedTuple):
     """Where a pass writes and what its attention reads.
 
     Attributes:
+        starts: Position of the first token of each sequence, [batch].
+        slots: Slot of each sequence, [batch].
         cells: Cells of the fed tokens, counted over all slots, [batch * tokens].
-        queries: Number of the first token of each sequence, and of all, [batch + 1].
-        begins: First cell of each sequence's slot, and one number more, [batch + 1].
-        used: Cells that each sequence reads, those of its tokens included, [batch].
-        longest: Most tokens that one feeds, and most cells.
+        turn: Cosine and sine of the rotary embedding, [batch * tokens, width].
+        shape: Batch and tokens.
     """
 
+    starts: Tensor
+    slots: Tensor
     cells: Tensor
-    queries: Tensor
-    begins: Tensor
-    used: Tensor
-    longest: tuple[int, int]
+    turn: tuple[Tensor, Tensor]
+    shape: tuple[int, int]
 
 
 class FlashPass:
@@ -53,28 +51,24 @@ class FlashPass:
     own are views of them from then on.
 
     Args:
-        model: Model that `can_run` takes.
+        model: Model that `kv_slots.suits_flash` takes.
         rows: Number of slots.
         length: Number of tokens that a slot holds.
     """
 
+    #: Slots are read where they are, each as far as it is filled, whatever the pass is captured for.
+    in_place: ClassVar[bool] = True
+
     def __init__(self, model: PreTrainedModel, rows: int, length: int) -> None:
-        base: Any = model.base_model
         self.length = length
         self._model: Any = model
-        self._layers = [_Layer(layer) for layer in base.layers]
-        shape = rows, length, self._layers[0].shared, self._layers[0].width
-        empty = partial(torch.zeros, shape, dtype=model.dtype, device=model.device)
+        self._layers = [_Layer(layer) for layer in self._model.base_model.layers]
+        first = self._layers[0]
+        make: Any = {"dtype": model.dtype, "device": model.device}
+        empty = partial(torch.zeros, rows, length, first.shared, first.width, **make)
         self.layers = [
             _Cells(empty().transpose(1, 2), empty().transpose(1, 2)) for _ in self._layers
         ]
-
-    @staticmethod
-    def can_run(model: PreTrainedModel) -> bool:
-        """Whether it computes what the model computes, in the model's type."""
-        config = model.config
-        known = config.model_type in _KINDS and config.hidden_act == "silu"
-        return known and model.dtype in (torch.float16, torch.bfloat16)
 
     def __call__(
         self,
@@ -87,22 +81,21 @@ class FlashPass:
         last_logits: bool = False,
     ) -> Pass:
         """Feed tokens; arguments as `SlotPass`, whose ``visible`` and ``read`` are not needed."""
-        base, (batch, count) = self._model.base_model, tokens.shape
+        base = self._model.base_model
         positions = positions_of(tokens, starts, self.length)
-        cells = (slots[:, None] * self.length + positions).view(-1)
-        ends = torch.arange(batch + 1, device=tokens.device, dtype=torch.int32) * count
-        begins = torch.cat([slots, slots[-1:]]).int() * self.length
-        # a padded sequence may read into the next slot: what comes of that nobody looks at
-        used = (starts + count).int()
-        reads = _Reads(cells, ends, begins, used, (count, self.length))
         states = base.embed_tokens(tokens)
-        cosine, sine = (part[:, :, None] for part in base.rotary_emb(states, positions))
-        half = sine.shape[-1] // 2
-        turn = cosine, torch.cat([-sine[..., :half], sine[..., half:]], -1)
-        states = states.view(batch * count, -1)
+        cosine, sine = base.rotary_emb(states, positions)
+        reads = _Reads(
+            starts,
+            slots,
+            (slots[:, None] * self.length + positions).flatten(),
+            (cosine.flatten(0, 1).contiguous(), sine.flatten(0, 1).contiguous()),
+            (len(tokens), tokens.shape[1]),
+        )
+        states = states.flatten(0, 1)
         for layer, held in zip(self._layers, self.layers, strict=True):
-            states = layer(states, turn, held, reads)
-        hidden = _normed(states, base.norm).view(batch, count, -1)
+            layer(states, held, reads)
+        hidden = normed(states, base.norm).unflatten(0, reads.shape)
         logits = self._model.lm_head(hidden[:, -1:] if last_logits else hidden)
         return Pass(logits, choices_of(logits), hidden)
 
@@ -119,46 +112,45 @@ class _Layer:
         self.project = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
         self.gate_and_up = _joined(layer.mlp.gate_proj, layer.mlp.up_proj)
 
-    def __call__(
-        self, states: Tensor, turn: tuple[Tensor, Tensor], held: _Cells, reads: _Reads
-    ) -> Tensor:
-        """States [batch * tokens, width], changed in place."""
-        attention, layer = self.layer.self_attn, self.layer
-        turned = self.heads + self.shared
-        parts = linear(_normed(states, layer.input_layernorm), *self.project)
-        parts = parts.view(len(states), -1, self.width)
-        both, values = parts[:, :turned], parts[:, turned:]
+    def __call__(self, states: Tensor, held: _Cells, reads: _Reads) -> None:
+        """Change the states [batch * tokens, width]."""
+        attention, mlp = self.layer.self_attn, self.layer.mlp
+        parts = linear(normed(states, self.layer.input_layernorm), *self.project)
+        parts = parts.unflatten(1, (-1, self.width))
         if hasattr(attention, "q_norm"):
-            queries = _normed(both[:, : self.heads], attention.q_norm)
-            both = torch.cat([queries, _normed(both[:, self.heads :], attention.k_norm)], 1)
-        both = _rotate(both, turn)
-        flat = [part.transpose(1, 2).flatten(0, 1) for part in held]
-        flat[0].index_copy_(0, reads.cells, both[:, self.heads :])
-        flat[1].index_copy_(0, reads.cells, values)
-        out = attend(both[:, : self.heads], flat[0], flat[1], reads, attention.scaling)
-        _add_product(states, out.flatten(1), attention.o_proj)
-        inner = linear(_normed(states, layer.post_attention_layernorm), *self.gate_and_up)
-        gate, up = inner.chunk(2, -1)
-        _add_product(states, silu(gate) * up, layer.mlp.down_proj)
-        return states
+            queries, keys, values = parts.split([self.heads, self.shared, self.shared], 1)
+            queries = normed(queries.contiguous(), attention.q_norm)
+            keys = normed(keys.contiguous(), attention.k_norm)
+            parts = torch.cat([queries, keys, values], 1)
+        cells = [part.transpose(1, 2) for part in held]
+        queries = place(parts, reads.turn, reads.cells, *(part.flatten(0, 1) for part in cells))
+        out = self._attend(queries.unflatten(0, reads.shape), *cells, reads)
+        _add_product(states, out.flatten(-2).flatten(0, -2), attention.o_proj)
+        inner = linear(normed(states, self.layer.post_attention_layernorm), *self.gate_and_up)
+        _add_product(states, gated(inner), mlp.down_proj)
+
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, reads: _Reads) -> Tensor:
+        count, scale = reads.shape[1], self.layer.self_attn.scaling
+        many = count * (self.heads // self.shared) > MOST_QUERIES
+        by = _attend_many if many else attend
+        return by(queries, keys, values, reads.starts, reads.slots, scale)
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, reads: _Reads, scale: float) -> Tensor:
-    """Attention [batch * tokens, heads, width] over cells [cells of all slots, heads, width]."""
+def _attend_many(
+    queries: Tensor, keys: Tensor, values: Tensor, starts: Tensor, slots: Tensor, scale: float
+) -> Tensor:
+    """As `kernels.attend`, for so many tokens that they keep the device busy: PyTorch's own."""
+    (batch, count), cells = queries.shape[:2], keys.shape[1]
+    ends = torch.arange(batch + 1, device=slots.device, dtype=torch.int32) * count
+    begins = torch.cat([slots, slots[-1:]]).int() * cells
+    # a padded sequence may read into the next slot: what comes of that nobody looks at
+    used = (starts + count).int()
     run: Any = torch.ops.aten._flash_attention_forward
-    rest = reads.queries, reads.begins, *reads.longest, 0.0, True, False
-    out: Tensor = run(queries, keys, values, *rest, scale=scale, seqused_k=reads.used)[0]
+    given = (part.flatten(0, 1) for part in (queries, keys, values))
+    out: Tensor = run(
+        *given, ends, begins, count, cells, 0.0, True, False, scale=scale, seqused_k=used
+    )[0]
     return out
-
-
-def _rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """Turned by the rotary embedding: [batch * tokens, heads, width]."""
-    cosine, signed = (part.flatten(0, 1) for part in turn)
-    return torch.addcmul(x * cosine, x.roll(x.shape[-1] // 2, -1), signed)
-
-
-def _normed(states: Tensor, norm: Any) -> Tensor:
-    return rms_norm(states, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 
 def _add_product(states: Tensor, x: Tensor, layer: nn.Linear) -> None:

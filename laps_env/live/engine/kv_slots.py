@@ -9,25 +9,31 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from itertools import chain, product
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from laps_env.live.engine.flash_pass import FlashPass
 from laps_env.live.engine.graphs import GraphedPasses, Shape, bucket, round_up
 from laps_env.live.engine.passes import Pass, split
 from laps_env.live.engine.slot_cache import read_slot, write_slot
 from laps_env.live.engine.slot_pass import SlotPass
+
+if TYPE_CHECKING:
+    from laps_env.live.engine.flash_pass import FlashPass
 
 #: Most tokens of a sequence that one pass of a prefill feeds.
 PREFILL_CHUNK = 512
 
 #: Rotary embeddings that transformers computes anew from the longest sequence of a batch.
 _CHANGING_ROPE = ("dynamic", "longrope")
+
+#: Model types whose layers are as `FlashPass` computes them, and the widths that its heads can have.
+_FLASH_KINDS, _FLASH_WIDTHS = ("llama", "qwen2", "qwen3"), (16, 32, 64, 128, 256)
 
 
 class Fed(NamedTuple):
@@ -64,6 +70,29 @@ def longest_context(model: PreTrainedModel) -> int:
 def _has_changing_rope(model: PreTrainedModel) -> bool:
     rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     return rope.get("rope_type") in _CHANGING_ROPE
+
+
+def suits_flash(model: PreTrainedModel) -> bool:
+    """Whether `FlashPass` computes what the model computes, in its type, with what is installed."""
+    config = model.config
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return (
+        config.model_type in _FLASH_KINDS
+        and config.hidden_act == "silu"
+        and model.dtype in (torch.float16, torch.bfloat16)
+        and width in _FLASH_WIDTHS
+        and find_spec("triton") is not None
+    )
+
+
+def _pass_of(
+    model: PreTrainedModel, rows: int, length: int, on_gpu: bool
+) -> SlotPass | FlashPass:
+    if not (on_gpu and suits_flash(model)):
+        return SlotPass(model, rows, length)
+    from laps_env.live.engine.flash_pass import FlashPass  # imports Triton
+
+    return FlashPass(model, rows, length)
 
 
 class SlotModel:
@@ -104,8 +133,7 @@ class SlotModel:
         graphed = (on_gpu if graphs is None else graphs) and not _has_changing_rope(model)
         # One column more than a sequence may use: padding is written there at the longest. One row
         # more is shared by all that only fills up a graph's batch.
-        in_place = on_gpu and graphed and FlashPass.can_run(model)
-        self._pass = (FlashPass if in_place else SlotPass)(model, slots + graphed, length + 1)
+        self._pass = _pass_of(model, slots + graphed, length + 1, on_gpu and graphed)
         self._graphs = GraphedPasses(self._pass, model.device) if graphed else None
         self._shapes: set[Shape] = set()
 
@@ -200,6 +228,11 @@ class SlotModel:
         """Whether passes run in fixed shapes."""
         return self._graphs is not None
 
+    @property
+    def in_place(self) -> bool:
+        """Whether a pass reads of each slot what is filled, not as much of all of them."""
+        return self._pass.in_place
+
     def shape(self, batch: int, tokens: int, visible: int, last_logits: bool = False) -> Shape:
         """What a pass is padded to with graphs.
 
@@ -210,7 +243,7 @@ class SlotModel:
             last_logits: See `forward`.
         """
         cells = self.length + 1
-        seen = cells if isinstance(self._pass, FlashPass) else min(round_up(visible), cells)
+        seen = cells if self._pass.in_place else min(round_up(visible), cells)
         return Shape(bucket(batch), min(bucket(tokens), cells), seen, last_logits)
 
     @property

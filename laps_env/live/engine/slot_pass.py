@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,9 @@ class SlotPass:
         rows: Number of slots.
         length: Number of tokens that a slot holds.
     """
+
+    #: As much of each slot is read as is asked for.
+    in_place: ClassVar[bool] = False
 
     def __init__(self, model: PreTrainedModel, rows: int, length: int) -> None:
         self.layers = [

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from scipy.stats import t as student_t
 
 from laps_env.workloads import Workload
 
 #: What is compared, seconds (`laps_env.sim.metrics.summarize`).
 METRICS = ("mean_latency_s", "p50_latency_s", "p99_latency_s", "mean_ttft_s", "makespan_s")
 
-#: Two policies differ where their mean difference is more than so many of its standard errors.
-DECIDED = 2.0
+#: Two policies differ where chance alone would part them as far in less than this share of cases.
+CHANCE = 0.05
 
 Metrics = dict[str, float]
 """By name, at least `METRICS`."""
@@ -123,6 +124,7 @@ class Order:
     Attributes:
         live: Mean over repetitions of the first's latency minus the second's, seconds.
         standard_error: Standard error of live, paired over repetitions, seconds.
+        margin: Least difference that is not put down to chance, by Student's t, seconds.
         replay: Mean difference there, seconds.
     """
 
@@ -130,12 +132,13 @@ class Order:
     second: str
     live: float
     standard_error: float
+    margin: float
     replay: float
 
     @property
     def decided(self) -> bool:
         """Whether the live difference exceeds its noise."""
-        return abs(self.live) > DECIDED * self.standard_error
+        return abs(self.live) > self.margin
 
     @property
     def same(self) -> bool:
@@ -157,5 +160,6 @@ def compare_order(
         apart = here[first] - here[second]
         error = float(apart.std(ddof=1)) / math.sqrt(apart.size)
         difference = float((there[first] - there[second]).mean())
-        rows.append(Order(first, second, float(apart.mean()), error, difference))
+        margin = error * float(student_t.ppf(1 - CHANCE / 2, apart.size - 1))
+        rows.append(Order(first, second, float(apart.mean()), error, margin, difference))
     return rows

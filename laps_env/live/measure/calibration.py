@@ -261,17 +261,20 @@ def padded_work(engine: Engine, contexts: Sequence[int], work: Work) -> Work:
         return work
     batch, longest, tokens = len(contexts), max(contexts), work.steps + 1
     verify = engine.target.shape(batch, tokens, longest - 1 + tokens)
-    padded = work._replace(verify=verify.batch * verify.tokens, kv=verify.batch * verify.visible)
+    padded = work._replace(verify=verify.batch * verify.tokens)
+    if not engine.target.in_place:
+        padded = padded._replace(kv=verify.batch * verify.visible)
     if work.prefills:
         fed = [min(PREFILL_CHUNK, n - at) for n in contexts for at in range(0, n, PREFILL_CHUNK)]
         padded = padded._replace(prefill=sum(map(bucket, fed)))
     if not isinstance(engine.drafter, DraftModel):
         return padded
-    steps = [engine.drafter.model.shape(batch, 1, longest + k) for k in range(work.steps)]
-    return padded._replace(
-        drafted=sum(step.batch for step in steps),
-        draft_kv=sum(step.batch * step.visible for step in steps),
-    )
+    draft = engine.drafter.model
+    steps = [draft.shape(batch, 1, longest + k) for k in range(work.steps)]
+    padded = padded._replace(drafted=sum(step.batch for step in steps))
+    if draft.in_place:
+        return padded
+    return padded._replace(draft_kv=sum(step.batch * step.visible for step in steps))
 
 
 def _time_offload(engine: Engine, running: list[Generation], context: int) -> Sample:

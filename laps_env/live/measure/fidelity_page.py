@@ -292,7 +292,7 @@ tokens that it accepted. The metrics are those below.
 ## Order
 
 Mean latency of the first less that of the second; the standard error is paired over repetitions,
-and the live order counts as decided beyond two of them.
+and the live order counts as decided outside the 95 % interval of Student's t.
 
 {order_table(result)}
 """
