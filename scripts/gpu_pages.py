@@ -20,6 +20,8 @@ from gpu_results import Campaign, Outcome, read
 from gpu_steps import ROOT, campaign, marked_tests
 from make_docs import with_part
 
+from laps_env.live.measure.calibrate import draw, samples_of
+from laps_env.live.measure.fitting import fit
 from laps_env.report.tables import markdown_table
 from laps_env.sim.calibration_file import read_calibration
 from laps_env.utils.files import write_beside
@@ -57,8 +59,8 @@ def attention(told: dict[str, Any]) -> str:
     said = []
     for way in ("in place", "in parts"):
         timed = [call["seconds"] for call in calls if way in call["seconds"]]
-        ratios = [seconds[way] / seconds["gathered"] for seconds in timed]
-        said.append(f"{way} {min(ratios):.2f} to {max(ratios):.2f} x the time of a gather")
+        if ratios := [seconds[way] / seconds["gathered"] for seconds in timed]:
+            said.append(f"{way} {min(ratios):.2f} to {max(ratios):.2f} x the time of a gather")
     apart = max(max(call["difference"].values()) for call in calls)
     return f"{', '.join(said)}; {apart:.1g} apart"
 
@@ -189,8 +191,14 @@ def test_outcomes(folder: Path) -> dict[tuple[str, str], str]:
     return found
 
 
-def ship(known: Campaign, folder: Path, data: Path) -> list[Path]:
-    """Copy the calibrations to the package's; the files written.
+def ship(known: Campaign, folder: Path, data: Path, pictures: Path) -> list[Path]:
+    """Copy the calibrations to the package's, and draw them; the files written.
+
+    Args:
+        known: What has run.
+        folder: Folder of its results.
+        data: Folder of the package's calibrations.
+        pictures: Folder of the pictures that docs/calibration.md shows.
 
     Raises:
         ValueError: A file that is no calibration.
@@ -202,8 +210,11 @@ def ship(known: Campaign, folder: Path, data: Path) -> list[Path]:
         if step in known.steps and known.steps[step].ok:
             source = folder / f"{step}.json"
             read_calibration(source)
-            written.append(data / f"{pair}-{device}.json")
-            write_beside(written[-1], [source.read_bytes()])
+            name = f"{pair}-{device}"
+            written += [data / f"{name}.json", pictures / f"calibration-{name}.png"]
+            write_beside(written[-2], [source.read_bytes()])
+            samples = samples_of(json.loads(source.read_text("utf-8"))["grid"])
+            draw(samples, fit(samples), written[-1])
     return written
 
 
@@ -222,7 +233,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         page = with_part(page, "steps", steps_table(known, folder))
         page = with_part(page, "tests", tests_table(folder))
-        written += ship(known, folder, options.data)
+        written += ship(known, folder, options.data, options.page.parent)
     write_beside(options.page, [page.encode()])
     print("written:", *written)
 

@@ -3,9 +3,9 @@
     python scripts/gpu_probe.py attention --out attention.json
 
 probe: bandwidths, multiplications, launches. lossless: float32 texts through captured graphs.
-attention: one layer's attention over slots, by a gather, in place, and as the engine does it. captures: what a first pass
-of a shape costs, and passes and rounds against the time that reading their weights takes. On a CPU all of it
-is small, and only shows that it runs.
+attention: one layer's attention over slots, by a gather, in place, and as the engine does it.
+captures: what a first pass of a shape costs, and passes and rounds against the time that reading
+their weights takes. On a CPU all of it is small, and only shows that it runs.
 """
 
 from __future__ import annotations

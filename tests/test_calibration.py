@@ -143,8 +143,8 @@ from laps_env.live.engine import loading  # noqa: E402
 from laps_env.live.engine.drafters import DraftModel  # noqa: E402
 from laps_env.live.engine.engine import Engine  # noqa: E402
 from laps_env.live.engine.kv_slots import SlotModel  # noqa: E402
-from laps_env.live.engine.slot_pass import SlotPass  # noqa: E402
 from laps_env.live.engine.loading import Pair  # noqa: E402
+from laps_env.live.engine.slot_pass import SlotPass  # noqa: E402
 from laps_env.live.measure.calibration import (  # noqa: E402
     Grid,
     Kind,

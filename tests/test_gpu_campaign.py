@@ -114,7 +114,7 @@ def test_results_of_a_gpu_become_tables_and_calibrations(tmp_path: Path) -> None
     on_a_gpu(tmp_path, lossless="", attention="exit status 1: a | b", calibrate_7b="", tests="")
     found = {"found": {"same": 7, "texts": 8, "accepted": 30}}
     (tmp_path / "lossless.json").write_text(json.dumps(found), encoding="utf-8")
-    calibration = json.loads((SHIPPED / "smollm2-135m-cpu.json").read_text(encoding="utf-8"))
+    calibration = json.loads((SHIPPED / "llama-2-7b-h200.json").read_text(encoding="utf-8"))
     calibration["errors"]["round"] = {"mean": 0.021, "p90": 0.05, "samples": 9}
     calibration |= {"captures": 0, "padded_work": {"errors": {"round": {"mean": 0.013}}}}
     (tmp_path / "calibrate_7b.json").write_text(json.dumps(calibration), encoding="utf-8")
@@ -143,6 +143,7 @@ def test_results_of_a_gpu_become_tables_and_calibrations(tmp_path: Path) -> None
     (shipped,) = data.iterdir()
     assert shipped.name == "llama-2-7b-h100.json"
     assert shipped.read_bytes() == (tmp_path / "calibrate_7b.json").read_bytes()
+    assert (tmp_path / "calibration-llama-2-7b-h100.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_attention_in_place_is_asked_for_as_torch_takes_it() -> None:

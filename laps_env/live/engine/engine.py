@@ -294,9 +294,7 @@ class Engine:
             raise FloatingPointError("target: expected finite logits, got NaN or infinity")
         outcomes = [
             g.acceptance.accept(len(g.output), draft, likeliest, logits)
-            for g, draft, likeliest, logits in zip(
-                chosen, drafts, choices, out.logits, strict=True
-            )
+            for g, draft, likeliest, logits in zip(chosen, drafts, choices, out.logits, strict=True)
         ]
         return [
             self._commit(g, draft, accepted, token, hidden)

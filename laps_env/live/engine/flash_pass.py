@@ -56,13 +56,14 @@ class FlashPass:
         length: Number of tokens that a slot holds.
     """
 
-    #: Slots are read where they are, each as far as it is filled, whatever the pass is captured for.
+    #: Slots are read where they are, each as far as it is filled.
     in_place: ClassVar[bool] = True
 
     def __init__(self, model: PreTrainedModel, rows: int, length: int) -> None:
         self.length = length
         self._model: Any = model
-        self._layers = [_Layer(layer) for layer in self._model.base_model.layers]
+        base: Any = model.base_model
+        self._layers = [_Layer(layer) for layer in base.layers]
         first = self._layers[0]
         make: Any = {"dtype": model.dtype, "device": model.device}
         empty = partial(torch.zeros, rows, length, first.shared, first.width, **make)
@@ -118,16 +119,21 @@ class _Layer:
         parts = linear(normed(states, self.layer.input_layernorm), *self.project)
         parts = parts.unflatten(1, (-1, self.width))
         if hasattr(attention, "q_norm"):
-            queries, keys, values = parts.split([self.heads, self.shared, self.shared], 1)
-            queries = normed(queries.contiguous(), attention.q_norm)
-            keys = normed(keys.contiguous(), attention.k_norm)
-            parts = torch.cat([queries, keys, values], 1)
-        cells = [part.transpose(1, 2) for part in held]
-        queries = place(parts, reads.turn, reads.cells, *(part.flatten(0, 1) for part in cells))
-        out = self._attend(queries.unflatten(0, reads.shape), *cells, reads)
+            parts = self._with_normed_heads(parts)
+        keys, values = held.keys.transpose(1, 2), held.values.transpose(1, 2)
+        flat = keys.flatten(0, 1), values.flatten(0, 1)
+        queries = place(parts, reads.turn, reads.cells, *flat).unflatten(0, reads.shape)
+        out = self._attend(queries, keys, values, reads)
         _add_product(states, out.flatten(-2).flatten(0, -2), attention.o_proj)
         inner = linear(normed(states, self.layer.post_attention_layernorm), *self.gate_and_up)
         _add_product(states, gated(inner), mlp.down_proj)
+
+    def _with_normed_heads(self, parts: Tensor) -> Tensor:
+        """Queries and keys normed head by head, beside the values."""
+        attention = self.layer.self_attn
+        queries, keys, values = parts.split([self.heads, self.shared, self.shared], 1)
+        queries = normed(queries.contiguous(), attention.q_norm)
+        return torch.cat([queries, normed(keys.contiguous(), attention.k_norm), values], 1)
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, reads: _Reads) -> Tensor:
         count, scale = reads.shape[1], self.layer.self_attn.scaling

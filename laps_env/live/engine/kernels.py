@@ -101,7 +101,7 @@ def attend(
 
 
 @triton.jit
-def _norm(x, weight, out, eps, width, block: tl.constexpr):  # type: ignore[no-untyped-def]
+def _norm(x, weight, out, eps, width, block: tl.constexpr):
     at = tl.program_id(0) * width + tl.arange(0, block)
     inside = tl.arange(0, block) < width
     states = tl.load(x + at, inside, 0.0).to(tl.float32)
@@ -112,7 +112,7 @@ def _norm(x, weight, out, eps, width, block: tl.constexpr):  # type: ignore[no-u
 
 
 @triton.jit
-def _gate(inner, out, width, block: tl.constexpr):  # type: ignore[no-untyped-def]
+def _gate(inner, out, width, block: tl.constexpr):
     row = tl.program_id(0)
     at = tl.program_id(1) * block + tl.arange(0, block)
     inside = at < width
@@ -123,7 +123,7 @@ def _gate(inner, out, width, block: tl.constexpr):  # type: ignore[no-untyped-de
 
 
 @triton.jit
-def _place(  # type: ignore[no-untyped-def]
+def _place(
     parts, cosine, sine, cells, queries, keys, values,
     heads: tl.constexpr, shared: tl.constexpr, half: tl.constexpr,
 ):  # fmt: skip
@@ -150,7 +150,7 @@ def _place(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _attend_part(  # type: ignore[no-untyped-def]
+def _attend_part(
     queries, keys, values, starts, slots, partial, weights, scale, cells,
     count: tl.constexpr, heads: tl.constexpr, shared: tl.constexpr, width: tl.constexpr,
     parts: tl.constexpr, chunk: tl.constexpr, rows: tl.constexpr, step: tl.constexpr,
@@ -193,7 +193,7 @@ def _attend_part(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _join(partial, weights, out, parts: tl.constexpr, width: tl.constexpr):  # type: ignore[no-untyped-def]
+def _join(partial, weights, out, parts: tl.constexpr, width: tl.constexpr):
     row = tl.program_id(0)
     at = tl.arange(0, width)
     largest = tl.load(weights + row * parts)  # of the first part, of which each token sees a cell

@@ -32,7 +32,7 @@ PREFILL_CHUNK = 512
 #: Rotary embeddings that transformers computes anew from the longest sequence of a batch.
 _CHANGING_ROPE = ("dynamic", "longrope")
 
-#: Model types whose layers are as `FlashPass` computes them, and the widths that its heads can have.
+#: Model types whose layers are as `FlashPass` computes them, and widths of heads that it takes.
 _FLASH_KINDS, _FLASH_WIDTHS = ("llama", "qwen2", "qwen3"), (16, 32, 64, 128, 256)
 
 
@@ -85,9 +85,7 @@ def suits_flash(model: PreTrainedModel) -> bool:
     )
 
 
-def _pass_of(
-    model: PreTrainedModel, rows: int, length: int, on_gpu: bool
-) -> SlotPass | FlashPass:
+def _pass_of(model: PreTrainedModel, rows: int, length: int, on_gpu: bool) -> SlotPass | FlashPass:
     if not (on_gpu and suits_flash(model)):
         return SlotPass(model, rows, length)
     from laps_env.live.engine.flash_pass import FlashPass  # imports Triton

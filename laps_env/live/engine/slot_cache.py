@@ -7,7 +7,7 @@ row of one buffer per layer, and is written and read at its own length.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -109,7 +109,17 @@ class SlotLayer(CacheLayerMixin):
         return self.length
 
 
-def read_slot(layers: Sequence[SlotLayer], slot: int, length: int) -> Tensor:
+class KeysValues(Protocol):
+    """Keys and values of a layer, [count of slots, heads, length, width] each."""
+
+    @property
+    def keys(self) -> Tensor: ...  # noqa: D102
+
+    @property
+    def values(self) -> Tensor: ...  # noqa: D102
+
+
+def read_slot(layers: Sequence[KeysValues], slot: int, length: int) -> Tensor:
     """A copy on the host of a slot's first ``length`` entries.
 
     It leaves the device as one piece: many small copies would each cost as much as a large one.
@@ -125,7 +135,7 @@ def read_slot(layers: Sequence[SlotLayer], slot: int, length: int) -> Tensor:
     return torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True).copy_(packed)
 
 
-def write_slot(layers: Sequence[SlotLayer], slot: int, stored: Tensor) -> None:
+def write_slot(layers: Sequence[KeysValues], slot: int, stored: Tensor) -> None:
     """Put back what `read_slot` returned, into any slot."""
     parts = [part for layer in layers for part in (layer.keys, layer.values)]
     for part, own in zip(parts, stored.to(parts[0].device), strict=True):

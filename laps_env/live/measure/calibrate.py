@@ -21,6 +21,7 @@ from laps_env.live.measure.calibration import Grid, Sample, measure
 from laps_env.live.measure.fitting import TERMS, Rates, compare, errors, fit, with_padding
 from laps_env.live.measure.machine import describe
 from laps_env.sim.calibration_file import write_calibration
+from laps_env.sim.costs import Work
 from laps_env.utils.files import write_beside
 
 SEED = 0
@@ -29,6 +30,14 @@ SEED = 0
 def grid_rows(samples: list[Sample]) -> list[dict[str, Any]]:
     """The samples as they are written."""
     return [{**asdict(s), "work": s.work._asdict(), "padded": s.padded._asdict()} for s in samples]
+
+
+def samples_of(rows: list[dict[str, Any]]) -> list[Sample]:
+    """The samples of `grid_rows`."""
+    return [
+        Sample(**{**row, "work": Work(**row["work"]), "padded": Work(**row["padded"])})
+        for row in rows
+    ]
 
 
 def draw(samples: list[Sample], rates: Rates, path: Path) -> None:

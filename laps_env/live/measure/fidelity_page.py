@@ -13,14 +13,13 @@ from typing import Any, TypedDict
 
 from laps_env.live.engine.loading import Pair
 from laps_env.live.measure.agreement import METRICS, Error, Order, compare_metrics, compare_order
-from laps_env.live.measure.calibrate import grid_rows
-from laps_env.live.measure.calibration import Sample
+from laps_env.live.measure.calibrate import grid_rows, samples_of
 from laps_env.live.measure.fidelity import CELLS_PER_TURN, TURN_S, Findings, Repetition, run
 from laps_env.live.measure.machine import describe
 from laps_env.live.measure.side_by_side import Settings
 from laps_env.report.tables import markdown_table
 from laps_env.sim import SIMULATOR_VERSION
-from laps_env.sim.costs import CostModel, Work
+from laps_env.sim.costs import CostModel
 from laps_env.utils.journal import Journal
 
 #: Largest relative errors by kind of device.
@@ -135,11 +134,7 @@ def _row_of(repetition: Repetition) -> dict[str, Any]:
 
 
 def _read_repetition(row: dict[str, Any]) -> Repetition:
-    samples = [
-        Sample(**{**s, "work": Work(**s["work"]), "padded": Work(**s["padded"])})
-        for s in row["samples"]
-    ]
-    return Repetition(CostModel(**row["arrivals"]), samples, row["plays"])
+    return Repetition(CostModel(**row["arrivals"]), samples_of(row["samples"]), row["plays"])
 
 
 def verdicts(result: Result) -> str:
@@ -350,7 +345,9 @@ def raw(result: Result) -> dict[str, Any]:
         "simulator": SIMULATOR_VERSION,
         **result.about,
         "command": result.command,
-        "settings": asdict(result.settings),
+        # of a file its name: where it lay on this machine is nobody else's business
+        "settings": asdict(result.settings)
+        | {"prompts": [Path(name).name for name in result.settings.prompts]},
         "saturation_rps": findings.saturation_rps,
         "corrected_positions": findings.corrected,
         "captures": findings.captures,
