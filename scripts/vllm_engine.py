@@ -1,7 +1,7 @@
 """A vLLM engine in this process, its clock, and how requests are played to it.
 
-Runs in vLLM's environment (docs/vllm.md). By the virtual clock a step takes what a cost model says of
-it: the engine and its tokens are real, the machine's noise is left out.
+Runs in vLLM's environment (docs/vllm.md). By the virtual clock a step takes what a cost model says:
+the engine and its tokens are real, the machine's noise is left out.
 """
 
 from __future__ import annotations
