@@ -48,8 +48,11 @@ def environment() -> str:
 def columns_table(columns: tuple[Column, ...]) -> str:
     """Index, name, unit, bound and meaning of each column."""
     return markdown_table(
-        ["index", "name", "unit", "at most", "meaning"],
-        [[i, f"`{c.name}`", c.unit, f"{c.high:g}", c.meaning] for i, c in enumerate(columns)],
+        ["index", "name", "unit", "at least", "at most", "meaning"],
+        [
+            [i, f"`{c.name}`", c.unit, f"{c.low:g}", f"{c.high:g}", c.meaning]
+            for i, c in enumerate(columns)
+        ],
     )
 
 

@@ -35,9 +35,17 @@ def random_workload(rng: np.random.Generator) -> dict[str, Any]:
         if scheduled
         else None,
         "draft_schedule_offset": _offsets(output) if scheduled else None,
+        "limits_ns": _random_limits(rng, count) if rng.random() < 0.4 else None,
         "categories": ("a", "b", "c"),
         "source": "random",
     }
+
+
+def _random_limits(rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
+    """Limits from some ns to an hour, each with a chance of one in three to be none."""
+    limits = (10 ** rng.uniform(0, 12, (count, 3))).astype(np.int64) + 1
+    limits[rng.random((count, 3)) < 1 / 3] = 2**62
+    return limits
 
 
 def random_server(rng: np.random.Generator, workload: dict[str, Any]) -> dict[str, Any]:

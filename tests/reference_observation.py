@@ -11,12 +11,14 @@ if TYPE_CHECKING:
 
 SECONDS = 1e-9
 LOAD_WINDOW = 32  # inter-arrival times behind the load estimate
+NO_LIMIT = 2**62  # in nanoseconds
+UNLIMITED = 1e9  # what is shown where there is no limit, and the bound of what is
 
 QUEUE = (
     "occupied", "arrival_number", "waiting_s", "prompt_tokens", "predicted_tokens",
     "generated_tokens", "rounds", "drafted", "accepted", "last_drafted", "last_accepted",
     "window_acceptance", "window_spread", "attained_s", "idle_s", "idle_rounds", "picked", "ran",
-    "cached", "category", "selectable",
+    "cached", "category", "selectable", "first_token_left_s", "next_token_left_s", "finish_left_s",
 )  # fmt: skip
 SERVER = (
     "batch_size", "draft_length", "draft_step_s", "verify_s", "free_cache_tokens", "backlog",
@@ -56,8 +58,20 @@ def queue_row(server: ReferenceServer, request: Request | None) -> list[float]:
         "cached": request.resident,
         "category": request.category,
         "selectable": request.slot in server.selectable(),
+        "first_token_left_s": _left(server, request, 0, 0) if not history else UNLIMITED,
+        "next_token_left_s": _left(server, request, 1, request.generated) if history else UNLIMITED,
+        "finish_left_s": _left(server, request, 2, 0),
     }
     return [float(columns[name]) for name in QUEUE]
+
+
+def _left(server: ReferenceServer, request: Request, which: int, tokens: int) -> float:
+    """Time left to a limit: from arrival, or so many times from the first token."""
+    if request.limits_ns is None or request.limits_ns[which] >= NO_LIMIT:
+        return UNLIMITED
+    limit = request.limits_ns[which]
+    due = request.first_token_ns + tokens * limit if which == 1 else request.arrival_ns + limit
+    return max(-UNLIMITED, min((due - server.now) * SECONDS, UNLIMITED))
 
 
 def server_row(server: ReferenceServer) -> list[float]:

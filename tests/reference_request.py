@@ -19,6 +19,7 @@ class Request:
     runs: list[int]  # accepted_length by output position
     max_draft: list[int] | None  # most draft tokens by output position
     schedule: list[int] | None  # draft length by own round
+    limits_ns: list[int] | None = None  # to the first token, per token behind it, to the last
     slot: int = -1  # -1 outside the table
     rounds_at_entry: int = 0  # the server's rounds when it entered its slot
     generated: int = 0
@@ -66,6 +67,7 @@ def requests_of(workload: Any) -> list[Request]:
             runs=_own(workload.accepted_length, workload.offset, i) or [],
             max_draft=_own(workload.max_draft, workload.offset, i),
             schedule=_own(workload.draft_schedule, workload.draft_schedule_offset, i),
+            limits_ns=None if workload.limits_ns is None else workload.limits_ns[i].tolist(),
         )
         for i in range(len(workload.arrival_ns))
     ]

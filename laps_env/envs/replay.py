@@ -49,10 +49,11 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
     round: ``Box(-1, 1, (slots,))`` scores, and the highest that fit are served, ties by arrival.
 
     ## Observation Space
-    ``Dict(queue=Box(slots, 21), server=Box(8))``, float32, physical units, never negative; empty
-    slots are zero. A request keeps its slot from admission to completion. The columns, with units
-    and bounds, are `laps_env.sim.observation.QUEUE_COLUMNS` and ``SERVER_COLUMNS`` (listed in
-    `docs/environment.md`). No true length and no future acceptance is in them.
+    ``Dict(queue=Box(slots, 24), server=Box(8))``, float32, physical units; empty slots are zero. A
+    request keeps its slot from admission to completion. The columns, with units and bounds, are
+    `laps_env.sim.observation.QUEUE_COLUMNS` and ``SERVER_COLUMNS`` (listed in
+    `docs/environment.md`); only the times left to limits can be negative. No true length and no
+    future acceptance is in them.
 
     ## Rewards
     Minus the integral of the number of requests in the system (backlog included, arrivals inside a

@@ -12,11 +12,14 @@ from laps_env.sim.observation import QUEUE_COLUMNS, SERVER_COLUMNS
 
 
 def observation_space(slots: int) -> gym.spaces.Dict:
-    """Space of observations: ``queue`` [slots, 21] and ``server`` [8], in physical units."""
-    queue_high = np.tile(np.array([c.high for c in QUEUE_COLUMNS], np.float32), (slots, 1))
+    """Space of observations: ``queue`` [slots, 24] and ``server`` [8], in physical units."""
+    queue_low, queue_high = (
+        np.tile(np.array(bounds, np.float32), (slots, 1))
+        for bounds in zip(*((c.low, c.high) for c in QUEUE_COLUMNS), strict=True)
+    )
     server_high = np.array([c.high for c in SERVER_COLUMNS], np.float32)
     return gym.spaces.Dict(
-        queue=gym.spaces.Box(np.zeros_like(queue_high), queue_high, dtype=np.float32),
+        queue=gym.spaces.Box(queue_low, queue_high, dtype=np.float32),
         server=gym.spaces.Box(np.zeros_like(server_high), server_high, dtype=np.float32),
     )
 

@@ -13,18 +13,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from laps_env.sim.state import Episode
+from laps_env.sim.state import NO_LIMIT, Episode
 from laps_env.utils.checks import MAX_COUNT, MAX_SECONDS
 from laps_env.utils.jit import inlined
 
 
 class Column(NamedTuple):
-    """Observed number: name, unit, upper bound (the lower one is 0) and meaning."""
+    """Observed number: name, unit, upper bound, meaning and lower bound."""
 
     name: str
     unit: str
     high: float
     meaning: str
+    low: float = 0.0
 
 
 QUEUE_COLUMNS = (
@@ -57,6 +58,28 @@ QUEUE_COLUMNS = (
         "category", "index", MAX_COUNT, "task category, an index into the scenario's categories"
     ),
     Column("selectable", "0/1", 1, "may be picked now (the action mask, slot by slot)"),
+    Column(
+        "first_token_left_s",
+        "s",
+        MAX_SECONDS,
+        "time left to the limit of its first token; the upper bound without one, and behind it",
+        -MAX_SECONDS,
+    ),
+    Column(
+        "next_token_left_s",
+        "s",
+        MAX_SECONDS,
+        "time left until its next token is late by the limit per token; the upper bound without "
+        "one, and before the first",
+        -MAX_SECONDS,
+    ),
+    Column(
+        "finish_left_s",
+        "s",
+        MAX_SECONDS,
+        "time left to the limit of its last token; the upper bound without one",
+        -MAX_SECONDS,
+    ),
 )
 
 SERVER_COLUMNS = (
@@ -96,6 +119,9 @@ SERVER_COLUMNS = (
     CACHED,
     CATEGORY,
     SELECTABLE,
+    FIRST_TOKEN_LEFT_S,
+    NEXT_TOKEN_LEFT_S,
+    FINISH_LEFT_S,
 ) = range(len(QUEUE_COLUMNS))
 
 (
@@ -122,6 +148,7 @@ def show_admission(e: Episode, index: int, number: int) -> None:
     row[PROMPT_TOKENS] = request.prompt_tokens
     row[PREDICTED_TOKENS] = request.predicted_tokens
     row[CATEGORY] = request.category
+    row[FIRST_TOKEN_LEFT_S] = row[NEXT_TOKEN_LEFT_S] = row[FINISH_LEFT_S] = MAX_SECONDS
 
 
 @inlined
@@ -158,6 +185,25 @@ def refresh_times(server: Any, e: Episode) -> None:
         row[WAITING_S] = (server.now - slot.arrival_ns) * 1e-9
         row[IDLE_S] = (server.now - slot.served_at) * 1e-9
         row[IDLE_ROUNDS] = server.rounds - slot.served_round
+        if server.limited == 1:
+            show_time_left(server, e, index)
+
+
+@inlined
+def show_time_left(server: Any, e: Episode, index: int) -> None:
+    """Write the columns of a request's limits."""
+    slot, row = e.slots[index], e.queue[index]
+    request = e.requests[slot.request]
+    row[FIRST_TOKEN_LEFT_S] = row[NEXT_TOKEN_LEFT_S] = MAX_SECONDS
+    if slot.rounds == 0 and request.ttft_limit_ns < NO_LIMIT:
+        left = slot.arrival_ns + request.ttft_limit_ns - server.now
+        row[FIRST_TOKEN_LEFT_S] = max(left * 1e-9, -MAX_SECONDS)
+    if slot.rounds > 0 and request.tpot_limit_ns < NO_LIMIT:
+        due = request.first_token_ns + slot.generated * request.tpot_limit_ns
+        row[NEXT_TOKEN_LEFT_S] = min(max((due - server.now) * 1e-9, -MAX_SECONDS), MAX_SECONDS)
+    if request.e2e_limit_ns < NO_LIMIT:
+        left = slot.arrival_ns + request.e2e_limit_ns - server.now
+        row[FINISH_LEFT_S] = max(left * 1e-9, -MAX_SECONDS)
 
 
 @inlined

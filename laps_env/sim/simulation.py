@@ -94,6 +94,7 @@ class Simulation:
             state.schedule[index, : workload.draft_schedule.size] = workload.draft_schedule
         server = state.servers[index]
         server["requests"], server["lookahead"], server["scheduled"] = count, lookahead, scheduled
+        server["limited"] = workload.limits_ns is not None
         self.workloads[index] = workload
         start_episode(self.constants, state, index)
 

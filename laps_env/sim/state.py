@@ -45,6 +45,7 @@ SERVER = np.dtype(
         ("hits", np.float64),  # SmartSpec's running acceptance
         ("trials", np.float64),
         ("lookahead", np.int64),  # cache tokens that a pick reserves beyond the context
+        ("limited", np.int64),  # a request has limits
         ("scheduled", np.int64),  # draft lengths are given round by round
         ("time_limit_ns", np.int64),  # of an episode, from its first arrival
         ("cut_ns", np.int64),  # when it is cut: first arrival + limit
