@@ -12,8 +12,12 @@ from __future__ import annotations
 from typing import Any
 
 from laps_env.policies.base.rule_spec import Parameter, RuleSpec
-from laps_env.sim.observation import FINISH_LEFT_S, FIRST_TOKEN_LEFT_S, NEXT_TOKEN_LEFT_S
-from laps_env.utils.checks import MAX_SECONDS
+from laps_env.sim.observation import (
+    FINISH_LEFT_S,
+    FIRST_TOKEN_LEFT_S,
+    MOST_LEFT_S,
+    NEXT_TOKEN_LEFT_S,
+)
 from laps_env.utils.jit import inlined, rule
 
 LATE_LAST = Parameter(
@@ -24,7 +28,7 @@ LATE_LAST = Parameter(
 @inlined
 def with_late_last(left: float, late_last: float) -> float:
     """Time left in the order of service: what is late behind all that is not, the latest last."""
-    return 2 * MAX_SECONDS - left if left < 0 and late_last == 1 else left
+    return 2 * MOST_LEFT_S - left if left < 0 and late_last == 1 else left
 
 
 @rule

@@ -314,7 +314,7 @@ class ReferenceServer:
         return float(terms * SECONDS)
 
     def observation(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """(queue float32[slots, 21], server float32[8]); empty slots are all zero."""
+        """(queue float32[slots, 24], server float32[8]); empty slots are all zero."""
         rows = [queue_row(self, request) for request in self.table]
         return np.array(rows).astype(np.float32), np.array(server_row(self)).astype(np.float32)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 SECONDS = 1e-9
 LOAD_WINDOW = 32  # inter-arrival times behind the load estimate
 NO_LIMIT = 2**62  # in nanoseconds
-UNLIMITED = 1e9  # what is shown where there is no limit, and the bound of what is
+UNLIMITED = 3600.0  # what is shown where there is no limit, and the bound of what is
 
 QUEUE = (
     "occupied", "arrival_number", "waiting_s", "prompt_tokens", "predicted_tokens",

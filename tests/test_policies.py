@@ -102,7 +102,7 @@ def test_predict_takes_what_holds_the_numbers_and_refuses_other_shapes(policy: P
         {"queue": np.stack([queue] * 3), "server": server[None]},
     ):
         with pytest.raises(
-            ValueError, match=r"expected queue \[\(E,\) N, 21\] and server .*got \("
+            ValueError, match=r"expected queue \[\(E,\) N, 24\] and server .*got \("
         ):
             policy.predict(bad)
     for nothing in ({"queue": queue}, queue, None):

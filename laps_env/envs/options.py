@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from laps_env.sim.objectives import OBJECTIVES
 from laps_env.sim.server_model import ServerModel
+from laps_env.sim.state import NO_LIMIT
 from laps_env.sim.workload import Workload
-from laps_env.utils.checks import MAX_COUNT, check_count, check_positive
+from laps_env.utils.checks import (
+    MAX_COUNT,
+    check_count,
+    check_one_of,
+    check_positive,
+    is_finite,
+)
 from laps_env.workloads.predictors import PredictorError
 from laps_env.workloads.scenarios import Scenario, get_scenario
 
@@ -34,6 +46,8 @@ class EnvOptions:
     time_limit_s: float | None
     queue_limit: int | None
     reward_scale: float
+    objective: str
+    category_weights: Mapping[str, float] | None
     split: str
     interface: str
 
@@ -43,6 +57,7 @@ class EnvOptions:
             check_count(name, getattr(self, name), most=int(MAX_COUNT))
         check_count("queue_limit", self.queue_limit, optional=True)
         object.__setattr__(self, "reward_scale", check_positive("reward_scale", self.reward_scale))
+        check_one_of("objective", self.objective, OBJECTIVES)
         if self.time_limit_s is not None:
             check_positive("time_limit_s", self.time_limit_s)
         if self.interface not in INTERFACES:
@@ -53,7 +68,8 @@ class EnvOptions:
                 f"got {self.server.batch_size}"
             )
         # Drawn and dropped: what no workload can have fails here, not at the first reset.
-        self.get_scenario().workload(**self._traffic() | {"num_requests": 1})
+        drawn = self.get_scenario().workload(**self._traffic() | {"num_requests": 1})
+        self._weights(drawn.categories)
 
     def get_scenario(self) -> Scenario:
         """Scenario itself, where a name was given."""
@@ -68,6 +84,37 @@ class EnvOptions:
             if getattr(self, name) is not None
         }
         return self.get_scenario().server.with_changes(**overrides)
+
+    @property
+    def is_default_objective(self) -> bool:
+        """Whether the reward is minus the latency of all alike."""
+        return self.objective == "mean_latency" and self.category_weights is None
+
+    def request_weights(self, workload: Workload) -> npt.NDArray[np.float64]:
+        """Factor of each request's cost under the objective, [R].
+
+        Raises:
+            ValueError: A weight of a category that the workload has not, or no request with a limit
+                where attainment is the objective.
+        """
+        limits = workload.limits_ns
+        if self.objective == "slo_attainment" and (limits is None or limits.min() >= NO_LIMIT):
+            raise ValueError(
+                "objective: expected requests with limits for 'slo_attainment' "
+                "(a scenario's or a workload's), got none that has one"
+            )
+        return self._weights(workload.categories)[workload.category]
+
+    def _weights(self, categories: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Weights by category, [categories]; 1 where none is given."""
+        given = self.category_weights or {}
+        for name, weight in given.items():
+            check_one_of("category_weights", name, categories)
+            if not (is_finite(weight) and weight >= 0):
+                raise ValueError(
+                    f"category_weights: {name}: expected a finite number >= 0, got {weight!r}"
+                )
+        return np.array([float(given.get(name, 1.0)) for name in categories])
 
     def workload(self, seed: int, episode: int) -> Workload:
         """Workload of an episode."""

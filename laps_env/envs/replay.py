@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -56,11 +57,16 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
     future acceptance is in them.
 
     ## Rewards
-    Minus the integral of the number of requests in the system (backlog included, arrivals inside a
-    round counted from their instant) over the step, in request-seconds, divided by
-    ``reward_scale``: the return is minus the total latency. A pick that starts no round takes no
-    time and earns 0. Discounting per step is therefore wrong (steps of one round share an instant):
-    use gamma = 1, or gamma ** ``info["dt"]``.
+    Minus what the step has cost, divided by ``reward_scale``. By default that is the integral of the
+    number of requests in the system (backlog included, arrivals inside a round counted from their
+    instant), in request-seconds: the return is minus the total latency. With
+    ``objective="tail_latency"`` a request costs the square of its latency, which grows as long as it
+    is unfinished: the return is minus the sum of squares, in which one latency of 10 s weighs as
+    much as a hundred of 1 s. With ``"slo_attainment"`` it costs 1 at the end of the round in which
+    it is certain to miss one of its limits (for the limit per token, when it is complete): the
+    return is minus the number of requests outside their limits. Each request's cost can be weighted
+    by its category. A pick that starts no round takes no time and earns 0. Discounting per step is
+    therefore wrong (steps of one round share an instant): use gamma = 1, or gamma ** ``info["dt"]``.
 
     ## Starting State
     An empty server at the first arrival. The workload is drawn before anything runs from (split,
@@ -101,7 +107,11 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         time_limit_s: Simulated time, in seconds from the first arrival, at which an episode is
             truncated; never by default.
         queue_limit: Requests in the system beyond which it is truncated; none by default.
-        reward_scale: Request-seconds per unit of reward, > 0.
+        reward_scale: Cost per unit of reward, > 0; by default in request-seconds.
+        objective: Cost that the rewards add up to, see Rewards: ``"mean_latency"`` (default),
+            ``"tail_latency"`` or ``"slo_attainment"``.
+        category_weights: Factors, >= 0, of the cost of requests by the name of their category; 1
+            where none is given.
         split: Part of all traffic that episodes are drawn from: ``"train"`` (default),
             ``"validation"`` or ``"test"``, which share nothing.
         interface: Kind of action, ``"sequential"`` or ``"scores"``.
@@ -142,6 +152,8 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         time_limit_s: float | None = None,
         queue_limit: int | None = None,
         reward_scale: float = 1.0,
+        objective: str = "mean_latency",
+        category_weights: Mapping[str, float] | None = None,
         split: str = Split.TRAIN,
         interface: str = "sequential",
         max_episode_steps: int | None = None,
@@ -161,6 +173,8 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
             time_limit_s=time_limit_s,
             queue_limit=queue_limit,
             reward_scale=reward_scale,
+            objective=objective,
+            category_weights=category_weights,
             split=split,
             interface=interface,
             max_episode_steps=max_episode_steps,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -18,6 +19,7 @@ from laps_env.envs.rendering import View, as_text, check_render_mode
 from laps_env.envs.spaces import action_space, check_actions, observation_space
 from laps_env.sim.loops import step_scores, step_sequential
 from laps_env.sim.metrics import summarize, time_alone_ns
+from laps_env.sim.objectives import OBJECTIVES, charge
 from laps_env.sim.simulation import UNLIMITED, Simulation, limit_ns
 from laps_env.sim.workload import Workload
 from laps_env.utils.checks import check_count
@@ -48,8 +50,8 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         max_episode_steps: Steps after which an episode is truncated; never by default.
         render_mode: None, ``"ansi"`` or ``"rgb_array"``.
         scenario, load, num_requests, slots, batch_size, draft_length, pool_tokens,
-            predictor_error, time_limit_s, queue_limit, reward_scale, split, interface: Arguments of
-            `laps_env.envs.replay.SpecDecodeReplay`.
+            predictor_error, time_limit_s, queue_limit, reward_scale, objective, category_weights,
+            split, interface: Arguments of `laps_env.envs.replay.SpecDecodeReplay`.
 
     Raises:
         ValueError: An argument is out of range; the message names it, what was expected and what
@@ -77,6 +79,8 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         time_limit_s: float | None = None,
         queue_limit: int | None = None,
         reward_scale: float = 1.0,
+        objective: str = "mean_latency",
+        category_weights: Mapping[str, float] | None = None,
         split: str = Split.TRAIN,
         interface: str = "sequential",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
@@ -98,6 +102,8 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             time_limit_s=time_limit_s,
             queue_limit=queue_limit,
             reward_scale=reward_scale,
+            objective=objective,
+            category_weights=category_weights,
             split=split,
             interface=interface,
         )
@@ -201,7 +207,10 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
     def _reset_one(self, index: int, options: dict[str, Any] | None = None) -> None:
         """Start the next episode of one; a workload that is refused changes nothing."""
         episode = int(self._episodes[index]) + 1
-        self.simulation.start(index, self._make_workload(index, episode, options or {}))
+        workload = self._make_workload(index, episode, options or {})
+        weights = self.options.request_weights(workload)
+        self.simulation.start(index, workload)
+        self.simulation.requests(index)["weight"] = weights
         self._episodes[index] = episode
         self._steps[index] = 0
         self._returns[index] = 0.0
@@ -245,6 +254,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         for index in np.flatnonzero(skip).tolist():
             self._reset_one(index)
         self._move(actions, skip)
+        self._charge(skip)
         servers = self.simulation.state.servers
         reward = np.where(skip, 0.0, self.simulation.state.reward)
         self._steps += ~skip
@@ -270,6 +280,13 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             step_sequential(constants, state, actions, skip, scale)
         else:
             step_scores(constants, state, -actions, skip, scale)
+
+    def _charge(self, skip: npt.NDArray[np.bool_]) -> None:
+        """The rewards under another objective than the default, which the round itself knows."""
+        if self.options.is_default_objective:
+            return
+        objective = list(OBJECTIVES).index(self.options.objective)
+        charge(self.simulation.state, objective, skip, self.options.reward_scale)
 
     def _reset_same_step(self, info: Info) -> Info:
         """Those that have ended start anew; their last observation and info go to ``final_*``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -70,8 +70,8 @@ class SpecDecodeLive(SpecDecodeReplay):
         clock: Clock of the rounds, ``"measured"`` or ``"calibrated"``, see Description.
         slots: Slots of the request table; on the device each holds a cache of the longest request.
         scenario, load, num_requests, batch_size, draft_length, pool_tokens, time_limit_s,
-            queue_limit, reward_scale, split, interface, max_episode_steps, render_mode: Arguments
-            of `SpecDecodeReplay`. There is no ``predictor_error``, where nobody knows the true
+            queue_limit, reward_scale, objective, category_weights, split, interface,
+            max_episode_steps, render_mode: Arguments of `SpecDecodeReplay`. There is no ``predictor_error``, where nobody knows the true
             length: a length model predicts it from the prompt.
 
     Raises:
@@ -111,6 +111,8 @@ class SpecDecodeLive(SpecDecodeReplay):
         time_limit_s: float | None = None,
         queue_limit: int | None = None,
         reward_scale: float = 1.0,
+        objective: str = "mean_latency",
+        category_weights: Mapping[str, float] | None = None,
         split: str = Split.TRAIN,
         interface: str = "sequential",
         max_episode_steps: int | None = None,
@@ -134,6 +136,8 @@ class SpecDecodeLive(SpecDecodeReplay):
             "time_limit_s": time_limit_s,
             "queue_limit": queue_limit,
             "reward_scale": reward_scale,
+            "objective": objective,
+            "category_weights": category_weights,
             "split": split,
             "interface": interface,
             "max_episode_steps": max_episode_steps,

@@ -33,6 +33,8 @@ def start_episode(c: Any, state: BatchedState, i: int) -> None:
     server.picked = server.wanted = server.held = server.reserved = server.rounds = 0
     server.contended = server.busy_ns = server.integral_ns = server.truncated = server.order = 0
     server.hits = server.trials = 0.0
+    server.settled = 0
+    server.settled_cost = server.cost = 0.0
     nominal = max(c.draft_length, 0)
     server.draft_length = server.last_draft_length = nominal
     server.undrafted = 0

@@ -18,6 +18,10 @@ from laps_env.utils.checks import MAX_COUNT, MAX_SECONDS
 from laps_env.utils.jit import inlined
 
 
+#: Most time to a limit that is shown, either side of it; what is shown where there is none.
+MOST_LEFT_S = 3600.0
+
+
 class Column(NamedTuple):
     """Observed number: name, unit, upper bound, meaning and lower bound."""
 
@@ -61,24 +65,24 @@ QUEUE_COLUMNS = (
     Column(
         "first_token_left_s",
         "s",
-        MAX_SECONDS,
+        MOST_LEFT_S,
         "time left to the limit of its first token; the upper bound without one, and behind it",
-        -MAX_SECONDS,
+        -MOST_LEFT_S,
     ),
     Column(
         "next_token_left_s",
         "s",
-        MAX_SECONDS,
+        MOST_LEFT_S,
         "time left until its next token is late by the limit per token; the upper bound without "
         "one, and before the first",
-        -MAX_SECONDS,
+        -MOST_LEFT_S,
     ),
     Column(
         "finish_left_s",
         "s",
-        MAX_SECONDS,
+        MOST_LEFT_S,
         "time left to the limit of its last token; the upper bound without one",
-        -MAX_SECONDS,
+        -MOST_LEFT_S,
     ),
 )
 
@@ -148,7 +152,7 @@ def show_admission(e: Episode, index: int, number: int) -> None:
     row[PROMPT_TOKENS] = request.prompt_tokens
     row[PREDICTED_TOKENS] = request.predicted_tokens
     row[CATEGORY] = request.category
-    row[FIRST_TOKEN_LEFT_S] = row[NEXT_TOKEN_LEFT_S] = row[FINISH_LEFT_S] = MAX_SECONDS
+    row[FIRST_TOKEN_LEFT_S] = row[NEXT_TOKEN_LEFT_S] = row[FINISH_LEFT_S] = MOST_LEFT_S
 
 
 @inlined
@@ -194,16 +198,20 @@ def show_time_left(server: Any, e: Episode, index: int) -> None:
     """Write the columns of a request's limits."""
     slot, row = e.slots[index], e.queue[index]
     request = e.requests[slot.request]
-    row[FIRST_TOKEN_LEFT_S] = row[NEXT_TOKEN_LEFT_S] = MAX_SECONDS
+    row[FIRST_TOKEN_LEFT_S] = row[NEXT_TOKEN_LEFT_S] = MOST_LEFT_S
     if slot.rounds == 0 and request.ttft_limit_ns < NO_LIMIT:
-        left = slot.arrival_ns + request.ttft_limit_ns - server.now
-        row[FIRST_TOKEN_LEFT_S] = max(left * 1e-9, -MAX_SECONDS)
+        row[FIRST_TOKEN_LEFT_S] = time_left_s(server, slot.arrival_ns + request.ttft_limit_ns)
     if slot.rounds > 0 and request.tpot_limit_ns < NO_LIMIT:
         due = request.first_token_ns + slot.generated * request.tpot_limit_ns
-        row[NEXT_TOKEN_LEFT_S] = min(max((due - server.now) * 1e-9, -MAX_SECONDS), MAX_SECONDS)
+        row[NEXT_TOKEN_LEFT_S] = time_left_s(server, due)
     if request.e2e_limit_ns < NO_LIMIT:
-        left = slot.arrival_ns + request.e2e_limit_ns - server.now
-        row[FINISH_LEFT_S] = max(left * 1e-9, -MAX_SECONDS)
+        row[FINISH_LEFT_S] = time_left_s(server, slot.arrival_ns + request.e2e_limit_ns)
+
+
+@inlined
+def time_left_s(server: Any, due: int) -> float:
+    """Seconds until an instant, within the bounds that are shown."""
+    return min(max((due - server.now) * 1e-9, -MOST_LEFT_S), MOST_LEFT_S)
 
 
 @inlined

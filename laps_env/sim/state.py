@@ -52,6 +52,9 @@ SERVER = np.dtype(
         ("queue_limit", np.int64),
         ("truncated", np.int64),
         ("order", np.int64),  # completions so far, numbers them
+        ("settled", np.int64),  # requests before the first unfinished one, as `objectives` saw it
+        ("settled_cost", np.float64),  # of these
+        ("cost", np.float64),  # of all that have arrived
     ],
     align=True,
 )
@@ -88,6 +91,7 @@ REQUEST = np.dtype(
         ("offset", np.int64),  # of its acceptance in the flat arrays
         ("schedule_offset", np.int64),
         ("predicted_tokens", np.float64),
+        ("weight", np.float64),  # of its cost under an objective
         ("ttft_limit_ns", np.int64),  # `NO_LIMIT` where there is none, as the next
         ("tpot_limit_ns", np.int64),
         ("e2e_limit_ns", np.int64),
