@@ -9,15 +9,18 @@ RUN := $(VENV)/bin/python
 # The tested versions; a machine with a GPU may want others (see constraints.txt).
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help venv evaluate test test-vllm fuzz faults bench bench-vllm lint docs train tune reproduce demo-models gpu wheel clean
+.PHONY: help venv evaluate board test test-vllm fuzz faults bench bench-vllm lint docs train tune reproduce demo-models gpu wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.evaluate  ## make .venv: the package and pictures
 
-evaluate: $(VENV)/.evaluate  ## compare the policies: table, results.json, picture, report/index.html
+evaluate: $(VENV)/.evaluate  ## compare ten policies in two minutes: table, results.json, picture, report/index.html
 	$(VENV)/bin/laps-env evaluate $(ARGS)
+
+board: $(VENV)/.evaluate  ## play all policies in all scenarios, on all cores, and go on where it was
+	$(VENV)/bin/laps-env evaluate --full --json board.json --report board $(ARGS)
 
 test: $(VENV)/.dev  ## run the tests, without those for a GPU (ARGS="-m gpu": those alone)
 	$(RUN) -m pytest -m "not gpu" $(ARGS)

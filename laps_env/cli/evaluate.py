@@ -23,6 +23,33 @@ from laps_env.utils.checks import check_count
 from laps_env.utils.files import outputs
 from laps_env.utils.policy_names import list_names
 
+#: Who is compared where nobody is named: the weakest and the strongest of each kind, for the mean and
+#: for the tail.
+POLICIES = (
+    "fcfs",
+    "sjf",
+    "las_tuned",
+    "laps_sd",
+    "laps_sd_tuned",
+    "bayes_srpt_tuned",
+    "gittins_tuned",
+    "uniboost",
+    "learned",
+    "oracle_srpt",
+)
+
+#: Where: one request at a time and batches, recorded and generated requests, a pool that overflows.
+SCENARIOS = (
+    "mixed-serial-8b",
+    "mixed-batch8-8b",
+    "pressure-batch8-8b",
+    "mixed-serial-135m",
+    "code-batch8-135m",
+)
+
+#: What ``--full`` puts in place of the defaults: the board.
+FULL: dict[str, Any] = {"policies": default_policies(), "scenario": tuple(list_scenarios())}
+
 #: What ``--quick`` puts in place of the defaults: seconds, and no files.
 QUICK: dict[str, Any] = {
     "policies": ("fcfs", "sjf", "las_tuned", "laps_sd_tuned", "gittins_tuned", "oracle_srpt"),
@@ -48,15 +75,16 @@ class Evaluate(Command):
 
     An interrupted evaluation with a results file goes on where it was.
 
+    $ laps-env evaluate
     $ laps-env evaluate --quick
     $ laps-env evaluate --policies fcfs,laps_sd,my_rule.py:spec --loads 0.7,0.9 --json mine.json
     $ laps-env evaluate --env live --policies fcfs,laps_sd --report live-report
     """
 
-    policies: tuple[str, ...] = default_policies()
+    policies: tuple[str, ...] = POLICIES
     """Names, folders of trained models, your own rules (rule.py:spec), each with or without
     parameters (laps_sd:tolerance=0.1/0.2,queues=4: two policies), or 'all'."""
-    scenario: tuple[str, ...] = tuple(list_scenarios())
+    scenario: tuple[str, ...] = SCENARIOS
     """Names of scenarios."""
     loads: tuple[Load, ...] = (0.7, 0.9)
     """Shares of saturation, or 'recorded'."""
@@ -112,11 +140,14 @@ class Evaluate(Command):
     """Threads, by default one per processor."""
     quick: bool = False
     """A small grid in seconds: a table, no files."""
+    full: bool = False
+    """All policies in all scenarios, as on the board: some twenty minutes."""
 
     def usual(self) -> Self | None:
-        """The defaults of a quick or a live evaluation."""
-        if self.quick or self.env == "live":
-            return type(self)(**(QUICK if self.quick else LIVE))
+        """The defaults of a quick, a live or a full evaluation."""
+        for asked, usual in ((self.quick, QUICK), (self.env == "live", LIVE), (self.full, FULL)):
+            if asked:
+                return type(self)(**usual)
         return None
 
     def run(self) -> int:
