@@ -25,7 +25,7 @@ from tiny_models import (  # noqa: E402
 
 from laps_env.live.engine.drafters import DraftModel, PromptLookup  # noqa: E402
 from laps_env.live.engine.engine import Engine, Generation, Stopping  # noqa: E402
-from laps_env.live.engine.head import HeadDrafter  # noqa: E402
+from laps_env.live.engine.head_drafter import HeadDrafter  # noqa: E402
 from laps_env.live.engine.kv_slots import SlotModel  # noqa: E402
 from laps_env.live.engine.verification import Decoding, Draft, verify  # noqa: E402
 
@@ -113,6 +113,9 @@ def test_fixed_shapes_change_nothing(models: tuple[Any, Any], drafter: str) -> N
         engine.target = SlotModel(target, SLOTS, LENGTH, graphs=graphs)
         if drafter == "model":
             proposer.model = SlotModel(draft, SLOTS, LENGTH, graphs=graphs)
+        if drafter == "head":
+            proposer = HeadDrafter(tiny_head(target), target, SLOTS, LENGTH, graphs=graphs)
+            engine.drafter = proposer
         batch = [engine.start(list(range(6, 9 + 5 * k)), 30 + k) for k in range(3)]
         while running := [g for g in batch if not g.finished]:
             engine.run_round(running, 3)

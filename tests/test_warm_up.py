@@ -14,7 +14,7 @@ from tiny_models import VOCABULARY, nearly, tiny_head, tiny_model  # noqa: E402
 
 from laps_env.live.engine.drafters import DraftModel, PromptLookup  # noqa: E402
 from laps_env.live.engine.engine import Engine, Generation  # noqa: E402
-from laps_env.live.engine.head import HeadDrafter  # noqa: E402
+from laps_env.live.engine.head_drafter import HeadDrafter  # noqa: E402
 from laps_env.live.engine.kv_slots import SlotModel  # noqa: E402
 
 #: A draft of a text of almost the longest sees more tokens than the text has.
@@ -34,7 +34,7 @@ def make_engine(drafter: str, graphs: bool, device: str = "cpu") -> Engine:
     target = tiny_model().to(device)
     made: Any = {
         "model": lambda: DraftModel(nearly(target), SLOTS, LENGTH),
-        "head": lambda: HeadDrafter(tiny_head(target), target, SLOTS, LENGTH),
+        "head": lambda: HeadDrafter(tiny_head(target), target, SLOTS, LENGTH, graphs=graphs),
         "lookup": PromptLookup,
     }[drafter]()
     engine = Engine(target, made, slots=SLOTS, length=LENGTH)

@@ -7,7 +7,7 @@ batch and tokens are padded to powers of two, and inputs are copied to where the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from laps_env.live.engine.passes import Pass, split
+from laps_env.live.engine.passes import split
 
 #: The visible part of the cache grows in steps of so many tokens.
 VISIBLE_STEP = 256
@@ -32,8 +32,8 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class _Captured:
-    packed: Tensor
-    replay: Callable[[], Pass]
+    places: tuple[Tensor, ...]
+    replay: Callable[[], Sequence[Tensor]]
 
 
 class GraphedPasses:
@@ -43,33 +43,41 @@ class GraphedPasses:
     computed in between lies in memory that all graphs share, for they never run at once.
 
     Args:
-        run: Function that runs the pass, ``run(*inputs, visible=..., last_logits=...)``.
+        run: Function that runs the pass, ``run(*inputs, visible=..., last_logits=...)``; it returns
+            tensors.
         device: Device of its inputs; on a CPU the shapes are the same, without graphs.
     """
 
-    def __init__(self, run: Callable[..., Pass], device: torch.device) -> None:
+    def __init__(self, run: Callable[..., Sequence[Tensor]], device: torch.device) -> None:
         self._run = run
         self._device = device
         self._captured: dict[Shape, _Captured] = {}
         self._pool: Any = None
 
-    def run(self, shape: Shape, packed: Tensor) -> Pass:
-        """The pass over inputs on the host (`passes.split`) that are padded to the shape."""
+    def run(self, shape: Shape, packed: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
+        """The pass over inputs that are padded to the shape.
+
+        Args:
+            shape: Shape.
+            packed: Inputs on the host (`passes.split`).
+            *more: Inputs on the device.
+        """
         if self._device.type == "cuda":
             packed = packed.pin_memory()  # else the copy would wait for the device
         if shape not in self._captured:
-            self._captured[shape] = self._capture(shape, packed)
+            self._captured[shape] = self._capture(shape, packed, *more)
         captured = self._captured[shape]
-        captured.packed.copy_(packed, non_blocking=True)
-        return Pass(*(part.clone() for part in captured.replay()))
+        for place, given in zip(captured.places, (packed, *more), strict=True):
+            place.copy_(given, non_blocking=True)
+        return tuple(part.clone() for part in captured.replay())
 
-    def _capture(self, shape: Shape, packed: Tensor) -> _Captured:
-        place = packed.to(self._device, copy=True)
-        inputs = split(place, shape.batch)
+    def _capture(self, shape: Shape, *given: Tensor) -> _Captured:
+        places = tuple(part.to(self._device, copy=True) for part in given)
+        inputs = *split(places[0], shape.batch), *places[1:]
         # not a function that knows `self`: in a circle of names a cache would outlive its engine
         once = partial(self._run, *inputs, visible=shape.visible, last_logits=shape.last_logits)
         if self._device.type == "cpu":
-            return _Captured(place, once)
+            return _Captured(places, once)
         stream, current = self._stream, torch.cuda.current_stream(self._device)
         # libraries allocate on their first call, which a graph cannot hold
         stream.wait_stream(current)
@@ -81,11 +89,11 @@ class GraphedPasses:
             out = once()
         self._pool = graph.pool()
 
-        def replay() -> Pass:
+        def replay() -> Sequence[Tensor]:
             graph.replay()
             return out
 
-        return _Captured(place, replay)
+        return _Captured(places, replay)
 
     @cached_property
     def _stream(self) -> torch.cuda.Stream:

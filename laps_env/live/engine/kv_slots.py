@@ -10,8 +10,8 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
-from itertools import chain, product
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import product
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from laps_env.live.engine.graphs import GraphedPasses, Shape, bucket, round_up
-from laps_env.live.engine.passes import Pass, split
+from laps_env.live.engine.passes import Fed, Pass, split
 from laps_env.live.engine.slot_cache import read_slot, write_slot
 from laps_env.live.engine.slot_pass import SlotPass
 
@@ -34,24 +34,6 @@ _CHANGING_ROPE = ("dynamic", "longrope")
 
 #: Model types whose layers are as `FlashPass` computes them, and widths of heads that it takes.
 _FLASH_KINDS, _FLASH_WIDTHS = ("llama", "qwen2", "qwen3"), (16, 32, 64, 128, 256)
-
-
-class Fed(NamedTuple):
-    """What sequences feed into a pass: slots, tokens, and the positions of their first tokens."""
-
-    slots: Sequence[int]
-    tokens: Sequence[Sequence[int]]
-    starts: Sequence[int]
-
-    def packed(self, longest: int) -> Tensor:
-        """All of it in one piece for `split`; one copy to a device takes as long as three.
-
-        Args:
-            longest: Tokens that each sequence is padded to.
-        """
-        # a shorter one repeats its last token past its end, where nobody will look
-        rows = [[*own, *[own[-1]] * (longest - len(own))] for own in self.tokens]
-        return torch.tensor([*chain.from_iterable(rows), *self.starts, *self.slots])
 
 
 def longest_context(model: PreTrainedModel) -> int:
@@ -191,13 +173,8 @@ class SlotModel:
         self._shapes.add(shape)
         if self._graphs is None:
             return self._run_in_place(fed, longest, visible, last_logits)
-        spare = [self.slots] * (shape.batch - batch)
-        filled = Fed(
-            [*fed.slots, *spare],
-            [*fed.tokens, *[[0]] * len(spare)],
-            [*fed.starts, *[0] * len(spare)],
-        )
-        out = self._graphs.run(shape, filled.packed(shape.tokens))
+        filled = fed.filled(shape.batch, self.slots).packed(shape.tokens)
+        out = self._graphs.run(shape, filled)
         return Pass(*(part[:batch, :longest] for part in out))
 
     def _run_in_place(self, fed: Fed, longest: int, visible: int, last_logits: bool) -> Pass:

@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Fed(NamedTuple):
+    """What sequences feed into a pass: slots, tokens, and the positions of their first tokens."""
+
+    slots: Sequence[int]
+    tokens: Sequence[Sequence[int]]
+    starts: Sequence[int]
+
+    def filled(self, batch: int, spare: int) -> Fed:
+        """The same in a larger batch, of which the rest feeds one token into a spare slot."""
+        more = batch - len(self.slots)
+        return Fed(
+            [*self.slots, *[spare] * more],
+            [*self.tokens, *[[0]] * more],
+            [*self.starts, *[0] * more],
+        )
+
+    def packed(self, longest: int) -> Tensor:
+        """All of it in one piece for `split`; one copy to a device takes as long as three.
+
+        Args:
+            longest: Tokens that each sequence is padded to.
+        """
+        # a shorter one repeats its last token past its end, where nobody will look
+        rows = [[*own, *[own[-1]] * (longest - len(own))] for own in self.tokens]
+        return torch.tensor([*chain.from_iterable(rows), *self.starts, *self.slots])
 
 
 class Pass(NamedTuple):

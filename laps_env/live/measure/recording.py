@@ -26,7 +26,7 @@ from laps_env.live.engine.drafters import (
     Texts,
 )
 from laps_env.live.engine.engine import Generation, RoundResult, Stopping
-from laps_env.live.engine.head import HeadDrafter
+from laps_env.live.engine.head_drafter import HeadDrafter
 from laps_env.live.engine.loading import Pair
 from laps_env.live.engine.verification import Draft, longest_match
 from laps_env.live.prompts import Question, encode
