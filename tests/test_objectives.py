@@ -1,4 +1,4 @@
-"""Rewards under each objective add up to minus what the episode cost; limits in the order of rules."""
+"""Rewards under each objective add up to minus what the episode cost; rules that go by limits."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_return_is_minus_the_cost(
 
 
 def one_by_one(**options: Any) -> tuple[gym.Env[Any, Any], Workload]:
-    """Two requests of two tokens at 0 s and 1 s; a round is a token and takes 2 s, one at a time."""
+    """Two requests of two tokens at 0 s and 1 s; a round is one token of one, and takes 2 s."""
     cost = CostModel(0, 2 * SECOND, 0, 0, 0, 0, 0, 0)
     server = ServerModel(batch_size=1, draft_length=0, pool_tokens=100, cost=cost)
     workload = Workload(

@@ -18,9 +18,11 @@ from laps_env.policies._registry import get_rule, tuned_settings
 from laps_env.sim.observation import CATEGORY, GENERATED_TOKENS, PREDICTED_TOKENS, ROUNDS
 from laps_env.workloads.scenarios import get_scenario, list_scenarios
 
-
 #: Named since the last tuning: their `_tuned` policies take the settings for all.
-UNTUNED = {"limits-batch8-8b", *(f"specbench-{kind}-h200" for kind in ("serial", "batch8", "batch32"))}
+UNTUNED = {
+    "limits-batch8-8b",
+    *(f"specbench-{kind}-h200" for kind in ("serial", "batch8", "batch32")),
+}
 
 
 @pytest.mark.parametrize("rule_name", tuning_results()["settings"])

@@ -16,6 +16,7 @@ from laps_env.workloads.requests import RecordedRequests
 from laps_env.workloads.scenarios import get_scenario, list_scenarios
 
 DATA = Path(str(files("laps_env") / "data"))
+RECORDED = [n for n in list_scenarios() if not n.endswith(("-8b", "-7b", "-h200"))]
 NAMES = ("smollm2-135m", "smollm2-135m-lookup")
 
 
@@ -71,7 +72,7 @@ def test_predictions_are_no_truths() -> None:
     LengthModel.load()
 
 
-@pytest.mark.parametrize("name", [n for n in list_scenarios() if not n.endswith(("-8b", "-7b", "-h200"))])
+@pytest.mark.parametrize("name", RECORDED)
 def test_default_scenarios_are_recorded(name: str) -> None:
     scenario = get_scenario(name)
     assert isinstance(scenario.requests, RecordedRequests)

@@ -23,8 +23,8 @@ from laps_env.utils.checks import check_count
 from laps_env.utils.files import outputs
 from laps_env.utils.policy_names import list_names
 
-#: Who is compared where nobody is named: the weakest and the strongest of each kind, for the mean and
-#: for the tail.
+#: Who is compared where nobody is named: the weakest and the strongest of each kind, for the mean
+#: and for the tail.
 POLICIES = (
     "fcfs",
     "sjf",

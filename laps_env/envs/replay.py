@@ -57,16 +57,17 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
     future acceptance is in them.
 
     ## Rewards
-    Minus what the step has cost, divided by ``reward_scale``. By default that is the integral of the
-    number of requests in the system (backlog included, arrivals inside a round counted from their
-    instant), in request-seconds: the return is minus the total latency. With
-    ``objective="tail_latency"`` a request costs the square of its latency, which grows as long as it
-    is unfinished: the return is minus the sum of squares, in which one latency of 10 s weighs as
-    much as a hundred of 1 s. With ``"slo_attainment"`` it costs 1 at the end of the round in which
-    it is certain to miss one of its limits (for the limit per token, when it is complete): the
-    return is minus the number of requests outside their limits. Each request's cost can be weighted
-    by its category. A pick that starts no round takes no time and earns 0. Discounting per step is
-    therefore wrong (steps of one round share an instant): use gamma = 1, or gamma ** ``info["dt"]``.
+    Minus what the step has cost, divided by ``reward_scale``. By default that is the integral
+    of the number of requests in the system (backlog included, arrivals inside a round counted
+    from their instant), in request-seconds: the return is minus the total latency. With
+    ``objective="tail_latency"`` a request costs the square of its latency, which grows as long
+    as it is unfinished: the return is minus the sum of squares, in which one latency of 10 s
+    weighs as much as a hundred of 1 s. With ``"slo_attainment"`` it costs 1 at the end of the
+    round in which it is certain to miss one of its limits (for the limit per token, when it is
+    complete): the return is minus the number of requests outside their limits. Each request's
+    cost can be weighted by its category. A pick that starts no round takes no time and earns 0.
+    Discounting per step is therefore wrong (steps of one round share an instant): use gamma =
+    1, or gamma ** ``info["dt"]``.
 
     ## Starting State
     An empty server at the first arrival. The workload is drawn before anything runs from (split,

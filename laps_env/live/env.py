@@ -71,8 +71,9 @@ class SpecDecodeLive(SpecDecodeReplay):
         slots: Slots of the request table; on the device each holds a cache of the longest request.
         scenario, load, num_requests, batch_size, draft_length, pool_tokens, time_limit_s,
             queue_limit, reward_scale, objective, category_weights, split, interface,
-            max_episode_steps, render_mode: Arguments of `SpecDecodeReplay`. There is no ``predictor_error``, where nobody knows the true
-            length: a length model predicts it from the prompt.
+            max_episode_steps, render_mode: Arguments of `SpecDecodeReplay`. There is no
+            ``predictor_error``, where nobody knows the true length: a length model predicts it
+            from the prompt.
 
     Raises:
         ValueError: An argument out of range, models that do not go together, a prompt longer than

@@ -1,7 +1,7 @@
 """What an episode costs under an objective: the sum over its requests, so far.
 
-The reward of a step is minus what the cost grew by, so that an episode's rewards add up to minus its
-cost whatever the order of service.
+The reward of a step is minus what the cost grew by, so that an episode's rewards add up to minus
+its cost whatever the order of service.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ _MEAN_LATENCY, _TAIL_LATENCY, _SLO_ATTAINMENT = range(len(OBJECTIVES))
 
 
 @jit
-def charge(
-    state: BatchedState, objective: int, skip: npt.NDArray[np.bool_], scale: float
-) -> None:
+def charge(state: BatchedState, objective: int, skip: npt.NDArray[np.bool_], scale: float) -> None:
     """Put into ``state.reward`` minus what the step of every server not skipped has cost.
 
     Args:

@@ -17,7 +17,6 @@ from laps_env.sim.state import NO_LIMIT, Episode
 from laps_env.utils.checks import MAX_COUNT, MAX_SECONDS
 from laps_env.utils.jit import inlined
 
-
 #: Most time to a limit that is shown, either side of it; what is shown where there is none.
 MOST_LEFT_S = 3600.0
 
