@@ -47,6 +47,10 @@ COLUMNS = (
 )
 
 
+#: Columns of `queue` since version 3. Later ones change no number; they have digests of their own.
+FIRST, LATER = slice(21), slice(21, None)
+
+
 def digest(*parts: Any) -> str:
     """Eight hexadecimal digits of the bytes of arrays, or of text."""
     whole = hashlib.sha256()
@@ -80,11 +84,13 @@ def of_scenario(name: str, names: Sequence[str] = ()) -> dict[str, list[Any]]:
     return found
 
 
-def of_steps(env: Any, seed: int, policy: Any = None, steps: int = 400) -> str:
+def of_steps(
+    env: Any, seed: int, policy: Any = None, steps: int = 400, columns: slice = FIRST
+) -> str:
     """Everything that an environment shows, under a policy or under random valid actions."""
     observation, info = env.reset(seed=seed)
     rng = np.random.default_rng(seed)
-    seen, state, ended = [observation["queue"], observation["server"]], None, False
+    seen, state, ended = [observation["queue"][:, columns], observation["server"]], None, False
     for _ in range(steps):
         if policy is not None:
             action, state = policy.predict(observation, state)
@@ -94,7 +100,8 @@ def of_steps(env: Any, seed: int, policy: Any = None, steps: int = 400) -> str:
             action = rng.uniform(-1, 1, env.action_space.shape).astype(np.float32)
         observation, reward, terminated, truncated, info = env.step(action)
         mask = info.get("action_mask", np.zeros(0, np.int8))
-        seen += [observation["queue"], observation["server"], np.float64(reward), mask]
+        queue = observation["queue"][:, columns]
+        seen += [queue, observation["server"], np.float64(reward), mask]
         ended = terminated or truncated
         if ended:
             break
@@ -116,6 +123,10 @@ def of_environments() -> dict[str, str]:
         for name in ("fcfs", "laps_sd", "learned"):
             env = gym.make(laps_env.REPLAY_IDS[0], disable_env_checker=True, **options)
             found[f"{name} {scenario}"] = of_steps(env, 5, policies.make(name, scenario))
+    limited = "limits-batch8-8b"
+    env = gym.make(laps_env.REPLAY_IDS[0], disable_env_checker=True, scenario=limited, load=LOAD)
+    edf = policies.make("edf", limited)
+    found[f"edf {limited}"] = of_steps(env, 5, edf, steps=2000, columns=LATER)
     return found
 
 
@@ -141,7 +152,7 @@ def of_vectors() -> dict[str, list[str]]:
                 observation, reward, terminated, truncated, info = envs.step(actions)
                 for row, shown in enumerate(seen):
                     shown += [
-                        observation["queue"][row],
+                        observation["queue"][row, :, FIRST],
                         observation["server"][row],
                         reward[row],
                         terminated[row],

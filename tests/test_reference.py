@@ -27,6 +27,7 @@ def toy_workload(**changes: Any) -> SimpleNamespace:
         "offset": [0, 4, 7, 8],
         "accepted_length": [*(0, 1, 2, 0), *(1, 0, 2), 1],
         "max_draft": None,
+        "limits_ns": None,
         "draft_schedule": None,
         "draft_schedule_offset": None,
     }
@@ -189,8 +190,9 @@ def test_observation_by_hand() -> None:
     ns = 1e-9
     a = [1, 0, 495 * ns, 10, 4, 1, 1, 2, 0, 2, 0, 0, 0, 174 * ns, (495 - 174) * ns, 2]
     b = [1, 1, 395 * ns, 5, 3, 2, 1, 2, 1, 2, 1, 0.5, 0, 159 * ns, 0, 0]
-    flags_a = [0, 0, 1, 0, 1]  # picked, ran, cached, category, selectable
-    flags_b = [0, 1, 1, 0, 1]
+    no_limits = [3600.0] * 3
+    flags_a = [0, 0, 1, 0, 1, *no_limits]  # picked, ran, cached, category, selectable
+    flags_b = [0, 1, 1, 0, 1, *no_limits]
     expected = np.array([a + flags_a, b + flags_b, [0] * len(QUEUE)]).astype(np.float32)
     np.testing.assert_array_equal(queue, expected)
     # Draft step (10*2 + 3*2) / 2 = 13; verification 5 + 100 + 2*3 + 5 = 116 (B's prompt);
