@@ -1,7 +1,7 @@
 """What the numbers of a generated page come from, as a digest that the page carries.
 
-A test compares it, so that a page that is older than the simulator, the scenarios or the tuned
-parameters is noticed.
+A test compares it, so that a page that is older than the simulator, the scenarios that it names or
+the tuned parameters is noticed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ from laps_env.utils.code_digest import code_digest
 _LINE = re.compile(r"<!-- made from (\w+) -->")
 
 
-def made_from() -> str:
-    """Line for a page: digest of the simulator's version, the scenarios and the settings."""
-    digest = code_digest(SIMULATOR_VERSION, scenario_entries(), tuning_results()["settings"])
+def made_from(page: str) -> str:
+    """Line for a page: digest of the simulator's version, its scenarios and the settings."""
+    named = {
+        name: entry
+        for name, entry in scenario_entries().items()
+        if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", page)
+    }
+    digest = code_digest(SIMULATOR_VERSION, named, tuning_results()["settings"])
     return f"<!-- made from {digest} -->"
 
 
 def is_current(page: str) -> bool:
-    """Whether a page was made from what there is now."""
+    """Whether a page was made from what there is now of the scenarios that it names."""
     found = _LINE.search(page)
-    return found is not None and found[0] == made_from()
+    return found is not None and found[0] == made_from(page)

@@ -142,9 +142,11 @@ def main(results: tyro.conf.Positional[Path]) -> None:
     """
     try:
         found = read_results(results)
+        tables = board(found)
+        origin = made_from(filled("docs/board.md", board=tables)[1])
         pages = [
             filled("README.md", results=families_side_by_side(found)),
-            filled("docs/board.md", board=f"{board(found)}\n\n{made_from()}"),
+            filled("docs/board.md", board=f"{tables}\n\n{origin}"),
         ]
     except (OSError, ValueError) as reason:
         sys.exit(f"{reason}")

@@ -35,16 +35,22 @@ def random_workload(rng: np.random.Generator) -> dict[str, Any]:
         if scheduled
         else None,
         "draft_schedule_offset": _offsets(output) if scheduled else None,
-        "limits_ns": _random_limits(rng, count) if rng.random() < 0.4 else None,
+        "limits_ns": _random_limits(output),
         "categories": ("a", "b", "c"),
         "source": "random",
     }
 
 
-def _random_limits(rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
-    """Limits from some ns to an hour, each with a chance of one in three to be none."""
-    limits = (10 ** rng.uniform(0, 12, (count, 3))).astype(np.int64) + 1
-    limits[rng.random((count, 3)) < 1 / 3] = 2**62
+def _random_limits(output: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+    """None, or limits from some ns to an hour, of which one in three is none.
+
+    They are drawn by themselves, so that an instance of before is the same but for them.
+    """
+    rng = np.random.default_rng(output)
+    if rng.random() < 0.6:
+        return None
+    limits = (10 ** rng.uniform(0, 12, (output.size, 3))).astype(np.int64) + 1
+    limits[rng.random((output.size, 3)) < 1 / 3] = 2**62
     return limits
 
 
