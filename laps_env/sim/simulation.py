@@ -84,6 +84,7 @@ class Simulation:
         for k, name in enumerate(LIMITS):
             limits = workload.limits_ns
             requests[name] = NO_LIMIT if limits is None else limits[:, k]
+        requests["weight"] = 1.0
         requests["offset"] = workload.offset[:-1]
         state.accepted_length[index, : workload.accepted_length.size] = workload.accepted_length
         if state.max_draft.size:
