@@ -132,11 +132,15 @@ def draw(server: Server, options: Options, part: Part, seed: int, rate: float) -
 
 def prepare(server: Server, options: Options, journal: Journal) -> tuple[float, Path]:
     """Measure the saturation, record a run, make the calibration and the traffic file."""
+    from laps_env.sim.calibration_file import read_calibration
+
     out = options.out
     done = [e for e in journal.entries if e["kind"] == "prepared"]
     traffic, calibration = out / "traffic.json", options.calibration or out / "calibration.json"
     if not done:
         virtual, server.clock.virtual = server.clock.virtual, False
+        if options.calibration is not None:  # the virtual clock can tell the saturation, too
+            server.cost, server.clock.virtual = read_calibration(calibration), virtual
         log = out / "recorded.jsonl"
         log.unlink(missing_ok=True)
         crowd = draw(server, options, "train", 0, np.inf)
@@ -154,8 +158,6 @@ def prepare(server: Server, options: Options, journal: Journal) -> tuple[float, 
         server.clock.virtual = virtual
         journal.add({"kind": "prepared", "saturation_rps": saturation})
         done = journal.entries[-1:]
-    from laps_env.sim.calibration_file import read_calibration
-
     server.cost = read_calibration(calibration)
     return done[-1]["saturation_rps"], traffic
 
