@@ -110,7 +110,7 @@ def test_a_longer_workload_begins_with_the_shorter_one(name: str) -> None:
         for field in fields(Workload):
             values, longer = getattr(short, field.name), getattr(long, field.name)
             if isinstance(values, np.ndarray):
-                np.testing.assert_array_equal(values, longer[: values.size], field.name)
+                np.testing.assert_array_equal(values, longer[: len(values)], field.name)
 
 
 def test_the_load_stretches_the_arrivals_and_nothing_else() -> None:
@@ -175,6 +175,7 @@ def good_fields() -> dict[str, Any]:
         "max_draft": None,
         "draft_schedule": None,
         "draft_schedule_offset": None,
+        "limits_ns": None,
     }
 
 
@@ -212,6 +213,7 @@ SCHEDULE = {"draft_schedule": np.array([9, 1, 0, 0, 0], np.uint8)}
         ({"predicted_tokens": np.array([1e-300, 1, 1])}, "predicted_tokens of request 0: .*1e-300"),
         ({"predicted_tokens": np.array([2, 1, 1])}, r"expected float64 \[3\], got int64 \(3,\)"),
         ({"category": np.array([0, 3, 1])}, r"category of request 1: expected 0\.\.2, got 3"),
+        ({"limits_ns": np.array([[9, 9, 9], [9, 0, 9], [9, 9, 9]])}, "limits_ns of request 1: .*1"),
         ({"accepted_length": np.zeros(5, np.uint8)}, r"accepted_length: .*\[6\], got uint8 \(5,\)"),
         (
             {"accepted_length": np.full(6, 300)},
