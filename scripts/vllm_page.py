@@ -77,13 +77,35 @@ class Runs:
 
     @cached_property
     def played(self) -> dict[str, list[dict[str, Any]]]:
-        """Runs by policy, of the repetitions that every policy has finished, in their order."""
+        """Runs by policy, of the repetitions that count, in their order."""
+        runs = self._last_runs
+        whole = [r for r in self._complete if self._is_even(r)]
+        return {policy: [found[r] for r in whole] for policy, found in runs.items()}
+
+    @property
+    def left_out(self) -> int:
+        """Repetitions in which a run stayed off its usual speed, whatever the attempts."""
+        return sum(not self._is_even(r) for r in self._complete)
+
+    @cached_property
+    def _last_runs(self) -> dict[str, dict[int, dict[str, Any]]]:
+        """The last attempt by policy and repetition."""
         runs: dict[str, dict[int, dict[str, Any]]] = {}
         for entry in self.lines[1:]:
             if entry["kind"] == "run":
-                runs.setdefault(entry["policy"], {})[entry["repetition"]] = entry  # the last counts
-        complete = sorted(set.intersection(*(set(found) for found in runs.values())))
-        return {policy: [found[r] for r in complete] for policy, found in runs.items()}
+                runs.setdefault(entry["policy"], {})[entry["repetition"]] = entry
+        return runs
+
+    @property
+    def _complete(self) -> list[int]:
+        """Repetitions that every policy has finished."""
+        return sorted(set.intersection(*(set(found) for found in self._last_runs.values())))
+
+    def _is_even(self, repetition: int) -> bool:
+        """Whether the machine was as fast as usual, or nearly, in all runs of a repetition."""
+        drift = self.options["drift"]
+        runs = (found[repetition] for found in self._last_runs.values())
+        return all(abs(run["slowness"] - 1) <= drift for run in runs)
 
     def latencies(self, policy: str, name: str = "latency") -> Floats:
         """Seconds by repetition and request [repetitions, requests]."""
@@ -209,6 +231,11 @@ def measured(runs: Runs) -> str:
         f"{count} runs. Their steps took {slow.min():.2f} to {slow.max():.2f} of what the "
         "calibration says of them."
     )
+    if runs.left_out:
+        said += (
+            f" Left out: {runs.left_out} more repetitions, in which a run stayed further than "
+            f"{options['drift']:.0%} from that in three attempts."
+        )
     title = f"### {NAMES[options['drafter']]}, {options['clock']} clock"
     return f"{title}\n\n{said}\n\n{markdown_table(heads, rows)}\n"
 
