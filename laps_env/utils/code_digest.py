@@ -11,12 +11,17 @@ import ast
 import hashlib
 import inspect
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
+
+#: Python 3.11 counts the depth of a syntax tree once for all threads: two that parse at a time
+#: raise SystemError.
+_PARSING = threading.Lock()
 
 
 def code_digest(*parts: object) -> str:
@@ -67,7 +72,9 @@ def _python_function(value: Any) -> FunctionType | None:
 def _source(function: FunctionType) -> str:
     """Code without comments, docstrings and annotations; bytecode where there is no source."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        source = textwrap.dedent(inspect.getsource(function))
+        with _PARSING:
+            tree = ast.parse(source)
     except (OSError, SyntaxError, TypeError):
         code = function.__code__
         return f"{code.co_code.hex()} {code.co_consts!r}"
