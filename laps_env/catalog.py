@@ -9,7 +9,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-TUNED = "_tuned"
+#: End of a policy's name with tuned parameters, and the objective that they were tuned for.
+TUNED_FOR = {
+    "_tuned": "mean_latency",
+    "_tuned_p99": "p99_latency",
+    "_tuned_slo": "slo_attainment",
+}
+#: Stands for a scenario among the tuned parameters: those that are best on average over all.
+OVERALL = "all"
 
 
 def list_scenarios() -> list[str]:
@@ -42,27 +49,44 @@ def list_learned() -> tuple[str, ...]:
 
 def list_policies() -> list[str]:
     """Names for `laps_env.policies.make`, without the ``+smartspec`` variants."""
-    tuned = tuning_results()["settings"]
-    rules = [[name, name + TUNED] if name in tuned else [name] for name in list_rules()]
+    rules = [[name, *_tuned_names(name)] for name in list_rules()]
     return [*(name for names in rules for name in names), *list_learned()]
+
+
+def _tuned_names(rule: str) -> list[str]:
+    settings = tuning_results()["settings"]
+    return [
+        rule + end for end, objective in TUNED_FOR.items() if rule in settings.get(objective, {})
+    ]
+
+
+def split_tuned(name: str) -> tuple[str, str | None]:
+    """The rule behind a name, and the objective that its parameters are tuned for, if any."""
+    for end, objective in TUNED_FOR.items():
+        if name.endswith(end):
+            return name.removesuffix(end), objective
+    return name, None
 
 
 @cache
 def tuning_results() -> Any:
-    """Content of `tuned_file`: settings and scores by rule and scenario."""
+    """Content of `tuned_file`: settings and scores by objective, rule and scenario."""
     return json.loads(tuned_file().read_text(encoding="utf-8"))
 
 
 def tuned_file() -> Path:
-    """File of the parameters that the policies named ``_tuned`` take."""
+    """File of the parameters that the policies named ``_tuned...`` take."""
     return _policies() / "data" / "tuned.json"
 
 
 def default_policies() -> tuple[str, ...]:
-    """Each rule once, tuned where it can be; the learned; LAPS-SD untuned and with SmartSpec."""
-    known = list_policies()
-    rules = (name + TUNED if name + TUNED in known else name for name in list_rules())
-    return (*rules, *list_learned(), "laps_sd", "laps_sd_tuned+smartspec")
+    """Rules tuned for the mean and for p99, or as they are; the learned; variants of interest."""
+    tuned = [_tuned_names(rule) or [rule] for rule in list_rules()]
+    return (
+        *(name for names in tuned for name in names if split_tuned(name)[1] != "slo_attainment"),
+        *list_learned(),
+        *("boost", "laps_sd", "laps_sd_tuned+smartspec", "uniboost"),
+    )
 
 
 def describe_rule(name: str) -> str:

@@ -11,7 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from laps_env.catalog import TUNED, list_learned, list_policies, tuning_results
+from laps_env.catalog import (
+    OVERALL,
+    list_learned,
+    list_policies,
+    split_tuned,
+    tuning_results,
+)
 from laps_env.policies.base.policy import Policy
 from laps_env.policies.base.rule_from_file import file_of, is_rule_file, rule_from_file
 from laps_env.policies.base.rule_spec import Floats, Parameter, RuleSpec
@@ -57,7 +63,8 @@ def make(
             (``rule.py:spec``). Any of these names may end in parameters
             (``laps_sd:tolerance=0.2,queues=4``).
         scenario: Scenario whose training split fits the laws that a rule needs, and whose tuned
-            parameters ``_tuned`` takes (one without an entry takes those tuned over all).
+            parameters ``_tuned`` (for the mean latency), ``_tuned_p99`` and ``_tuned_slo`` (limits
+            kept) take (one without an entry takes those tuned over all).
         predictor_error: Error that the training split's predictions have.
         traffic: Traffic whose laws and categories are taken, and not the scenario's
             (`laps_env.policies.read_traffic`).
@@ -88,11 +95,11 @@ def _without_laws(given: str | RuleSpec, scenario: str, settings: dict[str, floa
     name, named = split_settings(given)
     settings = _agreed(given, named, settings)
     base, plus, draft_rule = name.partition("+")
-    rule_name = base.removesuffix(TUNED)
+    rule_name, objective = split_tuned(base)
     if base not in list_policies() or (plus and draft_rule != SMARTSPEC):
         return _fill_in(given, _rule_of_others(name, scenario), settings)
-    if base != rule_name:
-        settings = {**tuned_settings(rule_name, scenario), **settings}
+    if objective is not None:
+        settings = {**tuned_settings(rule_name, scenario, objective), **settings}
     if base in list_learned():
         with as_file(files(_PACKAGE) / "data" / base) as folder:
             spec = load_rule(base, str(folder), scenario)
@@ -234,7 +241,9 @@ def with_settings(policy: Policy, **settings: float) -> Policy:
     return replace(policy, settings=values, params=params)
 
 
-def tuned_settings(rule_name: str, scenario_name: str) -> dict[str, float]:
+def tuned_settings(
+    rule_name: str, scenario_name: str, objective: str = "mean_latency"
+) -> dict[str, float]:
     """Parameters tuned on a scenario's *validation* split, else those tuned over all."""
-    by_scenario: dict[str, dict[str, float]] = tuning_results()["settings"][rule_name]
-    return by_scenario.get(scenario_name, by_scenario["all"])
+    by_scenario: dict[str, dict[str, float]] = tuning_results()["settings"][objective][rule_name]
+    return by_scenario.get(scenario_name, by_scenario[OVERALL])

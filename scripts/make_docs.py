@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from laps_env.catalog import TUNED, list_policies, list_rules
+from laps_env.catalog import list_policies, list_rules
 from laps_env.envs.replay import SpecDecodeReplay
 from laps_env.policies import Parameter, get_rule
 from laps_env.policies._registry import tuned_settings
@@ -155,7 +155,7 @@ def parameters_table() -> str:
 def parameter_cells(rule: str, parameter: Parameter) -> list[str]:
     """Cells of one parameter."""
     kind = ", log" * parameter.log + ", integer" * parameter.integer
-    tuned = rule + TUNED in list_policies()
+    tuned = f"{rule}_tuned" in list_policies()
     return [
         f"`{rule}`",
         f"`{parameter.name}`",

@@ -29,9 +29,12 @@ from tiny_models import tiny_pair
 
 from laps_env.agents import runs
 from laps_env.agents.options import Budget, IndexOptions, PPOOptions
+from laps_env.catalog import list_rules
 from laps_env.cli import main as laps_env
-from laps_env.evaluation.tuning import TuningBudget, tune_all
+from laps_env.evaluation.tuning import TuningBudget
+from laps_env.evaluation.tuning_job import tune_all
 from laps_env.live.measure.record import Recipe, record_traces
+from laps_env.policies._registry import get_rule
 from laps_env.traces import AcceptanceTrace
 
 SCENARIO = "mixed-batch8-135m"
@@ -78,15 +81,16 @@ def _train(options: PPOOptions | IndexOptions) -> None:
 def tune() -> None:
     """Every rule on a scenario."""
     budget = TuningBudget(
-        trials=3,
         sampled=2,
+        refined=1,
         loads=(0.9,),
         seeds=(0,),
         finalists=1,
         final_seeds=(6,),
         num_requests=50,
     )
-    tune_all(budget, Path("tuned.json"), [SCENARIO], Path("journal"))
+    rules = [rule for rule in list_rules() if get_rule(rule).parameters]
+    tune_all(budget, Path("tuned.json"), rules, [SCENARIO], Path("journal"))
 
 
 def sweep() -> None:

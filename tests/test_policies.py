@@ -25,18 +25,24 @@ UNTUNED = {
 }
 
 
-@pytest.mark.parametrize("rule_name", tuning_results()["settings"])
-def test_every_scenario_has_tuned_settings_within_the_ranges(rule_name: str) -> None:
+@pytest.mark.parametrize(
+    ("objective", "rule_name"),
+    [(o, rule) for o, rules in tuning_results()["settings"].items() for rule in rules],
+)
+def test_every_scenario_has_tuned_settings_within_the_ranges(
+    objective: str, rule_name: str
+) -> None:
     results = tuning_results()
-    by_scenario = results["settings"][rule_name]
-    assert set(by_scenario) == {*list_scenarios(), "all"} - UNTUNED == set(results["budget"])
+    by_scenario = results["settings"][objective][rule_name]
+    assert set(by_scenario) == {*list_scenarios(), "all"} - UNTUNED
+    assert set(by_scenario) <= set(results["trials"][rule_name])
     spec = get_rule(rule_name)
     for settings in by_scenario.values():
         assert list(settings) == [p.name for p in spec.parameters]
         for p in spec.parameters:
             assert p.low <= settings[p.name] <= p.high
             assert not p.integer or settings[p.name] == int(settings[p.name])
-    for default, tuned in results["scores"][rule_name].values():
+    for default, tuned in results["scores"][objective][rule_name].values():
         assert tuned <= default  # the default is one of the settings tried
     for p in spec.parameters:
         assert p.low <= p.default <= p.high

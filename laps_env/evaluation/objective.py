@@ -1,4 +1,4 @@
-"""`Objective`: scores policies by their latency relative to a reference on the same workloads."""
+"""`Objective`: scores policies relative to a reference on the same workloads."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from laps_env.evaluation.episodes import serve
 from laps_env.evaluation.grid import REFERENCE
 from laps_env.policies import Policy, RuleSpec
 from laps_env.policies.base.traffic_model import Floats
+from laps_env.sim.metrics import has_limits, within_limits
 from laps_env.workloads import Workload
 from laps_env.workloads.predictors import PredictorError
 from laps_env.workloads.scenarios import Scenario
@@ -31,7 +32,8 @@ class Task:
         place: Index of its scenario in the objective's traffic.
         split: Split of the workload.
         workload: The workload itself.
-        reference: Mean and p99 latency of the reference policy, seconds, float64 [2].
+        reference: What the reference policy measures there, float64 [3]: mean and p99
+            latency in seconds, share of limits missed.
     """
 
     place: int
@@ -94,18 +96,21 @@ class Objective:
             seed=seed * self.repeats + repeat,
             predictor_error=error,
         )
-        reference = self._latencies(self._references, place, split, workload)
-        return Task(place, split, workload, reference)
+        return Task(
+            place, split, workload, self._measured(self._references, place, split, workload)
+        )
 
-    def _latencies(
+    def _measured(
         self, made: Sequence[Policy], place: int, split: str, workload: Workload
     ) -> Floats:
-        """Mean and p99 latency, seconds."""
+        """Mean and p99 latency in seconds, share of limits missed (NaN without limits), [3]."""
         scenario, _ = self.traffic[place]
         served = serve(made[place], workload, scenario, split=split, slots=self.slots)
         requests = served.requests()
         latency = (requests["completion_ns"] - requests["arrival_ns"]) * 1e-9
-        return np.array([latency.mean(), np.percentile(latency, 99)])
+        limited = requests[has_limits(requests)]
+        missed = 1 - within_limits(limited).mean() if limited.size else np.nan
+        return np.array([latency.mean(), np.percentile(latency, 99), missed])
 
     def log_ratios(self, made: Sequence[Policy], tasks: Iterable[Task]) -> Floats:
         """Log ratios of mean and p99 latency, averaged over the tasks, float64 [2].
@@ -114,8 +119,31 @@ class Objective:
             made: A policy for each of the traffic (`make`).
             tasks: Workloads of this objective.
         """
-        ratios = [self._latencies(made, t.place, t.split, t.workload) / t.reference for t in tasks]
-        return np.log(ratios).mean(axis=0)
+        return self._compared(made, tasks)[:2]
+
+    def scores(self, made: Sequence[Policy], tasks: Iterable[Task]) -> dict[str, float]:
+        """Score under each objective that the workloads have data for, lower is better.
+
+        Args:
+            made: A policy for each of the traffic (`make`).
+            tasks: Workloads of this objective.
+
+        Returns:
+            ``mean_latency``, ``p99_latency``: over the reference's, geometric mean over the tasks;
+            ``slo_attainment``: share of the limits that were *missed*, mean over the tasks.
+        """
+        mean, tail, missed = self._compared(made, tasks)
+        scores = {"mean_latency": float(np.exp(mean)), "p99_latency": float(np.exp(tail))}
+        return scores if np.isnan(missed) else scores | {"slo_attainment": float(missed)}
+
+    def _compared(self, made: Sequence[Policy], tasks: Iterable[Task]) -> Floats:
+        """Log ratios of mean and p99 latency, and share of limits missed, mean over tasks, [3]."""
+        values = [
+            np.array([*np.log(found[:2] / task.reference[:2]), found[2]])
+            for task in tasks
+            for found in [self._measured(made, task.place, task.split, task.workload)]
+        ]
+        return np.asarray(np.mean(values, axis=0))
 
 
 def with_weights(made: Sequence[Policy], weights: Floats) -> list[Policy]:
