@@ -38,9 +38,29 @@ def test_standings_are_the_hand_worked_ones() -> None:
     assert mine.tail == pytest.approx(0.5**0.5)  # of 2 and 1/4, place by place
     assert (mine.better, mine.tied, mine.worse) == (1, 0, 1)
     assert mine.worst == (2.0, "chat-serial-135m, load 0.9")
-    table = leaderboard_table([first, *others])
+    assert mine.tail_ci95 == pytest.approx((0.5**0.5,) * 2)  # two workloads, the same latencies
+    # the reference is as good as "other" for the tail and worse for the mean
+    assert [s.policy for s in [first, *others] if s.on_frontier] == ["other", "mine"]
     assert (
-        "| 1 | `other` | 0.800 | 1.000 | 1 / 1 / 0 | 1.00 (chat-serial-135m, load 0.9) |" in table
+        "| 1 | `other` | 0.800 (0.800-0.800) | 1.000 (1.000-1.000) | 2 | yes | 1 / 1 / 0 "
+        "| 1.00 (chat-serial-135m, load 0.9) |"
+    ) in leaderboard_table([first, *others])
+
+
+def test_the_clairvoyant_dominates_nobody_and_limits_have_ranks() -> None:
+    rows = [
+        row("laps_sd_tuned", 0.9, 30.0, 4.0, slo_attainment=0.5),
+        row("oracle_srpt", 0.9, 10.0, 1.0, slo_attainment=0.9),
+        row("fcfs", 0.9, 60.0, 2.0, slo_attainment=0.75),
+    ]
+    listed = leaderboard([document(*rows)])
+    assert [(s.policy, s.on_frontier) for s in listed] == [
+        ("oracle_srpt", False),
+        ("laps_sd_tuned", True),
+        ("fcfs", True),
+    ]
+    assert "| 3 | `fcfs` | 2.000 (2.000-2.000) | 0.500 (0.500-0.500) | 2 | yes | 75.0% | 2 |" in (
+        leaderboard_table(listed)
     )
 
 

@@ -13,22 +13,14 @@ from test_evaluation import GRID, run
 
 from laps_env.cli import main
 from laps_env.evaluation.results import Results
-from laps_env.report.page import report_page, sample_latencies
+from laps_env.report.page import report_page
 from laps_env.report.write import steps_of, write_report
+from laps_env.sim.metrics import PERCENTILES
 
 
 @pytest.fixture(scope="module")
 def results() -> Results:
     return run(GRID)
-
-
-def test_a_sample_is_of_the_workload_that_the_row_names(results: Results) -> None:
-    row = results.rows[0]
-    (sample,) = sample_latencies([row])
-    assert len(sample["quantiles"]) == 51
-    assert sample["quantiles"] == sorted(sample["quantiles"])
-    ((_, alone),) = sample["categories"]  # this scenario has one category
-    assert alone == pytest.approx(row.episode_mean_latency_s[0])
 
 
 def test_an_evaluation_ends_in_a_report(
@@ -45,17 +37,13 @@ def test_an_evaluation_ends_in_a_report(
     assert Path("elsewhere/index.html").exists()
 
 
-def test_a_report_of_a_thousand_episodes_opens_and_says_that_it_samples(
-    page: Any, results: Results, tmp_path: Path
-) -> None:
+def test_a_report_of_a_thousand_episodes_opens(page: Any, results: Results, tmp_path: Path) -> None:
     rows = [replace(row, load=0.001 * k) for k in range(1, 126) for row in results.rows]
     assert len(rows) * GRID.episodes >= 1000
-    samples = sample_latencies(results.rows) * 125
     index = tmp_path / "index.html"
-    index.write_text(report_page(replace(results, rows=rows), samples, {}))
+    index.write_text(report_page(replace(results, rows=rows), {}))
     assert index.stat().st_size < 4e6
     page.goto(index.as_uri())
-    assert "of the first workload of each alone" in page.inner_text("#about")
     assert len(page.query_selector_all("#load option")) == 125
     assert len(page.query_selector_all("#loads circle")) >= 125
 
@@ -77,13 +65,15 @@ def test_timelines_are_of_the_highest_load_and_the_fastest_rule(
 def test_the_page_draws_rows_that_differ_by_rounding_alone(
     page: Any, results: Results, tmp_path: Path
 ) -> None:
-    rows = [replace(row, mean_latency_s=12.66, p99_latency_s=1e-300) for row in results.rows]
+    changed: Any = {
+        "mean_latency_s": 12.66,
+        "p99_latency_s": 1e-300,
+        "category_mean_latency_s": {"__proto__": 1.0},
+    }
+    rows = [replace(row, **changed) for row in results.rows]
     rows[1] = replace(rows[1], mean_latency_s=float(np.nextafter(12.66, 13)))
     index = tmp_path / "index.html"
-    samples = sample_latencies(results.rows)
-    for sample in samples:
-        sample["categories"] = [("__proto__", 1.0)]
-    index.write_text(report_page(replace(results, rows=rows), samples, {}))
+    index.write_text(report_page(replace(results, rows=rows), {}))
     page.goto(index.as_uri())
     assert len(page.query_selector_all("#tails circle")) >= 2
     assert "__proto__" in page.inner_text("#categories")
@@ -102,14 +92,17 @@ def test_no_tick_is_told_twice(
 ) -> None:
     values = around * (1 + spread * np.linspace(0, 1, len(results.rows)))
     rows = [
-        replace(row, mean_latency_s=x, p99_latency_s=2 * x, ratio_to_reference=x)
+        replace(
+            row,
+            mean_latency_s=x,
+            ratio_to_reference=x,
+            **{f"p{q}_latency_s": x * (1 + q / 1e4) for q in PERCENTILES[:-1]},  # type: ignore[arg-type]
+            p99_latency_s=2 * x,
+        )
         for row, x in zip(results.rows, values.tolist(), strict=True)
     ]
-    samples = [
-        {"quantiles": np.linspace(x, 1.01 * x, 51).tolist(), "categories": []} for x in values
-    ]
     index = tmp_path / "index.html"
-    index.write_text(report_page(replace(results, rows=rows), samples, {}))
+    index.write_text(report_page(replace(results, rows=rows), {}))
     page.goto(index.as_uri())
     for chart in ("distribution", "loads", "tails"):
         for ticks in page.eval_on_selector(f"#{chart}", TICKS):
@@ -129,9 +122,7 @@ def test_the_page_fits_a_narrow_window(
     ]
     index = tmp_path / "index.html"
     links = {str(scenario): {"timelines, load 0.9": "x.html"} for scenario in GRID.scenarios}
-    index.write_text(
-        report_page(replace(results, rows=rows), sample_latencies(results.rows), links)
-    )
+    index.write_text(report_page(replace(results, rows=rows), links))
     page.set_viewport_size({"width": width, "height": 800})
     page.goto(index.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -149,14 +140,14 @@ def test_an_error_leaves_nothing_and_does_not_wait(results: Results, tmp_path: P
 def test_progress_is_told_step_by_step(results: Results, tmp_path: Path) -> None:
     steps: list[int] = []
     write_report(results, tmp_path, steps.append)
-    assert sum(steps) == steps_of(results) == len(results.rows) + 2
+    assert sum(steps) == steps_of(results) == 2
 
 
 def test_texts_cannot_leave_the_data(results: Results) -> None:
     evil = "</script><script>alert(1)</script>"
     rows = [replace(row, policy=evil, reference=evil) for row in results.rows]
     links = {evil: {evil: evil}}
-    page = report_page(replace(results, rows=rows), sample_latencies(results.rows), links)
+    page = report_page(replace(results, rows=rows), links)
     assert page.count("</script>") == 1
 
 

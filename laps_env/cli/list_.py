@@ -28,7 +28,7 @@ class List(Command):
         )
         known = catalog.list_policies()
         for name in catalog.list_rules():
-            names = f"{name}[_tuned]" if name + catalog.TUNED in known else name
+            names = f"{name}[_tuned]" if f"{name}_tuned" in known else name
             print(f"  {names:24} {catalog.describe_rule(name)}")
         for name in catalog.list_learned():
             print(f"  {name:24} Learned, see docs/learned.md.")

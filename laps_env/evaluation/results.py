@@ -133,6 +133,9 @@ class Row:
     load_realised_range: Bounds | None = None
     episode_load_realised: list[Positive] | None = None
     # and these were not taken down when most rows of version 3 were made
+    p10_latency_s: Positive | None = None
+    p25_latency_s: Positive | None = None
+    p75_latency_s: Positive | None = None
     p90_latency_s: Positive | None = None
     p99_latency_ci95: Bounds | None = None
     category_mean_latency_s: dict[str, Positive] | None = None

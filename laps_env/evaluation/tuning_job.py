@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -117,10 +117,10 @@ def _score_of(rule: str, objective: Objective, tasks: Sequence[Task]) -> Score:
 
 def _tuned_on(
     scenario: str, rules: Sequence[str], budget: TuningBudget, pool: ThreadPoolExecutor
-) -> list[dict[str, Found]]:
-    """The best settings of each rule on a scenario."""
+) -> Iterable[dict[str, Found]]:
+    """The best settings of each rule on a scenario, one after the other."""
     if not rules:
-        return []
+        return ()
     objective = _objective(scenario, budget)
     tasks = _tasks(objective, budget.seeds, pool)
     final = _tasks(objective, budget.final_seeds, pool)
@@ -129,7 +129,7 @@ def _tuned_on(
         score = _score_of(rule, objective, tasks)
         return tune(make(rule).spec, score, _score_of(rule, objective, final), budget)
 
-    return list(pool.map(tuned, rules))
+    return pool.map(tuned, rules)
 
 
 def _tuned_over_all(

@@ -1,17 +1,27 @@
-"""The leaderboard: policies of one or more results files on the same workloads, best first."""
+"""The leaderboard: policies of one or more results files on the same workloads, best first.
+
+Serving teams trade the mean latency for its tail, so a policy is judged by both: it is on the
+frontier where no other is better in one and at least as good in the other.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from laps_env.evaluation.results import Results, Row
-from laps_env.evaluation.statistics import ratio_with_interval, side_of_one
+from laps_env.evaluation.statistics import (
+    Interval,
+    log_levels,
+    ratio_of_levels,
+    ratio_with_interval,
+    side_of_one,
+)
 from laps_env.report.tables import markdown_table
 
 Workloads = tuple[Any, ...]
@@ -24,8 +34,13 @@ class Standing:
 
     Attributes:
         policy: Name, with the policy's digest where the files have several of that name.
-        mean: Geometric mean, over scenarios and loads, of its mean latency over the reference's.
-        tail: Geometric mean of p99 latencies over the reference's.
+        mean: Geometric mean, over scenarios and loads, of its mean latency over the reference's,
+            with its interval ``mean_ci95``.
+        tail: Geometric mean of p99 latencies over the reference's, with ``tail_ci95``.
+        attainment: Share of the limits that it kept, mean over scenarios and loads that have
+            limits; None without any.
+        on_frontier: Whether no other policy is better for mean or tail and as good for the other;
+            the clairvoyant, which nobody can be, does not count.
         better, tied, worse: Scenarios and loads in which the 95 % interval of that ratio of mean
             latencies is below, around and above 1; those of a single workload have none.
         worst: Largest of the ratios, and where.
@@ -33,11 +48,15 @@ class Standing:
 
     policy: str
     mean: float
+    mean_ci95: Interval
     tail: float
+    tail_ci95: Interval
+    attainment: float | None
     better: int
     tied: int
     worse: int
     worst: tuple[float, str]
+    on_frontier: bool = False
 
 
 def leaderboard(results: Iterable[Results]) -> list[Standing]:
@@ -68,25 +87,58 @@ def leaderboard(results: Iterable[Results]) -> list[Standing]:
                 f"{len(own.keys() - reference.keys())} rows more, "
                 f"{len(reference.keys() - own.keys())} rows less"
             )
-    listed = (_standing(policy, own, reference) for policy, own in found.items())
-    return sorted(listed, key=lambda standing: standing.mean)
+    standings = [_standing(policy, own, reference) for policy, own in found.items()]
+    rivals = [s for s in standings if s.policy != rows[0].oracle]
+    marked = (
+        replace(s, on_frontier=s in rivals and not any(_dominates(r, s) for r in rivals))
+        for s in standings
+    )
+    return sorted(marked, key=lambda standing: standing.mean)
+
+
+def _dominates(one: Standing, other: Standing) -> bool:
+    """Whether it is as good for mean and tail, and better for one."""
+    return (
+        one.mean <= other.mean
+        and one.tail <= other.tail
+        and ((one.mean, one.tail) != (other.mean, other.tail))
+    )
 
 
 def leaderboard_table(listed: list[Standing]) -> str:
-    """The standings as Markdown."""
-    headings = ["", "policy", "mean latency", "p99 latency", "better / tied / worse", "worst"]
+    """The standings as Markdown, with their ranks under each objective."""
+    limited = any(s.attainment is not None for s in listed)
+    by_tail = sorted(listed, key=lambda s: s.tail)
+    by_limits = sorted(listed, key=lambda s: -(s.attainment or 0.0))
+    headings = [
+        *("", "policy", "mean latency", "p99 latency", "rank by p99", "frontier"),
+        *(["limits kept", "rank by limits"] if limited else []),
+        *("better / tied / worse", "worst"),
+    ]
     body = [
         [
             rank,
             f"`{s.policy}`",
-            f"{s.mean:.3f}",
-            f"{s.tail:.3f}",
+            told(s.mean, s.mean_ci95),
+            told(s.tail, s.tail_ci95),
+            1 + by_tail.index(s),
+            "yes" if s.on_frontier else "",
+            *([_share(s.attainment), 1 + by_limits.index(s)] if limited else []),
             f"{s.better} / {s.tied} / {s.worse}",
             f"{s.worst[0]:.2f} ({s.worst[1]})",
         ]
         for rank, s in enumerate(listed, 1)
     ]
     return markdown_table(headings, body)
+
+
+def told(ratio: float, interval: Interval) -> str:
+    """A ratio with its interval, where there is one."""
+    return f"{ratio:.3f}" + (f" ({interval[0]:.3f}-{interval[1]:.3f})" if interval else "")
+
+
+def _share(attainment: float | None) -> str:
+    return "n/a" if attainment is None else f"{attainment:.1%}"
 
 
 def _changing(documents: list[Results]) -> set[str]:
@@ -150,19 +202,23 @@ def _standing(policy: str, own: dict[Workloads, Row], reference: dict[Workloads,
         )
         for row, base in pairs
     ]
-    tails = [
-        np.sum(row.episode_p99_latency_s) / np.sum(base.episode_p99_latency_s)
-        for row, base in pairs
-    ]
     sides = [side_of_one(interval) for _, interval in means if interval is not None]
     ratios = np.array([ratio for ratio, _ in means])
     worst = int(ratios.argmax())
+    kept = [row.slo_attainment for row, _ in pairs if row.slo_attainment is not None]
     return Standing(
         policy,
-        float(np.exp(np.log(ratios).mean())),
-        float(np.exp(np.log(tails).mean())),
+        *_ratio(pairs, "episode_mean_latency_s"),
+        *_ratio(pairs, "episode_p99_latency_s"),
+        float(np.mean(kept)) if kept else None,
         sides.count(-1),
         sides.count(0),
         sides.count(1),
         (float(ratios[worst]), pairs[worst][0].place),
     )
+
+
+def _ratio(pairs: list[tuple[Row, Row]], name: str) -> tuple[float, Interval]:
+    """Geometric mean, over pairs of rows, of the first's latencies over the second's."""
+    own, base = (log_levels([np.array(getattr(rows[k], name)) for rows in pairs]) for k in range(2))
+    return ratio_of_levels(own, base, min(row.episodes for row, _ in pairs))

@@ -1,21 +1,33 @@
-"""Results as a picture: latency relative to LAPS-SD, a panel per load and kind of server."""
+"""Results as a picture: tail against mean, a panel for each family of scenarios and each load."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from laps_env.evaluation.results import Results, Row
+from laps_env.evaluation.results import Results
+from laps_env.report.leaderboard import Standing, leaderboard
 from laps_env.utils.files import write_beside
 
 #: File endings that the picture can have.
 FORMATS = (".png", ".pdf", ".svg")
 
-#: Ratios beyond are written at the edge as numbers.
-FARTHEST = 3.5
+#: Size of a panel and the largest of the whole, in inches of 100 pixels.
+PANEL, LARGEST = (6.4, 5.0), (16.0, 12.0)
+
+#: Loads of which there are panels, the highest.
+MOST_LOADS = 3
+
+#: Room between two names, as a share of the panel's height.
+LINE = 0.042
+
+#: Times the reference's beyond which a policy stands at the panel's edge.
+FARTHEST = 4.0
 
 
 def check_picture(path: Path) -> None:
@@ -35,109 +47,98 @@ def check_picture(path: Path) -> None:
 
 
 def draw_picture(results: Results, path: Path) -> None:
-    """Draw and write in one move; a policy is left out where its tuned variant is there too."""
+    """Draw the frontier of mean and p99 latency, and write it in one move."""
     from matplotlib.figure import Figure
 
-    rows = results.rows
-    names = _shown(rows, results.reference)
-    loads = list(dict.fromkeys(row.load for row in rows))
-    batches = sorted({row.batch_size for row in rows})
-    scenarios = list(dict.fromkeys(_traffic(row) for row in rows))
-    height = 1.2 + len(batches) * (0.5 + 0.042 * len(names) * (len(scenarios) + 2.5))
-    figure = Figure(figsize=(2.0 + 4.4 * len(loads), height), layout="constrained")
-    panels = figure.subplots(len(batches), len(loads), squeeze=False, sharex=True, sharey=True)
-    for line, batch in zip(panels, batches, strict=True):
-        for panel, load in zip(line, loads, strict=True):
-            inside = [r for r in rows if r.batch_size == batch and r.load == load]
-            _draw_panel(panel, inside, names, scenarios)
-            server = "one request at a time" if batch == 1 else f"batches of {batch}"
-            panel.set_title(f"{server}, load {load}", fontsize=10)
-    _label_axes(panels, rows, names)
-    handles, labels = {}, {}
-    for panel in panels.flat:
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            handles[label], labels[label] = handle, label
-    figure.legend(
-        [handles[s] for s in scenarios],
-        scenarios,
-        loc="outside upper center",
-        frameon=False,
-        ncols=min(len(scenarios), 6),
-        fontsize=9,
-    )
-    figure.supxlabel(
-        f"mean latency relative to {results.reference} (95 % interval), less is better",
-        fontsize=10,
-    )
+    families = list(dict.fromkeys(row.family for row in results.rows))
+    loads = list(dict.fromkeys(row.load for row in results.rows))[-MOST_LOADS:]
+    shape = (len(loads), len(families)) if len(families) > 1 else (1, len(loads))
+    wide, high = (min(p * n, most) for p, n, most in zip(PANEL, shape[::-1], LARGEST, strict=True))
+    figure = Figure(figsize=(wide, high), layout="constrained")
+    panels = figure.subplots(*shape, squeeze=False).flat
+    places = [(load, family) for load in loads for family in families]
+    for panel, (load, family) in zip(panels, places, strict=True):
+        rows = [row for row in results.rows if (row.load, row.family) == (load, family)]
+        _draw_panel(panel, leaderboard([replace(results, rows=rows)]), results)
+        panel.set_title(f"{family}, load {load}", fontsize=11)
+    figure.supxlabel(f"mean latency / {results.reference}'s (95 % interval)", fontsize=11)
+    figure.supylabel(f"p99 latency / {results.reference}'s", fontsize=11)
     image = io.BytesIO()
-    figure.savefig(image, format=path.suffix[1:], dpi=130)
+    figure.savefig(image, format=path.suffix[1:], dpi=100)
     write_beside(path, [image.getvalue()])
 
 
-def _traffic(row: Row) -> str:
-    """The scenario's name without the kind of its server."""
-    return str(row.scenario).rpartition("-")[0] or str(row.scenario)
-
-
-def _shown(rows: list[Row], reference: str) -> list[str]:
-    """Policies from the fastest to the slowest, by their mean log ratio; not the reference."""
-    names = list(dict.fromkeys(row.policy for row in rows))
-    keep_both = reference.removesuffix("_tuned")
-    names = [n for n in names if n != reference and (n == keep_both or f"{n}_tuned" not in names)]
-    if not names:
-        names = [reference]
-    of = {
-        name: np.mean([np.log(r.ratio_to_reference) for r in rows if r.policy == name])
-        for name in names
-    }
-    return sorted(names, key=lambda name: float(of[name]))
-
-
-def _draw_panel(panel: Any, rows: list[Row], names: list[str], scenarios: list[str]) -> None:
-    """A point with its interval per policy and scenario, scenarios one below the other."""
-    present = [s for s in scenarios if any(_traffic(row) == s for row in rows)]
-    for k, scenario in enumerate(present):
-        chosen = {r.policy: r for r in rows if _traffic(r) == scenario}
-        drawn = [(i, chosen[name]) for i, name in enumerate(names) if name in chosen]
-        if not drawn:
-            continue
-        ratio = np.array([row.ratio_to_reference for _, row in drawn])
-        bounds = np.array([row.ratio_ci95 or [row.ratio_to_reference] * 2 for _, row in drawn])
-        place = np.array([i for i, _ in drawn]) + 0.7 * ((k + 0.5) / len(present) - 0.5)
-        color = f"C{scenarios.index(scenario)}"
-        for x, y in zip(ratio, place, strict=True):
-            if x > FARTHEST:
-                panel.text(
-                    FARTHEST, y, f"{x:.0f} \u2192", color=color, fontsize=8, va="center", ha="right"
-                )
-        near = ratio <= FARTHEST
+def _draw_panel(panel: Any, standings: Sequence[Standing], results: Results) -> None:
+    """A point with its intervals for each policy; those that are dominated are dim."""
+    named = []
+    for standing in standings:
+        other = standing.policy == results.oracle
+        color = "C0" if standing.on_frontier else "C3" if other else "0.75"
+        if standing.policy == results.reference and not standing.on_frontier:
+            color = "0.2"
+        if color != "0.75":
+            named.append(standing)
+        x, y = _shown(standing)
         panel.errorbar(
-            ratio[near],
-            place[near],
-            xerr=np.abs(bounds[near].T - ratio[near]),
-            fmt="o",
-            markersize=3.5,
-            elinewidth=1.2,
+            x,
+            y,
+            xerr=_arms(x, standing.mean_ci95),
+            yerr=_arms(y, standing.tail_ci95),
+            fmt="D" if other else "o",
+            markersize=5,
+            elinewidth=1,
             color=color,
-            label=scenario,
+            zorder=2 + (color != "0.75"),
         )
-    for i in range(0, len(names), 2):
-        panel.axhspan(i - 0.5, i + 0.5, color="0.96", zorder=0)
-    panel.axvline(1.0, color="0.4", linewidth=1, zorder=1)
+    frontier = [_shown(s) for s in standings if s.on_frontier]
+    panel.step(*zip(*frontier, strict=True), where="post", color="C0", alpha=0.4, zorder=1)
+    _scale(panel)
+    _name(panel, named)
 
 
-def _label_axes(panels: Any, rows: list[Row], names: list[str]) -> None:
+def _shown(standing: Standing) -> tuple[float, float]:
+    return min(standing.mean, FARTHEST), min(standing.tail, FARTHEST)
+
+
+def _arms(value: float, interval: tuple[float, float] | None) -> Any:
+    """Lengths of an interval's two halves, inside the panel."""
+    if interval is None or value >= FARTHEST:
+        return None
+    low, high = interval
+    return np.maximum([[value - low], [min(high, FARTHEST) - value]], 0)
+
+
+def _scale(panel: Any) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    for panel in panels.flat:
-        panel.set_xscale("log")
-        panel.set_xlim(right=FARTHEST)
-        panel.xaxis.set_major_locator(FixedLocator([0.25, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10]))
-        panel.xaxis.set_minor_locator(NullLocator())
-        panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        panel.tick_params(labelsize=9)
-        panel.tick_params(axis="y", length=0)
-        panel.spines[["top", "right"]].set_visible(False)
-    for panel in panels[:, 0]:
-        panel.set_yticks(range(len(names)), names)
-        panel.set_ylim(len(names) - 0.5, -0.5)
+    ticks = [0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4]
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_major_locator(FixedLocator(ticks))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    panel.tick_params(labelsize=9)
+    panel.grid(color="0.93")
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _name(panel: Any, standings: Iterable[Standing]) -> None:
+    """Names beside their points, far enough from each other to be read."""
+    to_share = panel.transScale + panel.transLimits
+    panel.autoscale_view()
+    height = -1.0
+    for standing in sorted(standings, key=lambda s: s.tail):
+        x, y = to_share.transform(_shown(standing))
+        height = max(height + LINE, y + 0.015)
+        left = x > 0.7
+        panel.annotate(
+            standing.policy,
+            _shown(standing),
+            (x + (-0.03 if left else 0.03), height),
+            textcoords="axes fraction",
+            ha="right" if left else "left",
+            va="center",
+            fontsize=9,
+            arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6},
+        )

@@ -22,11 +22,13 @@ _HEADINGS = (
     "p50 s",
     "p95 s",
     "p99 s",
-    "max slowdown",
+    "p99 ttft s",
+    "p99 tpot ms",
+    "stall s",
+    "limits kept",
     "max idle s",
     "gap closed",
 )
-
 
 #: How far a realised load may be off its label before it is worth a warning.
 LOAD_TOLERANCE = 0.03
@@ -154,7 +156,7 @@ def places_of(results: Results) -> Iterator[list[Row]]:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    interval, gap = row.ratio_ci95, row.gap_closed
+    interval = row.ratio_ci95
     return (
         row.policy,
         f"{row.mean_latency_s:.2f}",
@@ -163,15 +165,23 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.p50_latency_s:.2f}",
         f"{row.p95_latency_s:.2f}",
         f"{row.p99_latency_s:.2f}",
-        f"{row.max_slowdown:.0f}",
+        _number(row.p99_ttft_s, "{:.2f}"),
+        _number(row.p99_tpot_s, "{:.1f}", 1000),
+        _number(row.longest_stall_s, "{:.1f}"),
+        _number(row.slo_attainment, "{:.1%}"),
         f"{row.max_idle_s:.0f}",
-        "n/a" if gap is None else f"{gap:.2f}",
+        _number(row.gap_closed, "{:.2f}"),
     )
+
+
+def _number(value: float | None, form: str, times: float = 1) -> str:
+    return "n/a" if value is None else form.format(times * value)
 
 
 def _legend(results: Results) -> str:
     return (
         f"ratio: mean latency over that of {results.reference} on the same workloads; "
-        "percentiles: mean over workloads;\nmax: over all workloads; idle: a request's longest "
-        f"wait for a round; gap closed: 0 = {results.reference}, 1 = {results.oracle}."
+        "percentiles: mean over workloads;\nttft: time to first token; tpot: time per output token "
+        "behind it; stall: longest time between tokens, idle: longest wait for\na round, over all "
+        f"workloads; gap closed: 0 = {results.reference}, 1 = {results.oracle}."
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from laps_env.evaluation.results import Results, Row
-from laps_env.report.page import Links, Sample, report_page, sample_latencies, sample_of
+from laps_env.report.page import Links, report_page
 from laps_env.report.tables import results_page
 from laps_env.report.timeline import Timeline, record_row
 from laps_env.report.timeline_page import comparison_page, file_name, write_timelines
@@ -23,7 +23,7 @@ TIMELINE_REQUESTS = 60
 
 def steps_of(results: Results) -> int:
     """Steps of `write_report` on these results."""
-    return len(results.rows) + len(_busiest(results))
+    return len(_busiest(results))
 
 
 def write_report(
@@ -45,7 +45,6 @@ def write_report(
         ValueError: Results that cannot be run again; nothing is written then.
         OSError: The folder cannot be written.
     """
-    samples = sample_latencies(results.rows, on_progress)
     pages: dict[str, str] = {}
     links: Links = {}
     for scenario, rows in _busiest(results).items():
@@ -56,7 +55,7 @@ def write_report(
     (folder / "timelines").mkdir(parents=True, exist_ok=True)
     for address, page in pages.items():
         write_beside(folder / address, [page.encode()])
-    return _write_pages(results, folder, samples, links)
+    return _write_pages(results, folder, links)
 
 
 def _busiest(results: Results) -> dict[str, list[Row]]:
@@ -85,10 +84,10 @@ def _timeline_page(rows: list[Row]) -> str:
     return comparison_page(recorded, f"{first.place}, {TIMELINE_REQUESTS} requests")
 
 
-def _write_pages(results: Results, folder: Path, samples: list[Sample], links: Links) -> Path:
+def _write_pages(results: Results, folder: Path, links: Links) -> Path:
     write_beside(folder / "results.md", [results_page(results).encode()])
     index = folder / "index.html"
-    write_beside(index, [report_page(results, samples, links).encode()])
+    write_beside(index, [report_page(results, links).encode()])
     return index
 
 
@@ -108,7 +107,6 @@ class LiveReport:
         self._folder = folder
         (folder / "timelines").mkdir(parents=True, exist_ok=True)
         self._links: Links = defaultdict(dict)
-        self._samples: dict[tuple[str, float | str, str], Sample] = {}  # of the first seed alone
 
     def add(self, place: Place, timelines: list[Timeline]) -> None:
         """Write page and Chrome traces of a workload (`laps_env.live.backend.LiveBackend`)."""
@@ -118,11 +116,7 @@ class LiveReport:
         title = f"live {scenario}, load {load}, {requests} requests, seed {seed}"
         write_timelines(timelines, self._folder / address, title)
         self._links[scenario][f"timelines, load {load}, seed {seed}"] = address
-        for timeline in timelines:
-            sample = sample_of(timeline.requests, timeline.categories)
-            self._samples.setdefault((scenario, load, timeline.title), sample)
 
     def write(self, results: Results) -> Path:
         """Write ``results.md`` and ``index.html``, whose path is returned."""
-        samples = [self._samples[row.scenario, row.load, row.policy] for row in results.rows]
-        return _write_pages(results, self._folder, samples, self._links)
+        return _write_pages(results, self._folder, self._links)

@@ -16,8 +16,8 @@ from laps_env.sim.state import LIMITS, NO_LIMIT
 from laps_env.sim.workload import Workload
 from laps_env.utils.jit import jit
 
-#: Percentiles of latencies that are reported.
-PERCENTILES = (50, 90, 95, 99)
+#: Percentiles that are reported, enough to draw a distribution.
+PERCENTILES = (10, 25, 50, 75, 90, 95, 99)
 
 #: Beginning of the names of the mean latencies by category.
 OF_CATEGORY = "mean_latency_s/"
@@ -98,12 +98,13 @@ def summarize(
 
         - ``requests``, ``started``, ``finished``: counts of those that had arrived, had their
           first token, were complete,
-        - ``mean_latency_s``, ``p50_latency_s``, ``p90_latency_s``, ``p95_latency_s``,
-          ``p99_latency_s``, ``max_latency_s``: completion - arrival, backlog included,
+        - ``mean_latency_s``, ``p10_latency_s``, ``p25_latency_s``, ``p50_latency_s``,
+          ``p75_latency_s``, ``p90_latency_s``, ``p95_latency_s``, ``p99_latency_s``,
+          ``max_latency_s``: completion - arrival, backlog included,
         - ``mean_latency_s/<category>``: its mean over each category that has a request,
-        - ``mean_ttft_s``, ``p50_ttft_s``, ``p90_ttft_s``, ``p99_ttft_s``: arrival to the end of the
+        - ``mean_ttft_s``, the same percentiles ``p10_ttft_s``, ...: arrival to the end of the
           first round, over the started,
-        - ``mean_tpot_s``, ``p50_tpot_s``, ``p90_tpot_s``, ``p99_tpot_s``: (completion - first
+        - ``mean_tpot_s``, ``p10_tpot_s``, ...: (completion - first
           token) / (output tokens - 1), over the finished of more than one output token,
         - ``p99_itl_s``: time from one delivery of tokens to the next, over all of them, within
           1.6 % (`laps_env.sim.gaps`); ``longest_stall_s``: the longest,
