@@ -23,6 +23,7 @@ from laps_env.cli.import_ import Import
 from laps_env.cli.list_ import List
 from laps_env.cli.record import Record
 from laps_env.cli.report import Report
+from laps_env.cli.score import Score
 from laps_env.cli.sweep import Sweep
 from laps_env.cli.timeline import Timeline
 from laps_env.cli.train import Train
@@ -39,6 +40,7 @@ COMMANDS: dict[str, type[Command]] = {
     "train": Train,
     "sweep": Sweep,
     "tune": Tune,
+    "score": Score,
     "record": Record,
     "calibrate": Calibrate,
     "fit-traffic": FitTraffic,

@@ -46,11 +46,11 @@ class TuningBudget:
     refined: int = 16
     refine_by: int = 8
     loads: tuple[float, ...] = (0.7, 0.9)
-    seeds: tuple[int, ...] = tuple(range(4))
-    finalists: int = 4
-    final_seeds: tuple[int, ...] = tuple(range(4, 16))
+    seeds: tuple[int, ...] = tuple(range(3))
+    finalists: int = 3
+    final_seeds: tuple[int, ...] = tuple(range(3, 11))
     overall_seeds: tuple[int, ...] = (0,)
-    num_requests: int = 1000
+    num_requests: int = 600
 
 
 class Found(TypedDict):
