@@ -21,6 +21,7 @@ evaluate: $(VENV)/.evaluate  ## compare ten policies in two minutes: table, resu
 
 board: $(VENV)/.evaluate  ## play all policies in all scenarios, on all cores, and go on where it was
 	$(VENV)/bin/laps-env evaluate --full --json board.json --report board $(ARGS)
+	$(VENV)/bin/laps-env evaluate --policies all --scenario limits-batch8-8b --json limits.json --report limits $(ARGS)
 
 test: $(VENV)/.dev  ## run the tests, without those for a GPU (ARGS="-m gpu": those alone)
 	$(RUN) -m pytest -m "not gpu" $(ARGS)

@@ -1,4 +1,4 @@
-"""Write the tables of a results file into README.md and docs/board.md."""
+"""Write the tables and the picture of results files into README.md and docs/board.md."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from make_docs import ROOT, filled
 
 from laps_env.evaluation.results import Results, Row, read_results
 from laps_env.report.leaderboard import leaderboard, leaderboard_table
+from laps_env.report.picture import draw_picture
 from laps_env.report.tables import families_of, markdown_table
 from laps_env.utils.files import write_beside
 from laps_env.workloads.predictors import RECORDED
@@ -21,13 +22,13 @@ from laps_env.workloads.predictors import RECORDED
 #: Policies of the tables that have not room for all, where the results have them.
 MAIN_POLICIES = (
     "fcfs",
+    "sjf",
     "las_tuned",
-    "sprpt_tuned",
+    "boost",
+    "uniboost_tuned",
     "laps_sd",
-    "bayes_srpt_tuned",
     "gittins_tuned",
     "learned",
-    "learned_index",
     "oracle_srpt",
 )
 #: Load of these tables.
@@ -65,29 +66,74 @@ def families_side_by_side(results: Results) -> str:
     return f"{table}\n\n{measured_on(results, str(RESULTS_LOAD))}"
 
 
-def board(results: Results) -> str:
-    """All policies over all scenarios and loads, then the main ones in each scenario."""
+def board(results: Results, limited: Results) -> str:
+    """All policies over all places, by family and by limits; the main ones by scenario."""
     loads = " and ".join(dict.fromkeys(str(row.load) for row in results.rows))
     at_load = [row for row in results.rows if row.load == RESULTS_LOAD]
-    by_family = groupby(
-        sorted(at_load, key=lambda row: not row.family.startswith("recorded")),
-        key=lambda row: row.family,
-    )
+    by_family = {
+        family: list(rows)
+        for family, rows in groupby(
+            sorted(at_load, key=lambda row: (not row.family.startswith("recorded"), row.family)),
+            key=lambda row: row.family,
+        )
+    }
     return "\n\n".join(
         [
             measured_on(results, loads),
             leaderboard_table(leaderboard([results])),
-            f"![Mean latency of each policy relative to {results.reference}](results.png)",
+            "## The frontier",
+            f"Load {RESULTS_LOAD}; dominated policies are dim, and their names are in the tables.",
+            "![p99 latency against mean latency](results.png)",
+            *(frontier_table(family, rows, results) for family, rows in by_family.items()),
+            "## Limits kept",
+            limits_table(limited),
+            "## Scenario by scenario",
             f"At load {RESULTS_LOAD}: first mean latency / that of `{results.reference}` (95 % "
             "bootstrap interval over workloads), then p99 latency in seconds (mean over workloads) "
             f"/ gap closed, from 0 = `{results.reference}` to 1 = `{results.oracle}` (n/a: too "
             "small a gap to divide).",
-            *(family_tables(family, list(rows), results.reference) for family, rows in by_family),
+            *(family_tables(family, rows, results.reference) for family, rows in by_family.items()),
             "Scenarios and loads in which a policy's mean latency is better than / tied with / "
             f"worse than that of `{results.reference}` (95 % interval), by family:",
             standing_table(results),
         ]
     )
+
+
+def frontier_table(family: str, rows: list[Row], results: Results) -> str:
+    """Every policy over the scenarios of one family."""
+    count = len({row.scenario for row in rows})
+    table = leaderboard_table(leaderboard([replace(results, rows=rows)]))
+    return f"**{family[0].upper()}{family[1:]}**, {count} scenario{'s' * (count > 1)}:\n\n{table}"
+
+
+def limits_table(results: Results) -> str:
+    """Policies by the share of limits that they kept at the load of the tables."""
+    rows = [row for row in results.rows if row.load == RESULTS_LOAD]
+    first = rows[0]
+    cells = [
+        [
+            f"`{row.policy}`",
+            with_interval(row.slo_attainment, row.slo_attainment_ci95, 3),
+            with_interval(row.goodput_rps, row.goodput_rps_ci95, 2),
+            f"{row.mean_latency_s:.2f}",
+            f"{row.p99_latency_s:.2f}",
+            f"{row.p99_ttft_s:.2f}",
+            f"{1000 * (row.p99_tpot_s or 0):.0f}",
+            f"{row.longest_stall_s:.1f}",
+        ]
+        for row in sorted(rows, key=lambda row: -(row.slo_attainment or 0))
+    ]
+    headings = ["policy", "limits kept", "goodput, 1/s", "mean, s", "p99, s", "p99 first token, s"]
+    table = markdown_table([*headings, "p99 per token, ms", "longest stall, s"], cells)
+    return f"{first.scenario}, load {first.load}:\n\n{table}"
+
+
+def with_interval(value: float | None, interval: tuple[float, float] | None, digits: int) -> str:
+    """A number with its 95 % interval."""
+    assert value is not None
+    assert interval is not None
+    return f"{value:.{digits}f} ({interval[0]:.{digits}f}-{interval[1]:.{digits}f})"
 
 
 def family_tables(family: str, rows: list[Row], reference: str) -> str:
@@ -134,20 +180,23 @@ def standing_table(results: Results) -> str:
     )
 
 
-def main(results: tyro.conf.Positional[Path]) -> None:
-    """Write the tables of a results file into README.md and docs/board.md.
+def main(results: tyro.conf.Positional[Path], limited: tyro.conf.Positional[Path]) -> None:
+    """Write the tables and the picture into README.md and docs/board.md.
 
     Args:
-        results: Results file of an evaluation.
+        results: Results file of `make board`.
+        limited: Its file of the scenario with limits.
     """
     try:
         found = read_results(results)
-        tables = board(found)
+        tables = board(found, read_results(limited))
         origin = made_from(filled("docs/board.md", board=tables)[1])
         pages = [
             filled("README.md", results=families_side_by_side(found)),
             filled("docs/board.md", board=f"{tables}\n\n{origin}"),
         ]
+        at_load = [row for row in found.rows if row.load == RESULTS_LOAD]
+        draw_picture(replace(found, rows=at_load), ROOT / "docs" / "results.png")
     except (OSError, ValueError) as reason:
         sys.exit(f"{reason}")
     for path, text in pages:

@@ -30,6 +30,8 @@ Count = Annotated[int, Meta(ge=1, le=2**62)]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]+\Z")]
 Bounds = tuple[Positive, Positive]
 """95 % interval."""
+Shares = tuple[NotNegative, NotNegative]
+"""95 % interval of what may be 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,8 @@ class Row:
         p99_itl_s: Percentile 99 of the time between deliveries of tokens to a request.
         longest_stall_s: Longest such time.
         slo_attainment: Share of the requests with limits that were complete within them, None where
-            none has limits; ``goodput_rps``: such requests per second.
+            none has limits; ``goodput_rps``: such requests per second; with their intervals
+            ``slo_attainment_ci95``, ``goodput_rps_ci95``.
         max_slowdown: Largest latency over the time alone.
         max_idle_s: Longest time that any request waited for a round.
         scheduling_share: Scheduler's time over the rounds' on a live server, else None.
@@ -148,7 +151,9 @@ class Row:
     p99_itl_s: NotNegative | None = None
     longest_stall_s: NotNegative | None = None
     slo_attainment: NotNegative | None = None
+    slo_attainment_ci95: Shares | None = None
     goodput_rps: NotNegative | None = None
+    goodput_rps_ci95: Shares | None = None
     throughput_tps: NotNegative | None = None
 
     @property

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from laps_env.evaluation.statistics import (
+    Interval,
     gap_closed,
     iqm_with_interval,
     mean_with_interval,
@@ -95,6 +96,7 @@ def statistics_of(
         "episode_mean_latency_s": values.tolist(),
         "episode_p99_latency_s": tails.tolist(),
         "p99_latency_ci95": mean_with_interval(tails)[1],
+        **{f"{name}_ci95": _interval(runs, name) for name in ("slo_attainment", "goodput_rps")},
         "category_mean_latency_s": _by_category(runs),
     }
 
@@ -113,6 +115,11 @@ def _by_category(runs: list[Metrics]) -> dict[str, float]:
     """Mean latency by category, over the workloads that have requests of it."""
     names = dict.fromkeys(n for run in runs for n in run if n.startswith(OF_CATEGORY))
     return {n.removeprefix(OF_CATEGORY): float(np.mean(_known(runs, n))) for n in names}
+
+
+def _interval(runs: list[Metrics], name: str) -> Interval:
+    known = np.array(_known(runs, name))
+    return mean_with_interval(known)[1] if known.size else None
 
 
 def _mean(values: list[float]) -> float | None:
