@@ -48,7 +48,7 @@ def list_learned() -> tuple[str, ...]:
 
 
 def list_policies() -> list[str]:
-    """Names for `laps_env.policies.make`, without the ``+smartspec`` variants."""
+    """Names for `laps_env.policies.make`, without draft-length rules."""
     rules = [[name, *_tuned_names(name)] for name in list_rules()]
     return [*(name for names in rules for name in names), *list_learned()]
 
@@ -85,7 +85,8 @@ def default_policies() -> tuple[str, ...]:
     return (
         *(name for names in tuned for name in names if split_tuned(name)[1] != "slo_attainment"),
         *list_learned(),
-        *("boost", "laps_sd", "laps_sd_tuned+smartspec", "uniboost"),
+        *("boost", "laps_sd", "uniboost"),
+        *(f"laps_sd_tuned+{rule}" for rule in ("smartspec", "sglang", "vllm")),
     )
 
 

@@ -18,6 +18,7 @@ from laps_env.catalog import (
     split_tuned,
     tuning_results,
 )
+from laps_env.policies.base.draft_table import VLLM, best_draft_lengths
 from laps_env.policies.base.policy import Policy
 from laps_env.policies.base.rule_from_file import file_of, is_rule_file, rule_from_file
 from laps_env.policies.base.rule_spec import Floats, Parameter, RuleSpec
@@ -30,7 +31,7 @@ from laps_env.policies.networks.model_file import (
     is_model,
     load_model,
 )
-from laps_env.sim.draft_length import SMARTSPEC
+from laps_env.sim.server_model import DRAFT_RULES
 from laps_env.utils.checks import is_finite
 from laps_env.utils.policy_names import split_settings
 from laps_env.workloads.predictors import PredictorError
@@ -39,6 +40,9 @@ from laps_env.workloads.scenarios import DEFAULT_SCENARIO, Scenario, get_scenari
 _PACKAGE = "laps_env.policies"
 #: Modules of `laps_env.policies.networks` by the kind that a model's card names.
 NETWORKS = ("index", "pointer", "attention", "flat")
+
+#: Rules for the draft length that may follow a plus sign.
+DRAFT_NAMES = (*DRAFT_RULES, VLLM)
 
 
 def get_rule(name: str) -> RuleSpec:
@@ -58,8 +62,9 @@ def make(
     """Policy by name.
 
     Args:
-        name: Name from `list_policies`, optionally followed by ``+smartspec``; the folder of a
-            trained model (`laps_env.policies.networks.model_file`); or your own rule, or its file
+        name: Name from `list_policies`, optionally followed by ``+smartspec``, ``+sglang`` or
+            ``+vllm`` (`laps_env.policies.base.draft_table`); the folder of a trained model
+            (`laps_env.policies.networks.model_file`); or your own rule, or its file
             (``rule.py:spec``). Any of these names may end in parameters
             (``laps_sd:tolerance=0.2,queues=4``).
         scenario: Scenario whose training split fits the laws that a rule needs, and whose tuned
@@ -78,6 +83,8 @@ def make(
     if not isinstance(traffic, Traffic | None):
         raise ValueError(f"traffic: expected a Traffic, got {traffic!r:.80}")
     policy = _without_laws(name, scenario.name, settings)
+    if policy.draft_length == VLLM:
+        policy = replace(policy, draft_length=best_draft_lengths(scenario))
     spec, params = policy.spec, policy.params
     if spec.fitted is not None:
         known = traffic or fit_traffic(scenario, predictor_error)
@@ -96,7 +103,7 @@ def _without_laws(given: str | RuleSpec, scenario: str, settings: dict[str, floa
     settings = _agreed(given, named, settings)
     base, plus, draft_rule = name.partition("+")
     rule_name, objective = split_tuned(base)
-    if base not in list_policies() or (plus and draft_rule != SMARTSPEC):
+    if base not in list_policies() or (plus and draft_rule not in DRAFT_NAMES):
         return _fill_in(given, _rule_of_others(name, scenario), settings)
     if objective is not None:
         settings = {**tuned_settings(rule_name, scenario, objective), **settings}
@@ -132,8 +139,8 @@ def _rule_of_others(name: str, scenario: str) -> RuleSpec:
 
 def _unknown(name: object) -> ValueError:
     return ValueError(
-        f"policy: expected one of {', '.join(list_policies())}, each with or without "
-        f"+{SMARTSPEC}; got {name!r}"
+        f"policy: expected one of {', '.join(list_policies())}, each with or without one of "
+        f"{', '.join('+' + rule for rule in DRAFT_NAMES)}; got {name!r}"
     )
 
 

@@ -59,10 +59,12 @@ def random_server(rng: np.random.Generator, workload: dict[str, Any]) -> dict[st
 
     The pool holds the largest request, with no token to spare in the tightest case.
     """
-    draft_length: int | str = int(rng.integers(0, 9))
-    if rng.random() < 0.25:
-        draft_length = "smartspec"
-    longest = 0 if draft_length == "smartspec" else int(draft_length)  # it drafts what has room
+    number = int(rng.integers(0, 9))
+    draft_length: int | str | tuple[int, ...] = number
+    if (drawn := rng.random()) < 0.4:  # the last two take what comes after
+        rules = ("smartspec", "smartspec", "sglang", tuple((number + np.arange(3) * 5) % 9))
+        draft_length = rules[int(drawn * 10)]
+    longest = 0 if drawn < 0.4 else number  # what chooses drafts what has room
     lookahead = (255 if workload["draft_schedule"] is not None else longest) + 1
     largest = int((workload["prompt_tokens"] + workload["output_tokens"]).max()) + lookahead
     batch_size = int(rng.integers(1, 6))

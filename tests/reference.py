@@ -21,6 +21,46 @@ SECONDS = 1e-9
 StepResult = tuple[float, int, bool, bool, bool, bool]
 
 
+#: SGLang's candidates by batch size, the first of them, and its downward hysteresis.
+SGLANG_STEPS = {
+    1: ([1, 3, 5, 7], 3, -0.25),
+    8: ([0, 1, 3], 3, 0.0),
+    32: ([0, 1], 1, 0.0),
+    64: ([0], 0, 0.0),
+}
+
+
+class AdaptiveSteps:
+    """SGLang's draft length for batches near one size."""
+
+    def __init__(self, candidates: list[int], first: int, slack: float) -> None:
+        self.candidates, self.length, self.slack = candidates, first, slack
+        self.average, self.rounds = first - 1.0, 0
+
+    def note(self, accepted: float) -> None:
+        """A round of such a batch has ended; tokens accepted of a request on average."""
+        if self.length > 0:
+            self.average += 0.2 * (accepted - self.average)
+        self.rounds += 1
+        if self.rounds <= 10 or (self.rounds - 10) % 5 != 0:
+            return
+        place = self.candidates.index(self.length)
+        if self.length == 0:
+            self.length = self.candidates[min(1, len(self.candidates) - 1)]
+            return
+        lower = place
+        while lower > 0:
+            before = self.candidates[lower - 1]
+            if self.average > (before - 0.5 if before > 0 else 0.5) + self.slack:
+                break
+            lower -= 1
+        if lower == place:
+            while lower + 1 < len(self.candidates) and self.average > self.length - 0.5:
+                lower += 1
+                self.length = self.candidates[lower]
+        self.length = self.candidates[lower]
+
+
 class ReferenceServer:
     """An episode of one workload on one server, from the empty system to the last completion.
 
@@ -41,10 +81,11 @@ class ReferenceServer:
         self.server, self.cost = server, server.cost
         self.reward_scale, self.saturation_rps = reward_scale, saturation_rps
         self.time_limit_ns, self.queue_limit = time_limit_ns, queue_limit
-        self.smartspec = server.draft_length == "smartspec"
-        self.nominal = 0 if self.smartspec else int(server.draft_length)
+        self.rule = None if isinstance(server.draft_length, int) else server.draft_length
+        self.nominal = server.draft_length if self.rule is None else 0
+        self.adaptive = {batch: AdaptiveSteps(*given) for batch, given in SGLANG_STEPS.items()}
         longest = SCHEDULE_MAX if workload.draft_schedule is not None else self.nominal
-        self.lookahead = longest + 1  # SmartSpec reserves for its draft when it has chosen one
+        self.lookahead = longest + 1  # a rule reserves for its draft when it has chosen one
         self.requests = requests_of(workload)
         self.arrived = 0  # requests 0 .. arrived - 1 have arrived
         self.backlog: list[Request] = []
@@ -171,8 +212,9 @@ class ReferenceServer:
                 request.preemptions += 1
 
         chosen, reserved = self.nominal, sum(r.context + self.lookahead for r in batch)
-        if self.smartspec:
-            chosen = self._smartspec_length(batch, self.server.pool_tokens - reserved)
+        if self.rule is not None:
+            room = self.server.pool_tokens - reserved
+            chosen = min(self._chosen_length(batch, room), room // len(batch))
             reserved += len(batch) * chosen
         moved = self._make_room(batch, reserved)
         lengths = [request.draft_length(chosen) for request in batch]
@@ -204,6 +246,7 @@ class ReferenceServer:
         if steps > 0:
             self.draft_step_s = self._draft_step_s(*drafting)
         accepted = [self._commit(r, d, duration) for r, d in zip(batch, drafts, strict=True)]
+        self._steps_for(len(batch)).note(sum(accepted) / len(batch))
         self.undrafted += 1
         if drafted > 0:
             self.undrafted = 0
@@ -248,6 +291,17 @@ class ReferenceServer:
             request.completion_ns = self.now
             self.completed.append(request.number)
         return accepted
+
+    def _chosen_length(self, batch: list[Request], room: int) -> int:
+        """What the rule or table in force says, whatever has room."""
+        if self.rule == "smartspec":
+            return self._smartspec_length(batch, room)
+        if self.rule == "sglang":
+            return self._steps_for(len(batch)).length
+        return self.rule[min(len(batch), len(self.rule)) - 1]
+
+    def _steps_for(self, size: int) -> AdaptiveSteps:
+        return self.adaptive[min(self.adaptive, key=lambda batch: abs(batch - size))]
 
     def _smartspec_length(self, batch: list[Request], room: int) -> int:
         """Draft length of most expected tokens per nanosecond, the smallest on ties.

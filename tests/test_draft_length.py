@@ -1,4 +1,4 @@
-"""SmartSpec: the draft length of most tokens per second, and its way back from none."""
+"""Rules for the draft length: SmartSpec, SGLang's adaptive steps, a table by batch size."""
 
 from __future__ import annotations
 
@@ -70,6 +70,44 @@ def test_no_draft_is_probed_and_left_again() -> None:
     assert probes.tolist() == [PROBE_ROUNDS, 2 * PROBE_ROUNDS + 1]
     assert found[silent + PROBE_ROUNDS] == PROBE_LENGTH
     assert found[-2] > PROBE_LENGTH
+
+
+def test_adaptive_steps_by_hand() -> None:
+    """One request: 3 tokens at first; every fifth round from the fifteenth on it may change."""
+    nothing = drafts(replace(server(), draft_length="sglang"), [0] * 40)
+    # the average falls from 2 by a fifth each round: .07 after 15, below 1 - 1/2 - 1/4
+    assert nothing == [3] * 15 + [1] * 25
+    # all is accepted: 3 - .8**15 is above 3 - 1/2, then 5 - (5 - 2.96) * .8**5 = 4.33 is not above
+    # 5 - 1/2, and 5 - .67 * .8**5 = 4.78 is
+    rising = drafts(replace(server(), draft_length="sglang"), [15] * 200)
+    assert rising[:27] == [3] * 15 + [5] * 10 + [7] * 2
+
+
+def test_a_table_goes_by_the_requests_of_a_round() -> None:
+    model = replace(server(), batch_size=3, draft_length=(4, 2))
+    assert drafts(model, [0] * 3) == [4, 4, 4]
+    workload = Workload(
+        arrival_ns=np.zeros(3, np.int64),
+        prompt_tokens=np.ones(3, np.int64),
+        output_tokens=np.array([1, 2, 3]),
+        predicted_tokens=np.ones(3),
+        category=np.zeros(3, np.int64),
+        accepted_length=np.zeros(6, np.uint8),
+    )
+    simulation = Simulation(model)
+    simulation.start(0, workload)
+    policies.make("fcfs").run(simulation)  # rounds of three, two and one
+    assert simulation.requests()["drafted"].tolist() == [2, 4, 8]
+
+
+def test_the_best_table_is_the_best_draft_length_of_each_size() -> None:
+    scenario = get_scenario("mixed-batch8-8b")
+    table = policies.make("fcfs+vllm", scenario).draft_length
+    assert isinstance(table, tuple)
+    assert len(table) == 8
+    assert list(table) == sorted(table, reverse=True)  # a wider batch drafts no more
+    serial = get_scenario("mixed-serial-8b")
+    assert policies.make("fcfs+vllm", serial).draft_length == (serial.server.draft_length,)
 
 
 @pytest.mark.slow

@@ -73,13 +73,15 @@ def test_the_random_instances_reach_every_rule() -> None:
             name for name in ("max_draft", "draft_schedule") if getattr(workload, name) is not None
         }
         met |= {"truncated" if reference.truncated else "terminated"}
-        met |= {"smartspec"} if reference.smartspec else set()
+        rule = reference.rule
+        met.add(rule if isinstance(rule, str) else type(rule).__name__)
         met |= {"recomputed"} if any(r.recomputed_tokens for r in reference.requests) else set()
         met |= {"idle"} if reference.idle_ns > workload.arrival_ns[0] else set()
         met |= {"preempted"} if any(r.preemptions for r in reference.requests) else set()
     assert met >= {
         *("victim longest_idle", "victim latest_arrival", "victim largest"),
         *("eviction recompute", "eviction swap", "max_draft", "draft_schedule", "smartspec"),
+        *("sglang", "tuple"),
         *("truncated", "terminated", "recomputed", "preempted", "idle"),
     }
 

@@ -65,6 +65,7 @@ def recorded_workload(env: Any, drafter: str, workload: Workload) -> Workload:
         ("laps_sd", {}),
         ("las", {"pool_tokens": 90, "draft_length": 2}),  # evictions
         ("sprpt", {"draft_length": "smartspec"}),
+        ("sprpt", {"draft_length": (2, 1)}),
     ],
 )
 def test_replay_agrees_with_live_bit_for_bit(

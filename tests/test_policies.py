@@ -59,7 +59,7 @@ def test_a_scenario_that_was_not_tuned_takes_the_settings_for_all() -> None:
     [
         ("sjrf", {}, "policy: expected one of bayes_srpt, bayes_srpt_tuned.*got 'sjrf'"),
         ("fcfs_tuned", {}, "policy: expected one of"),
-        ("fcfs+eagle", {}, r"\+smartspec; got 'fcfs\+eagle'"),
+        ("fcfs+eagle", {}, r"\+vllm; got 'fcfs\+eagle'"),
         ("las", {"quantum": 1.0}, r"las: expected parameters \['queues', .*got \['quantum'\]"),
         *(
             ("las", {"growth": growth}, "las: expected finite parameters, got")

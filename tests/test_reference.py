@@ -306,5 +306,5 @@ def test_conservation(seed: int) -> None:
     busy = simulator.now - simulator.idle_ns
     attained = sum(r.attained_ns for r in requests)
     assert busy <= attained <= busy * server["batch_size"]
-    if len(requests) == 1 and not simulator.smartspec and workload["draft_schedule"] is None:
+    if len(requests) == 1 and simulator.rule is None and workload["draft_schedule"] is None:
         assert requests[0].attained_ns == simulator.alone_ns(0, simulator.nominal)

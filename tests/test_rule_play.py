@@ -41,7 +41,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("kind", SETTINGS)
 @pytest.mark.parametrize(
-    "name", [*policies.list_policies(), "laps_sd+smartspec", "learned_index+smartspec"]
+    "name", [*policies.list_policies(), "laps_sd+smartspec", "learned_index+smartspec", "fcfs+vllm"]
 )
 def test_predict_is_the_kernels_loop_round_by_round(name: str, kind: str) -> None:
     """The same states after every round; and to look twice at an observation changes nothing."""

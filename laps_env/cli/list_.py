@@ -23,8 +23,8 @@ class List(Command):
             saturation = entry["saturation_rps"].get("test", math.nan)
             print(f"  {name:20} {saturation:8.3f}  {entry['description']}")
         print(
-            "\npolicies (_tuned: parameters tuned on the validation split; +smartspec: its draft "
-            "lengths):"
+            "\npolicies (_tuned, _tuned_p99, _tuned_slo: parameters tuned on the validation split; "
+            "+smartspec, +sglang, +vllm: a rule for the draft length):"
         )
         known = catalog.list_policies()
         for name in catalog.list_rules():

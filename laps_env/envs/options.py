@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env.sim.objectives import OBJECTIVES
-from laps_env.sim.server_model import ServerModel
+from laps_env.sim.server_model import DraftLength, ServerModel
 from laps_env.sim.state import NO_LIMIT
 from laps_env.sim.workload import Workload
 from laps_env.utils.checks import (
@@ -40,7 +40,7 @@ class EnvOptions:
     num_requests: int
     slots: int
     batch_size: int | None
-    draft_length: int | str | None
+    draft_length: DraftLength | None
     pool_tokens: int | None
     predictor_error: PredictorError
     time_limit_s: float | None

@@ -16,6 +16,7 @@ from laps_env.envs.picture import Picture
 from laps_env.envs.rendering import as_text, check_render_mode
 from laps_env.envs.spaces import check_actions
 from laps_env.envs.vector import Observation, SpecDecodeReplayVectorEnv
+from laps_env.sim.server_model import DraftLength
 from laps_env.sim.simulation import Simulation
 from laps_env.sim.workload import Workload
 from laps_env.utils.splits import Split
@@ -99,8 +100,8 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         num_requests: Requests in an episode, >= 1.
         slots: Slots of the request table, >= the batch size; further requests wait in a backlog.
         batch_size: Most requests in a round (the scenario's by default).
-        draft_length: Tokens drafted a round, 0 (no speculation) to 16, or ``"smartspec"`` (the
-            scenario's by default).
+        draft_length: Tokens drafted a round, 0 (no speculation) to 16; ``"smartspec"`` or
+            ``"sglang"``; or a tuple of numbers by batch size (the scenario's by default).
         pool_tokens: Key-value pool in tokens (the scenario's by default).
         predictor_error: Standard deviation of log(predicted / true output length), a
             `laps_env.workloads.predictors.LengthPredictor`, or ``"recorded"``; by default the
@@ -147,7 +148,7 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         num_requests: int = 200,
         slots: int = 64,
         batch_size: int | None = None,
-        draft_length: int | str | None = None,
+        draft_length: DraftLength | None = None,
         pool_tokens: int | None = None,
         predictor_error: PredictorError = None,
         time_limit_s: float | None = None,

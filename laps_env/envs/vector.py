@@ -20,6 +20,7 @@ from laps_env.envs.spaces import action_space, check_actions, observation_space
 from laps_env.sim.loops import step_scores, step_sequential
 from laps_env.sim.metrics import summarize, time_alone_ns
 from laps_env.sim.objectives import OBJECTIVES, charge
+from laps_env.sim.server_model import DraftLength
 from laps_env.sim.simulation import UNLIMITED, Simulation, limit_ns
 from laps_env.sim.workload import Workload
 from laps_env.utils.checks import check_count
@@ -73,7 +74,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         num_requests: int = 200,
         slots: int = 64,
         batch_size: int | None = None,
-        draft_length: int | str | None = None,
+        draft_length: DraftLength | None = None,
         pool_tokens: int | None = None,
         predictor_error: PredictorError = None,
         time_limit_s: float | None = None,

@@ -15,6 +15,7 @@ from laps_env.live.engine.loading import Pair
 from laps_env.live.env import SpecDecodeLive
 from laps_env.report.timeline import Timeline, TimelineRecorder
 from laps_env.report.write import Place
+from laps_env.sim.server_model import DraftLength
 from laps_env.workloads.scenarios import Scenario, get_scenario
 
 
@@ -99,7 +100,7 @@ class LiveBackend:
             self._keep((scenario.name, load, seed), timelines)
 
     def _env(
-        self, grid: Grid, scenario: Scenario, load: float | str, draft_length: str | None
+        self, grid: Grid, scenario: Scenario, load: float | str, draft_length: DraftLength | None
     ) -> SpecDecodeLive:
         """The environment of a scenario, load and draft-length rule; those of others are let go."""
         shared = (scenario.name, load, grid.num_requests, grid.split, grid.slots)

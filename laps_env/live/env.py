@@ -12,6 +12,7 @@ from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, Pair, load_pai
 from laps_env.live.engine.verification import Decoding
 from laps_env.live.prompts import DEMO_PROMPTS
 from laps_env.live.server import Clock, LiveServer, PromptServer, RecordedServer, prompt_requests
+from laps_env.sim.server_model import DraftLength
 from laps_env.utils.checks import check_one_of
 from laps_env.utils.splits import Split
 from laps_env.workloads.scenarios import Scenario
@@ -107,7 +108,7 @@ class SpecDecodeLive(SpecDecodeReplay):
         num_requests: int = 200,
         slots: int = 64,
         batch_size: int | None = None,
-        draft_length: int | str | None = None,
+        draft_length: DraftLength | None = None,
         pool_tokens: int | None = None,
         time_limit_s: float | None = None,
         queue_limit: int | None = None,

@@ -123,8 +123,8 @@ class LiveServer(SpecDecodeReplayVectorEnv):
     def _draft_lengths(self, workload: Workload) -> Sequence[int]:
         """Draft lengths that may come up, those that a workload cuts among them."""
         given = self.options.server.draft_length
-        if isinstance(given, str):
-            return range(MAX_DRAFT_LENGTH + 1)
+        if isinstance(given, str | tuple):
+            return range((MAX_DRAFT_LENGTH if isinstance(given, str) else max(given)) + 1)
         cut = workload.max_draft is not None and int(workload.max_draft.min()) < given
         return range(given + 1) if cut else [given]
 

@@ -22,6 +22,9 @@ MAX_DRAFT_LENGTH = 16
 #: Name of the rule, in place of a draft length.
 SMARTSPEC = "smartspec"
 
+#: Batch sizes that a table of draft lengths has entries for; larger ones take the last.
+TABLE_SIZE = 64
+
 #: Weight of the past in the running acceptance estimate, per round (assumed: the paper averages
 #: over a recent window of unstated length; about 100 rounds here).
 FORGETTING = 0.99

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from laps_env.sim.adaptive_steps import start_adaptive
 from laps_env.sim.admission import admit, advance_to_work, check_limits, pick, pick_by_priority
 from laps_env.sim.costs import Work, draft_step_ns, verification_ns
 from laps_env.sim.observation import refresh_times, show_choices, show_server
@@ -44,6 +45,7 @@ def start_episode(c: Any, state: BatchedState, i: int) -> None:
         e.slots[k].request = FREE
     e.queue[:] = 0
     e.gaps[:] = 0
+    start_adaptive(e.adaptive)
     server.now = e.requests[0].arrival_ns  # no limit is tested before the first round
     server.cut_ns = server.now + server.time_limit_ns
     admit(server, e)

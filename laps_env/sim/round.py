@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from laps_env.sim.adaptive_steps import note_accepted, sglang_draft_length
 from laps_env.sim.admission import release
 from laps_env.sim.commit import accepted_tokens, committed_tokens, drafted_tokens
 from laps_env.sim.costs import Work, draft_step_ns, duration_ns, verification_ns
-from laps_env.sim.draft_length import FORGETTING, smartspec_draft_length
+from laps_env.sim.draft_length import FORGETTING, TABLE_SIZE, smartspec_draft_length
 from laps_env.sim.gaps import count_gap
 from laps_env.sim.observation import show_eviction, show_progress, show_round_begin
 from laps_env.sim.state import Episode
@@ -41,7 +42,7 @@ def open_round(c: Any, server: Any, e: Episode) -> None:
     note_preemptions(server, e)
     if server.arrived - server.finished > server.picked:
         server.contended += 1
-    decide_draft_length(c, server)
+    decide_draft_length(c, server, e)
     make_room(c, server, e)
 
 
@@ -78,14 +79,24 @@ def note_preemptions(server: Any, e: Episode) -> None:
 
 
 @inlined
-def decide_draft_length(c: Any, server: Any) -> None:
-    """The fixed draft length, or what SmartSpec chooses, for which it then reserves cache."""
+def decide_draft_length(c: Any, server: Any, e: Episode) -> None:
+    """The fixed draft length, or what a rule chooses, for which it then reserves cache."""
     server.draft_length = c.draft_length
     if c.draft_length < 0:
-        context = server.reserved - server.picked * server.lookahead
         room = (c.pool_tokens - server.reserved) // server.picked
-        server.draft_length = smartspec_draft_length(c, server, context, room)
+        server.draft_length = min(choose_draft_length(c, server, e, room), room)
         server.reserved += server.picked * server.draft_length
+
+
+@inlined
+def choose_draft_length(c: Any, server: Any, e: Episode, room: int) -> Any:
+    """What the rule in force chooses (`laps_env.sim.server_model.DRAFT_RULES`)."""
+    if c.draft_length == -1:
+        context = server.reserved - server.picked * server.lookahead
+        return smartspec_draft_length(c, server, context, room)
+    if c.draft_length == -2:
+        return sglang_draft_length(e.adaptive, server.picked)
+    return c.draft_table[min(server.picked, TABLE_SIZE) - 1]
 
 
 @inlined
@@ -218,6 +229,8 @@ def finish_round(server: Any, e: Episode, duration: int) -> None:
         hits += accepted
         trials += accepted + (1 if accepted < drafted else 0)
         commit(server, e, e.batch[k], drafted, accepted, duration)
+    if e.adaptive.size > 0:
+        note_accepted(e.adaptive, server.picked, hits)
     server.undrafted += 1
     if drafted_total > 0:
         server.undrafted = 0

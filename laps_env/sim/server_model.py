@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from laps_env.sim.adaptive_steps import SGLANG
 from laps_env.sim.costs import CONSTANT_NAMES, CostModel
-from laps_env.sim.draft_length import MAX_DRAFT_LENGTH, SMARTSPEC
+from laps_env.sim.draft_length import MAX_DRAFT_LENGTH, SMARTSPEC, TABLE_SIZE
 from laps_env.utils.checks import check_count
 
 #: A recorded draft schedule may hold any uint8 draft length; look-ahead is reserved for the most.
@@ -16,6 +17,13 @@ MAX_SCHEDULED_DRAFT_LENGTH = 255
 
 Eviction = Literal["recompute", "swap"]
 Victim = Literal["longest_idle", "latest_arrival", "largest"]
+
+#: How long a round drafts: a number, the name of a rule, or a table by the size of the batch.
+DraftLength = int | str | tuple[int, ...]
+
+#: Rules that choose it, by the kernel's number for each; `TABLE` stands for a table.
+DRAFT_RULES = {SMARTSPEC: -1, SGLANG: -2}
+TABLE = -3
 
 EVICTIONS: tuple[Eviction, ...] = ("recompute", "swap")
 VICTIMS: tuple[Victim, ...] = ("longest_idle", "latest_arrival", "largest")
@@ -28,7 +36,9 @@ class ServerModel:
     Attributes:
         cost: Cost model of its rounds.
         batch_size: Most requests in one round, at least 1.
-        draft_length: Tokens drafted a round, 0 (no speculation) to 16, or ``"smartspec"``.
+        draft_length: Tokens drafted a round, 0 (no speculation) to 16; or a rule's name,
+            ``"smartspec"`` or ``"sglang"``; or such numbers for batches of 1, 2, ... requests, 64
+            at most, larger ones taking the last (vLLM's table).
         pool_tokens: Capacity of the key-value pool in tokens.
         eviction: Fate of a victim's cache: dropped and recomputed, or swapped to the host.
         victim: Request that loses its cache when the pool needs room (ties: the latest arrival).
@@ -40,7 +50,7 @@ class ServerModel:
 
     cost: CostModel
     batch_size: int = 1
-    draft_length: int | str = 4
+    draft_length: DraftLength = 4
     pool_tokens: int = 400_000
     eviction: Eviction = "recompute"
     victim: Victim = "longest_idle"
@@ -49,14 +59,11 @@ class ServerModel:
     def __post_init__(self) -> None:
         for name in ("batch_size", "pool_tokens", "acceptance_window"):
             check_count(name, getattr(self, name))
-        if self.draft_length != SMARTSPEC and not (
-            isinstance(self.draft_length, int | np.integer)
-            and not isinstance(self.draft_length, bool)
-            and 0 <= self.draft_length <= MAX_DRAFT_LENGTH
-        ):
+        if not _is_draft_length(self.draft_length):
+            names = " or ".join(map(repr, DRAFT_RULES))
             raise ValueError(
-                f"draft_length: expected 0..{MAX_DRAFT_LENGTH} or {SMARTSPEC!r}, "
-                f"got {self.draft_length!r}"
+                f"draft_length: expected 0..{MAX_DRAFT_LENGTH}, {names}, or a tuple of 1 to "
+                f"{TABLE_SIZE} such numbers, got {self.draft_length!r}"
             )
         if self.eviction not in EVICTIONS:
             raise ValueError(f"eviction: expected one of {EVICTIONS}, got {self.eviction!r}")
@@ -66,12 +73,13 @@ class ServerModel:
     @property
     def reference_draft_length(self) -> int:
         """The fixed draft length; 0 where a rule chooses it."""
-        return 0 if isinstance(self.draft_length, str) else int(self.draft_length)
+        return 0 if isinstance(self.draft_length, str | tuple) else int(self.draft_length)
 
     def lookahead(self, scheduled: bool) -> int:
         """Cache tokens that a pick reserves beyond a request's context: longest draft + 1.
 
-        SmartSpec reserves for its draft when it has chosen one, and chooses what has room.
+        What chooses by the round reserves for its draft when it has chosen, and takes no more
+        than has room.
         """
         longest = MAX_SCHEDULED_DRAFT_LENGTH if scheduled else self.reference_draft_length
         return longest + 1
@@ -86,11 +94,29 @@ class ServerModel:
         for name in CONSTANT_NAMES:
             record[name] = getattr(self.cost, name)
         record["batch_size"] = self.batch_size
-        record["draft_length"] = -1 if isinstance(self.draft_length, str) else self.draft_length
+        if isinstance(self.draft_length, str):
+            record["draft_length"] = DRAFT_RULES[self.draft_length]
+        elif isinstance(self.draft_length, tuple):
+            record["draft_length"] = TABLE
+            record["draft_table"] = self.draft_length[-1]
+            record["draft_table"][: len(self.draft_length)] = self.draft_length
+        else:
+            record["draft_length"] = self.draft_length
         record["pool_tokens"] = self.pool_tokens
         record["swap"] = self.eviction == "swap"
         record["victim"] = VICTIMS.index(self.victim)
         return record[()]
+
+
+def _is_draft_length(value: object) -> bool:
+    if isinstance(value, tuple):
+        return 1 <= len(value) <= TABLE_SIZE and all(map(_is_number, value))
+    return _is_number(value) or value in DRAFT_RULES
+
+
+def _is_number(value: object) -> bool:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return whole and 0 <= value <= MAX_DRAFT_LENGTH  # type: ignore[operator]  # it is a number
 
 
 #: Layout of the kernel's constants: the cost model, then the server's rules in numbers.
@@ -98,7 +124,8 @@ CONSTANTS = np.dtype(
     [(name, np.float64) for name in CONSTANT_NAMES]
     + [
         ("batch_size", np.int64),
-        ("draft_length", np.int64),  # -1: the SmartSpec rule
+        ("draft_length", np.int64),  # below 0: a rule of `DRAFT_RULES`, or `TABLE`
+        ("draft_table", np.int64, (TABLE_SIZE,)),  # for batches of 1, 2, ...
         ("pool_tokens", np.int64),
         ("swap", np.int64),
         ("victim", np.int64),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from laps_env.sim.adaptive_steps import BATCHES, SGLANG
 from laps_env.sim.loops import start_episode
 from laps_env.sim.observation import QUEUE_COLUMNS, SERVER_COLUMNS
 from laps_env.sim.server_model import ServerModel
@@ -59,7 +60,12 @@ class Simulation:
         self.slots = slots
         self.workloads: list[Workload | None] = [None] * num_envs
         self.state = make_state(
-            num_envs, slots, server.acceptance_window, len(QUEUE_COLUMNS), len(SERVER_COLUMNS)
+            num_envs,
+            slots,
+            server.acceptance_window,
+            len(QUEUE_COLUMNS),
+            len(SERVER_COLUMNS),
+            adaptive=len(BATCHES) if server.draft_length == SGLANG else 0,
         )
         self.constants = server.constants()
         self.state.servers["saturation_rps"] = saturation_rps

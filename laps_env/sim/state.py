@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from laps_env.sim.adaptive_steps import KEPT
 from laps_env.sim.gaps import BINS
 from laps_env.utils.jit import inlined
 
@@ -127,6 +128,7 @@ class Episode(NamedTuple):
     window: npt.NDArray[Any]  # ROUND [N, W] the last rounds of each slot, a ring
     queue: npt.NDArray[np.float32]  # [N, F] the observation's rows, kept current
     gaps: npt.NDArray[np.int32]  # [BINS] time between deliveries, counted
+    adaptive: npt.NDArray[np.float64]  # [4, 3] what `adaptive_steps` keeps, or [0, 3]
 
 
 class BatchedState(NamedTuple):
@@ -144,6 +146,7 @@ class BatchedState(NamedTuple):
     window: npt.NDArray[Any]  # ROUND [E, N, W]
     queue: npt.NDArray[np.float32]  # [E, N, F] observation
     gaps: npt.NDArray[np.int32]  # [E, BINS]
+    adaptive: npt.NDArray[np.float64]  # [E, 4, 3] or [E, 0, 3]
     server_obs: npt.NDArray[np.float32]  # [E, G] observation
     mask: npt.NDArray[np.int8]  # [E, N + 1] valid actions
     reward: npt.NDArray[np.float64]  # [E] of the last step
@@ -153,7 +156,12 @@ class BatchedState(NamedTuple):
 
 
 def make_state(
-    num_envs: int, slots: int, window: int, queue_columns: int, server_columns: int
+    num_envs: int,
+    slots: int,
+    window: int,
+    queue_columns: int,
+    server_columns: int,
+    adaptive: int = 0,
 ) -> BatchedState:
     """Empty state; the arrays that hold workloads grow when one is put on it."""
     e, n = num_envs, slots
@@ -170,6 +178,7 @@ def make_state(
         window=np.zeros((e, n, window), ROUND),
         queue=np.zeros((e, n, queue_columns), np.float32),
         gaps=np.zeros((e, BINS), np.int32),
+        adaptive=np.zeros((e, adaptive, KEPT)),
         server_obs=np.zeros((e, server_columns), np.float32),
         mask=np.zeros((e, n + 1), np.int8),
         reward=np.zeros(e),
@@ -194,4 +203,5 @@ def episode_of(state: BatchedState, i: int) -> Episode:
         state.window[i],
         state.queue[i],
         state.gaps[i],
+        state.adaptive[i],
     )

@@ -54,7 +54,8 @@ class Policy:
         spec: Rule, and what it needs.
         settings: Values of the tunable parameters by name.
         params: Parameters and fitted constants as the rule reads them, float64.
-        draft_length: Draft-length rule that goes with the order, or None for the server's own.
+        draft_length: Draft-length rule or table that goes with the order, or None for the server's
+            own.
         categories: Task categories of its fitted constants, None where they are for all.
         oracle: Knowledge of a clairvoyant rule, filled by `with_oracle` alone.
     """
@@ -63,7 +64,7 @@ class Policy:
     spec: RuleSpec
     settings: dict[str, float]
     params: Floats
-    draft_length: str | None = None
+    draft_length: str | tuple[int, ...] | None = None
     categories: tuple[str, ...] | None = None
     oracle: Oracle | None = field(default=None, repr=False)
 
