@@ -33,7 +33,6 @@ _SHOWN = (
     "p99_tpot_s",
     "longest_stall_s",
     "slo_attainment",
-    "max_slowdown",
     "gap_closed",
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from itertools import compress, groupby
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from laps_env.report.verdict import verdicts
 
 Lines = Iterable[Iterable[object]]
 
+_LIMITS = "limits kept"
 _HEADINGS = (
     "policy",
     "mean s",
@@ -25,7 +26,7 @@ _HEADINGS = (
     "p99 ttft s",
     "p99 tpot ms",
     "stall s",
-    "limits kept",
+    _LIMITS,
     "max idle s",
     "gap closed",
 )
@@ -62,7 +63,7 @@ def _as_texts(headings: Iterable[object], rows: Lines) -> list[list[str]]:
 def results_text(results: Results) -> str:
     """All rows for a terminal, fastest first, one table per scenario and load."""
     parts = [
-        "\n".join([title(rows), *_warnings(rows), text_table(_HEADINGS, map(_cells, rows))])
+        "\n".join([title(rows), *_warnings(rows), text_table(*_table(rows))])
         for rows in places_of(results)
     ]
     families = families_of(results)
@@ -82,7 +83,7 @@ def results_page(results: Results) -> str:
     parts = [f"Simulator version {results.simulator}, {results.created}."]
     for rows in places_of(results):
         parts += [f"## {title(rows)}", *_warnings(rows)]
-        parts.append(markdown_table(_HEADINGS, map(_cells, rows)))
+        parts.append(markdown_table(*_table(rows)))
     parts.append(_legend(results))
     for place, sentences in verdicts(results).items():
         parts += [f"## Verdict, {place}", "\n".join(f"- {said}" for said in sentences)]
@@ -153,6 +154,13 @@ def places_of(results: Results) -> Iterator[list[Row]]:
     """The rows of each scenario and load, fastest first."""
     for _, rows in groupby(results.rows, key=lambda row: row.place):
         yield sorted(rows, key=lambda row: row.mean_latency_s)
+
+
+def _table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings and lines; without limits there is no column of limits kept."""
+    limited = any(row.slo_attainment is not None for row in rows)
+    shown = [limited or heading != _LIMITS for heading in _HEADINGS]
+    return list(compress(_HEADINGS, shown)), [list(compress(_cells(r), shown)) for r in rows]
 
 
 def _cells(row: Row) -> tuple[str, ...]:
