@@ -34,6 +34,8 @@ MAIN_POLICIES = (
 #: Load of these tables.
 RESULTS_LOAD = 0.9
 ALONE = "wins in one alone"
+#: Scenario whose own frontier is shown.
+RESULTS_SCENARIO = "mixed-serial-8b"
 
 
 def measured_on(results: Results, loads: str) -> str:
@@ -85,6 +87,11 @@ def board(results: Results, limited: Results) -> str:
             f"Load {RESULTS_LOAD}; dominated policies are dim, and their names are in the tables.",
             "![p99 latency against mean latency](results.png)",
             *(frontier_table(family, rows, results) for family, rows in by_family.items()),
+            *(
+                frontier_table(scenario, [r for r in at_load if r.scenario == scenario], results)
+                for scenario in dict.fromkeys(row.scenario for row in at_load)
+                if scenario == RESULTS_SCENARIO
+            ),
             "## Limits kept",
             limits_table(limited),
             "## Scenario by scenario",
@@ -100,11 +107,12 @@ def board(results: Results, limited: Results) -> str:
     )
 
 
-def frontier_table(family: str, rows: list[Row], results: Results) -> str:
-    """Every policy over the scenarios of one family."""
+def frontier_table(name: str, rows: list[Row], results: Results) -> str:
+    """Every policy over the scenarios of one family, or in one."""
     count = len({row.scenario for row in rows})
     table = leaderboard_table(leaderboard([replace(results, rows=rows)]))
-    return f"**{family[0].upper()}{family[1:]}**, {count} scenario{'s' * (count > 1)}:\n\n{table}"
+    title = name if name == rows[0].scenario else f"{name[0].upper()}{name[1:]}"
+    return f"**{title}**, {count} scenario{'s' * (count > 1)}:\n\n{table}"
 
 
 def limits_table(results: Results) -> str:
