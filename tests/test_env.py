@@ -250,3 +250,23 @@ def test_the_live_environment_has_the_defaults_of_the_replay() -> None:
     # Nobody knows the true length there, so predictions have no error to set.
     for name in replayed.keys() - {"self", "scenario", "predictor_error"}:
         assert found[name].default == replayed[name].default, name
+
+
+def test_an_invalid_action_may_cost_more_or_be_refused() -> None:
+    made: dict[str, Any] = {"num_requests": 3, "slots": 4, "reward_scale": 2.0}
+    plain, dearer, strict = (
+        gym.make(SEQUENTIAL, on_invalid=mode, **made) for mode in ("serve_first", "penalty", "error")
+    )
+    for env in (plain, dearer, strict):
+        _, info = env.reset(seed=0)
+    masked = int(info["action_mask"].argmin())
+    _, base, *_, info = plain.step(masked)
+    assert info["invalid_action"]
+    assert dearer.step(masked)[1] == base - 0.5  # 1 more, in units of 2
+    with pytest.raises(ValueError, match=rf"got {masked} in environment 0"):
+        strict.step(masked)
+    valid = int(info["action_mask"].argmax())
+    assert strict.step(valid)[1] == base  # nothing had moved
+    assert dearer.step(valid)[1] == plain.step(valid)[1]
+    with pytest.raises(ValueError, match="on_invalid: expected one of serve_first, penalty, err"):
+        gym.make(SEQUENTIAL, on_invalid="ignore")

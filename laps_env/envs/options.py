@@ -24,6 +24,8 @@ from laps_env.workloads.predictors import PredictorError
 from laps_env.workloads.scenarios import Scenario, get_scenario
 
 INTERFACES = ("sequential", "scores")
+#: What a masked action does: the round starts without it, that and a cost of 1 more, or an error.
+ON_INVALID = ("serve_first", "penalty", "error")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,7 @@ class EnvOptions:
     category_weights: Mapping[str, float] | None
     split: str
     interface: str
+    on_invalid: str
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scenario", get_scenario(self.scenario))
@@ -60,6 +63,7 @@ class EnvOptions:
         check_one_of("objective", self.objective, OBJECTIVES)
         if self.time_limit_s is not None:
             check_positive("time_limit_s", self.time_limit_s)
+        check_one_of("on_invalid", self.on_invalid, ON_INVALID)
         if self.interface not in INTERFACES:
             raise ValueError(f"interface: expected one of {INTERFACES}, got {self.interface!r}")
         if self.server.batch_size > self.slots:

@@ -45,7 +45,9 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
     full or nothing that fits is left to add; at batch size 1 every action is a round. A masked
     action (an empty slot, a request already picked or too large for the pool's room, starting an
     empty round) starts the round with what is picked, or with the earliest arrival alone, and is
-    flagged in ``info["invalid_action"]``. An action outside the space raises ``ValueError``.
+    flagged in ``info["invalid_action"]``; at batch size 1 an agent whose actions are all masked
+    plays first come, first served. ``on_invalid`` makes it cost more, or an error. An action
+    outside the space raises ``ValueError``.
 
     With ``interface="scores"`` (``laps_env/SpecDecodeReplayScores-v0``) an action is a whole
     round: ``Box(-1, 1, (slots,))`` scores, and the highest that fit are served, ties by arrival.
@@ -117,6 +119,9 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         split: Part of all traffic that episodes are drawn from: ``"train"`` (default),
             ``"validation"`` or ``"test"``, which share nothing.
         interface: Kind of action, ``"sequential"`` or ``"scores"``.
+        on_invalid: What a masked action does: ``"serve_first"`` (default) starts the round without
+            it, ``"penalty"`` costs 1 in addition, before ``reward_scale``, ``"error"`` raises
+            ``ValueError`` before anything moves.
         max_episode_steps: Steps after which an episode is truncated; never by default.
         render_mode: None, ``"ansi"`` (a text), ``"rgb_array"`` (a picture, uint8 [640, 960, 3]) or
             ``"human"`` (a window); the last two need pygame (the extra ``render``).
@@ -158,6 +163,7 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         category_weights: Mapping[str, float] | None = None,
         split: str = Split.TRAIN,
         interface: str = "sequential",
+        on_invalid: str = "serve_first",
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -179,6 +185,7 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
             category_weights=category_weights,
             split=split,
             interface=interface,
+            on_invalid=on_invalid,
             max_episode_steps=max_episode_steps,
             autoreset_mode=AutoresetMode.DISABLED,
         )

@@ -52,7 +52,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         render_mode: None, ``"ansi"`` or ``"rgb_array"``.
         scenario, load, num_requests, slots, batch_size, draft_length, pool_tokens,
             predictor_error, time_limit_s, queue_limit, reward_scale, objective, category_weights,
-            split, interface: Arguments of `laps_env.envs.replay.SpecDecodeReplay`.
+            split, interface, on_invalid: Arguments of `laps_env.envs.replay.SpecDecodeReplay`.
 
     Raises:
         ValueError: An argument is out of range; the message names it, what was expected and what
@@ -84,6 +84,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         category_weights: Mapping[str, float] | None = None,
         split: str = Split.TRAIN,
         interface: str = "sequential",
+        on_invalid: str = "serve_first",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
@@ -107,6 +108,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             category_weights=category_weights,
             split=split,
             interface=interface,
+            on_invalid=on_invalid,
         )
         self.num_envs = num_envs
         self.render_mode = render_mode
@@ -254,6 +256,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             raise gym.error.ResetNeeded(f"step: expected reset first in environments {ended}")
         for index in np.flatnonzero(skip).tolist():
             self._reset_one(index)
+        self._refuse_invalid(actions, skip)
         self._move(actions, skip)
         self._charge(skip)
         servers = self.simulation.state.servers
@@ -273,6 +276,18 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             info = self._reset_same_step(info)
         return self._observe(), reward, terminated, truncated, info
 
+    def _refuse_invalid(self, actions: npt.NDArray[Any], skip: npt.NDArray[np.bool_]) -> None:
+        """Raise for a masked action where that is asked for; nothing has moved then."""
+        if self.options.on_invalid != "error" or self.options.interface != "sequential":
+            return
+        allowed = self.simulation.state.mask[np.arange(self.num_envs), actions] != 0
+        if not (allowed | skip).all():
+            index = int(np.argmin(allowed | skip))
+            raise ValueError(
+                f"actions: expected one that info['action_mask'] allows, got {actions[index]} in "
+                f"environment {index}"
+            )
+
     def _move(self, actions: npt.NDArray[Any], skip: npt.NDArray[np.bool_]) -> None:
         """All that are not skipped take their actions."""
         state = self.simulation.state
@@ -284,10 +299,12 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
 
     def _charge(self, skip: npt.NDArray[np.bool_]) -> None:
         """The rewards under another objective than the default, which the round itself knows."""
-        if self.options.is_default_objective:
-            return
-        objective = list(OBJECTIVES).index(self.options.objective)
-        charge(self.simulation.state, objective, skip, self.options.reward_scale)
+        state, scale = self.simulation.state, self.options.reward_scale
+        if not self.options.is_default_objective:
+            objective = list(OBJECTIVES).index(self.options.objective)
+            charge(state, objective, skip, scale)
+        if self.options.on_invalid == "penalty":
+            state.reward[state.invalid & ~skip] -= 1 / scale
 
     def _reset_same_step(self, info: Info) -> Info:
         """Those that have ended start anew; their last observation and info go to ``final_*``."""

@@ -72,7 +72,7 @@ class SpecDecodeLive(SpecDecodeReplay):
         slots: Slots of the request table; on the device each holds a cache of the longest request.
         scenario, load, num_requests, batch_size, draft_length, pool_tokens, time_limit_s,
             queue_limit, reward_scale, objective, category_weights, split, interface,
-            max_episode_steps, render_mode: Arguments of `SpecDecodeReplay`. There is no
+            on_invalid, max_episode_steps, render_mode: Arguments of `SpecDecodeReplay`. There is no
             ``predictor_error``, where nobody knows the true length: a length model predicts it
             from the prompt.
 
@@ -117,6 +117,7 @@ class SpecDecodeLive(SpecDecodeReplay):
         category_weights: Mapping[str, float] | None = None,
         split: str = Split.TRAIN,
         interface: str = "sequential",
+        on_invalid: str = "serve_first",
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -142,6 +143,7 @@ class SpecDecodeLive(SpecDecodeReplay):
             "category_weights": category_weights,
             "split": split,
             "interface": interface,
+            "on_invalid": on_invalid,
             "max_episode_steps": max_episode_steps,
         }
         envs: LiveServer
