@@ -37,6 +37,14 @@ CARTPOLE = "CartPole-v1"
 #: Load of the vector loops: queues grow to about 16 of 64 slots on average while it is measured.
 OVERLOAD = 2.5
 
+#: How the vector environment is made, by the ending of its figures' names.
+VECTOR_OPTIONS: dict[str, dict[str, Any]] = {
+    "": {},
+    "_threads2": {"num_threads": 2},
+    "_nocopy": {"copy": False},
+    "_nocopy_threads2": {"copy": False, "num_threads": 2},
+}
+
 FIRST_STEP = f"""
 import time
 start = time.perf_counter()
@@ -155,14 +163,25 @@ def first_step_seconds(repeats: int) -> float:
     return statistics.median(runs[1:])
 
 
+def vector_figures(repeats: int) -> dict[str, Any]:
+    """Steps per second of the vector environment: sizes, threads, with and without copies."""
+    figures: dict[str, Any] = {}
+    for count in (64, 256, 1024, 4096):
+        for name, given in VECTOR_OPTIONS.items():
+            loop = VectorLoop(count, load=OVERLOAD, **given)
+            steps = max(500 * 256 // count, 50)
+            rate = median_rate(lambda loop=loop, steps=steps: loop.run(steps)[::2], repeats)
+            figures[f"vector_steps_per_s_{count}{name}"] = rate
+            figures[f"vector_occupied_slots_{count}{name}"] = float(np.mean(loop.occupied))
+    return figures
+
+
 def measure(repeats: int) -> dict[str, Any]:
     """All figures."""
     figures: dict[str, Any] = {}
     figures["kernel_rounds_per_s_b1"] = median_rate(lambda: kernel_rounds(1), repeats)
     figures["kernel_rounds_per_s_b16"] = median_rate(lambda: kernel_rounds(16), repeats)
-    serial = VectorLoop(256, load=OVERLOAD)
-    figures["vector_steps_per_s_256"] = median_rate(lambda: serial.run(500)[::2], repeats)
-    figures["vector_occupied_slots"] = float(np.mean(serial.occupied))
+    figures |= vector_figures(repeats)
     batched = VectorLoop(256, scenario="chat-batch8-8b", load=OVERLOAD)
     figures["vector_rounds_per_s_batch8"] = median_rate(lambda: batched.run(500)[1:], repeats)
     figures["vector_occupied_slots_batch8"] = float(np.mean(batched.occupied))

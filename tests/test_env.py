@@ -255,7 +255,8 @@ def test_the_live_environment_has_the_defaults_of_the_replay() -> None:
 def test_an_invalid_action_may_cost_more_or_be_refused() -> None:
     made: dict[str, Any] = {"num_requests": 3, "slots": 4, "reward_scale": 2.0}
     plain, dearer, strict = (
-        gym.make(SEQUENTIAL, on_invalid=mode, **made) for mode in ("serve_first", "penalty", "error")
+        gym.make(SEQUENTIAL, on_invalid=mode, **made)
+        for mode in ("serve_first", "penalty", "error")
     )
     for env in (plain, dearer, strict):
         _, info = env.reset(seed=0)

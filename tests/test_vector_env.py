@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import gymnasium as gym
@@ -282,3 +283,38 @@ def test_num_envs_is_checked() -> None:
         SpecDecodeReplayVectorEnv(0)
     with pytest.raises(ValueError, match=r"'sometimes' is not a valid"):
         SpecDecodeReplayVectorEnv(1, autoreset_mode="sometimes")
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+@pytest.mark.parametrize(("interface", "batch"), [("sequential", 1), ("scores", 2)])
+def test_threads_and_copies_change_no_bit(mode: str, interface: str, batch: int) -> None:
+    """Also where episodes end and workloads grow the arrays."""
+    made: dict[str, Any] = {"num_requests": 6, "slots": 4, "load": 2.0, "batch_size": batch}
+    made |= {"interface": interface, "autoreset_mode": mode}
+    options: list[dict[str, Any]] = [{}, {"num_threads": 2}, {"copy": False, "num_threads": 3}]
+    every = [SpecDecodeReplayVectorEnv(5, **made, **given) for given in options]
+    every.append(pickle.loads(pickle.dumps(every[1])))  # noqa: S301
+    seen = [envs.reset(seed=0) for envs in every]
+    rng, ended = np.random.default_rng(0), 0
+    for _ in range(1200):
+        first = seen[0]
+        for other in seen[1:]:
+            assert data_equivalence(other, first, exact=True)
+        if interface == "sequential":
+            actions = first[1 if len(first) == 2 else 4]["action_mask"].argmax(axis=1)
+        else:
+            actions = rng.uniform(-1, 1, (5, 4)).astype(np.float32)
+        seen = [envs.step(actions) for envs in every]
+        ended += int((seen[0][2]).sum())
+    assert ended > 5
+
+
+def test_without_a_copy_the_arrays_are_the_environments_own() -> None:
+    envs = SpecDecodeReplayVectorEnv(2, copy=False, num_requests=3)
+    first, info = envs.reset(seed=0)
+    second, *_ = envs.step(info["action_mask"].argmax(axis=1))
+    assert second["queue"] is first["queue"]
+    fresh = SpecDecodeReplayVectorEnv(2, num_requests=3)
+    first, info = fresh.reset(seed=0)
+    second, *_ = fresh.step(info["action_mask"].argmax(axis=1))
+    assert not np.shares_memory(second["queue"], first["queue"])

@@ -17,11 +17,13 @@ from laps_env.envs.options import EnvOptions
 from laps_env.envs.picture import Picture
 from laps_env.envs.rendering import View, as_text, check_render_mode
 from laps_env.envs.spaces import action_space, check_actions, observation_space
+from laps_env.envs.threads import Threads
 from laps_env.sim.loops import step_scores, step_sequential
 from laps_env.sim.metrics import summarize, time_alone_ns
 from laps_env.sim.objectives import OBJECTIVES, charge
 from laps_env.sim.server_model import DraftLength
 from laps_env.sim.simulation import UNLIMITED, Simulation, limit_ns
+from laps_env.sim.state import BatchedState
 from laps_env.sim.workload import Workload
 from laps_env.utils.checks import check_count
 from laps_env.utils.splits import Split
@@ -40,8 +42,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
     """E independent copies of `laps_env.envs.replay.SpecDecodeReplay`, stepped together.
 
     Environment i reset with seed s equals the single environment reset with seed s + i, in every
-    autoreset mode; so base seeds of runs should lie far apart (2**20, say). Observations are fresh
-    arrays.
+    autoreset mode; so base seeds of runs should lie far apart (2**20, say).
 
     Args:
         num_envs: Number of environments, E.
@@ -49,6 +50,9 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             ``DISABLED``; with the last, ``reset(options={"reset_mask": bool [E]})`` resets those
             that have ended.
         max_episode_steps: Steps after which an episode is truncated; never by default.
+        num_threads: Threads that step the servers; nothing else depends on it.
+        copy: Whether observations are fresh arrays (default). Else they are the environment's own,
+            read-only by agreement and good until the next step or reset, which writes over them.
         render_mode: None, ``"ansi"`` or ``"rgb_array"``.
         scenario, load, num_requests, slots, batch_size, draft_length, pool_tokens,
             predictor_error, time_limit_s, queue_limit, reward_scale, objective, category_weights,
@@ -87,9 +91,12 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         on_invalid: str = "serve_first",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         max_episode_steps: int | None = None,
+        num_threads: int = 1,
+        copy: bool = True,
         render_mode: str | None = None,
     ) -> None:
         check_count("num_envs", num_envs)
+        check_count("num_threads", num_threads)
         check_count("max_episode_steps", max_episode_steps, optional=True)
         check_render_mode(render_mode, self.metadata["render_modes"])
         self.options = EnvOptions(
@@ -111,6 +118,8 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             on_invalid=on_invalid,
         )
         self.num_envs = num_envs
+        self._copy = copy
+        self._threads = Threads(num_threads, num_envs)
         self.render_mode = render_mode
         self._pictures: list[Picture] = []
         self.autoreset_mode = as_autoreset_mode(autoreset_mode)
@@ -290,12 +299,13 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
 
     def _move(self, actions: npt.NDArray[Any], skip: npt.NDArray[np.bool_]) -> None:
         """All that are not skipped take their actions."""
-        state = self.simulation.state
         constants, scale = self.simulation.constants, self.options.reward_scale
-        if self.options.interface == "sequential":
-            step_sequential(constants, state, actions, skip, scale)
-        else:
-            step_scores(constants, state, -actions, skip, scale)
+        sequential = self.options.interface == "sequential"
+        step, given = (step_sequential, actions) if sequential else (step_scores, -actions)
+        self._threads.run(
+            self.simulation.state,
+            lambda part, own: step(constants, part, given[own], skip[own], scale),
+        )
 
     def _charge(self, skip: npt.NDArray[np.bool_]) -> None:
         """The rewards under another objective than the default, which the round itself knows."""
@@ -326,7 +336,15 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
 
     def _observe(self) -> Observation:
         state = self.simulation.state
-        return {"queue": state.queue.copy(), "server": state.server_obs.copy()}
+        if not self._copy:
+            return {"queue": state.queue, "server": state.server_obs}
+        queue = np.empty_like(state.queue)
+
+        def take_down(part: BatchedState, own: slice) -> None:
+            queue[own] = part.queue
+
+        self._threads.run(state, take_down)
+        return {"queue": queue, "server": state.server_obs.copy()}
 
     def _info(self) -> Info:
         state = self.simulation.state
