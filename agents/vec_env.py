@@ -16,11 +16,14 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices
 
+from laps_env.envs.normalized import NormalizedVectorObservation
 from laps_env.envs.vector import SpecDecodeReplayVectorEnv
 from laps_env.sim.observation import CATEGORY, OCCUPIED
 
 Observation = dict[str, npt.NDArray[np.float32]]
 Infos = list[dict[str, Any]]
+#: A native vector environment, in physical units or scaled for networks.
+Group = SpecDecodeReplayVectorEnv | NormalizedVectorObservation
 Made = TypeVar("Made")
 
 #: Methods of the vector environment that give something for each of its servers.
@@ -35,8 +38,9 @@ class ReplayVecEnv(VecEnv):
     as `Monitor` has them) and ``summary`` (`laps_env.sim.metrics.summarize`).
 
     Args:
-        groups: Vector environments with ``autoreset_mode="SameStep"`` and one number of slots; this
-            adapter alone resets them. Several mix scenarios or loads in one training run.
+        groups: Vector environments with ``autoreset_mode="SameStep"`` and one number of slots, each
+            as it is or in a `NormalizedVectorObservation`; this adapter alone resets them. Several
+            mix scenarios or loads in one training run.
         first_category: Number added to the category of each group's requests, 0 by default; tells
             the categories of different scenarios apart.
 
@@ -49,7 +53,7 @@ class ReplayVecEnv(VecEnv):
 
     def __init__(
         self,
-        *groups: SpecDecodeReplayVectorEnv,
+        *groups: Group,
         first_category: Sequence[int] | None = None,
     ) -> None:
         for envs in groups:
@@ -62,7 +66,7 @@ class ReplayVecEnv(VecEnv):
                     f"groups: expected the same action space, got {groups[0].single_action_space} "
                     f"and {envs.single_action_space}"
                 )
-        self.groups = groups
+        self.groups: tuple[Any, ...] = groups  # a wrapper has what is wrapped
         #: The vector environment of each index, and which of its servers it is.
         self.places = [(envs, i) for envs in groups for i in range(envs.num_envs)]
         sizes = [envs.num_envs for envs in groups]
@@ -167,7 +171,7 @@ class ReplayVecEnv(VecEnv):
         """An attribute of the vector environment behind each index."""
         return [getattr(self.places[index][0], attr_name) for index in self._get_indices(indices)]
 
-    def per_env(self, make: Callable[[SpecDecodeReplayVectorEnv], Made]) -> list[Made]:
+    def per_env(self, make: Callable[[Any], Made]) -> list[Made]:
         """What is made of each vector environment, once, for each of its servers."""
         made = [make(envs) for envs in self.groups]
         return [

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 import laps_env
 from laps_env.agents.vec_env import ReplayVecEnv
+from laps_env.envs.normalized import NormalizedVectorObservation, normalized
 from laps_env.envs.vector import SpecDecodeReplayVectorEnv
 from laps_env.sim.observation import CATEGORY, OCCUPIED
 
@@ -209,3 +210,24 @@ def test_rounds_repeated_once_are_the_environment() -> None:
         other, expected, *_ = plain.step(actions)
         np.testing.assert_array_equal(one["queue"], other["queue"])
         np.testing.assert_array_equal(reward, expected)
+
+
+def test_scaled_servers_are_the_same_servers() -> None:
+    made: dict[str, Any] = {"num_requests": 3, "slots": 4, "autoreset_mode": "SameStep"}
+    plain = ReplayVecEnv(SpecDecodeReplayVectorEnv(2, **made))
+    scaled = ReplayVecEnv(NormalizedVectorObservation(SpecDecodeReplayVectorEnv(2, **made)))
+    for venv in (plain, scaled):
+        venv.seed(5)
+    raw, seen = plain.reset(), scaled.reset()
+    last = 0
+    for _ in range(2000):
+        for name, part in normalized(raw).items():
+            assert np.array_equal(seen[name], part)
+        actions = np.array([mask.argmax() for mask in scaled.env_method("action_masks")])
+        (raw, _, done, infos), (seen, _, _, others) = plain.step(actions), scaled.step(actions)
+        for index in np.flatnonzero(done):
+            final = normalized(infos[index]["terminal_observation"])
+            assert np.array_equal(others[index]["terminal_observation"]["queue"], final["queue"])
+            assert others[index]["summary"] == infos[index]["summary"]
+            last += 1
+    assert last > 2

@@ -144,6 +144,12 @@ class NormalizedVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
         self.single_observation_space = normalized_space(single)
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
 
+    def __getattr__(self, name: str) -> Any:
+        """What else the environment has: ``action_masks``, ``summary``, ``workload``, ..."""
+        if name.startswith("_"):
+            raise AttributeError(f"accessing private attribute {name!r} is prohibited")
+        return getattr(self.env, name)
+
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
