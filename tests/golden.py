@@ -19,6 +19,7 @@ import numpy as np
 
 import laps_env
 from laps_env import policies
+from laps_env.catalog import list_rules
 from laps_env.evaluation.episodes import serve
 from laps_env.sim import SIMULATOR_VERSION
 from laps_env.workloads.scenarios import get_scenario, list_scenarios
@@ -67,7 +68,8 @@ def of_requests(requests: Any) -> list[Any]:
 
 
 def policy_names() -> list[str]:
-    return [*policies.list_policies(), "fcfs+smartspec", "laps_sd_tuned+smartspec"]
+    """Every rule at its defaults; tuned parameters and learned weights are data, not simulator."""
+    return [*list_rules(), *(f"fcfs+{rule}" for rule in ("smartspec", "sglang", "vllm"))]
 
 
 def of_scenario(name: str, names: Sequence[str] = ()) -> dict[str, list[Any]]:
@@ -120,7 +122,7 @@ def of_environments() -> dict[str, str]:
         for env_id in laps_env.REPLAY_IDS:
             env = gym.make(env_id, disable_env_checker=True, **options)
             found[f"{env_id} {scenario}"] = of_steps(env, 3)
-        for name in ("fcfs", "laps_sd", "learned"):
+        for name in ("fcfs", "laps_sd", "gittins"):
             env = gym.make(laps_env.REPLAY_IDS[0], disable_env_checker=True, **options)
             found[f"{name} {scenario}"] = of_steps(env, 5, policies.make(name, scenario))
     limited = "limits-batch8-8b"
