@@ -31,9 +31,9 @@ POLICIES = (
     "las_tuned",
     "laps_sd",
     "laps_sd_tuned",
-    "bayes_srpt_tuned",
     "gittins_tuned",
-    "uniboost",
+    "tie_tuned",
+    "boost_tuned",
     "learned",
     "oracle_srpt",
 )

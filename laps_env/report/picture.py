@@ -23,8 +23,9 @@ PANEL, LARGEST = (6.4, 5.0), (16.0, 12.0)
 #: Loads of which there are panels, the highest.
 MOST_LOADS = 3
 
-#: Room between two names, as a share of the panel's height.
-LINE = 0.042
+#: Room between two names, as a share of the panel's height, and nearness of points, as a share of
+#: the panel, of which one name is enough.
+LINE, CLOSE = 0.042, 0.035
 
 #: Times the reference's beyond which a policy stands at the panel's edge.
 FARTHEST = 4.0
@@ -127,9 +128,13 @@ def _name(panel: Any, standings: Iterable[Standing]) -> None:
     """Names beside their points, far enough from each other to be read."""
     to_share = panel.transScale + panel.transLimits
     panel.autoscale_view()
+    places: dict[Standing, Any] = {}
+    for standing in sorted(standings, key=lambda s: s.on_frontier):  # the others are few
+        place = to_share.transform(_shown(standing))
+        if all(np.abs(place - other).max() > CLOSE for other in places.values()):
+            places[standing] = place
     height = -1.0
-    for standing in sorted(standings, key=lambda s: s.tail):
-        x, y = to_share.transform(_shown(standing))
+    for standing, (x, y) in sorted(places.items(), key=lambda named: named[0].tail):
         height = max(height + LINE, y + 0.015)
         left = x > 0.7
         panel.annotate(
