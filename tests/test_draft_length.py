@@ -116,7 +116,7 @@ def test_the_best_table_is_the_best_draft_length_of_each_size() -> None:
 )
 def test_it_is_no_worse_than_the_reference_draft_length(name: str) -> None:
     scenario = get_scenario(name)
-    policy = policies.make("laps_sd_tuned", scenario)
+    policy = policies.make("laps_sd", scenario)
     workloads = [
         scenario.workload(load=0.9, num_requests=1000, split="validation", seed=5000 + seed)
         for seed in range(8)
