@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,12 @@ def first_step_seconds(repeats: int) -> float:
     return statistics.median(runs[1:])
 
 
+def steps_and_seconds(loop: VectorLoop, steps: int) -> tuple[float, float]:
+    """Environment steps of a loop, and how long they took."""
+    taken, _, seconds = loop.run(steps)
+    return taken, seconds
+
+
 def vector_figures(repeats: int) -> dict[str, Any]:
     """Steps per second of the vector environment: sizes, threads, with and without copies."""
     figures: dict[str, Any] = {}
@@ -170,7 +177,7 @@ def vector_figures(repeats: int) -> dict[str, Any]:
         for name, given in VECTOR_OPTIONS.items():
             loop = VectorLoop(count, load=OVERLOAD, **given)
             steps = max(500 * 256 // count, 50)
-            rate = median_rate(lambda loop=loop, steps=steps: loop.run(steps)[::2], repeats)
+            rate = median_rate(partial(steps_and_seconds, loop, steps), repeats)
             figures[f"vector_steps_per_s_{count}{name}"] = rate
             figures[f"vector_occupied_slots_{count}{name}"] = float(np.mean(loop.occupied))
     return figures

@@ -60,8 +60,8 @@ def random_server(rng: np.random.Generator, workload: dict[str, Any]) -> dict[st
     The pool holds the largest request, with no token to spare in the tightest case.
     """
     number = int(rng.integers(0, 9))
-    draft_length: int | str | tuple[int, ...] = number
-    if (drawn := rng.random()) < 0.4:  # the last two take what comes after
+    draft_length: Any = number
+    if (drawn := rng.random()) < 0.4:
         rules = ("smartspec", "smartspec", "sglang", tuple((number + np.arange(3) * 5) % 9))
         draft_length = rules[int(drawn * 10)]
     longest = 0 if drawn < 0.4 else number  # what chooses drafts what has room

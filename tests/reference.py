@@ -81,7 +81,7 @@ class ReferenceServer:
         self.server, self.cost = server, server.cost
         self.reward_scale, self.saturation_rps = reward_scale, saturation_rps
         self.time_limit_ns, self.queue_limit = time_limit_ns, queue_limit
-        self.rule = None if isinstance(server.draft_length, int) else server.draft_length
+        self.rule: Any = None if isinstance(server.draft_length, int) else server.draft_length
         self.nominal = server.draft_length if self.rule is None else 0
         self.adaptive = {batch: AdaptiveSteps(*given) for batch, given in SGLANG_STEPS.items()}
         longest = SCHEDULE_MAX if workload.draft_schedule is not None else self.nominal
@@ -298,7 +298,7 @@ class ReferenceServer:
             return self._smartspec_length(batch, room)
         if self.rule == "sglang":
             return self._steps_for(len(batch)).length
-        return self.rule[min(len(batch), len(self.rule)) - 1]
+        return int(self.rule[min(len(batch), len(self.rule)) - 1])
 
     def _steps_for(self, size: int) -> AdaptiveSteps:
         return self.adaptive[min(self.adaptive, key=lambda batch: abs(batch - size))]

@@ -261,7 +261,8 @@ def test_an_invalid_action_may_cost_more_or_be_refused() -> None:
     for env in (plain, dearer, strict):
         _, info = env.reset(seed=0)
     masked = int(info["action_mask"].argmin())
-    _, base, *_, info = plain.step(masked)
+    _, earned, *_, info = plain.step(masked)
+    base = float(earned)
     assert info["invalid_action"]
     assert dearer.step(masked)[1] == base - 0.5  # 1 more, in units of 2
     with pytest.raises(ValueError, match=rf"got {masked} in environment 0"):

@@ -218,7 +218,8 @@ def test_scaled_servers_are_the_same_servers() -> None:
     scaled = ReplayVecEnv(NormalizedVectorObservation(SpecDecodeReplayVectorEnv(2, **made)))
     for venv in (plain, scaled):
         venv.seed(5)
-    raw, seen = plain.reset(), scaled.reset()
+    raw: Any = plain.reset()
+    seen: Any = scaled.reset()
     last = 0
     for _ in range(2000):
         for name, part in normalized(raw).items():

@@ -294,7 +294,7 @@ def test_threads_and_copies_change_no_bit(mode: str, interface: str, batch: int)
     options: list[dict[str, Any]] = [{}, {"num_threads": 2}, {"copy": False, "num_threads": 3}]
     every = [SpecDecodeReplayVectorEnv(5, **made, **given) for given in options]
     every.append(pickle.loads(pickle.dumps(every[1])))  # noqa: S301
-    seen = [envs.reset(seed=0) for envs in every]
+    seen: list[Any] = [envs.reset(seed=0) for envs in every]
     rng, ended = np.random.default_rng(0), 0
     for _ in range(1200):
         first = seen[0]

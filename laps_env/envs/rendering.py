@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from laps_env.envs.options import EnvOptions
 from laps_env.sim.observation import (
     ACCEPTED,
     ARRIVAL_NUMBER,
@@ -22,6 +23,8 @@ from laps_env.sim.observation import (
     RAN,
     WAITING_S,
 )
+from laps_env.sim.simulation import Simulation
+from laps_env.sim.workload import Workload
 
 
 class View(NamedTuple):
@@ -56,6 +59,23 @@ class View(NamedTuple):
         seen = self.requests[: self.arrived]
         ends = np.where(seen["completion_ns"] > 0, seen["completion_ns"] * 1e-9, self.now_s)
         return float(np.mean(ends - seen["arrival_ns"] * 1e-9)) if self.arrived else 0.0
+
+
+def view_of(simulation: Simulation, index: int, workload: Workload, options: EnvOptions) -> View:
+    """One server of a simulation, and what it serves, as a person is shown it."""
+    state = simulation.state
+    server = state.servers[index]
+    return View(
+        queue=state.queue[index],
+        server=state.server_obs[index],
+        requests=simulation.requests(index),
+        now_s=int(server["now"]) * 1e-9,
+        arrived=int(server["arrived"]),
+        finished=int(server["finished"]),
+        categories=workload.categories,
+        pool_tokens=options.server.pool_tokens,
+        title=f"{options.get_scenario().name}, load {options.load}",
+    )
 
 
 def check_render_mode(render_mode: str | None, modes: Sequence[str]) -> None:

@@ -59,3 +59,20 @@ def check_actions(name: str, actions: Any, space: gym.Space[Any], slots: int) ->
         bad = actions[~((actions >= low) & (actions <= high))].flat[0]
         raise ValueError(f"{name}: expected {low}..{high}, got {bad}")
     return actions.astype(np.float64 if scores else np.int64, copy=False)
+
+
+def check_allowed(
+    actions: npt.NDArray[np.int64], mask: npt.NDArray[np.int8], skip: npt.NDArray[np.bool_]
+) -> None:
+    """Whether picks [E] are those that a mask [E, N + 1] allows, but where they are skipped [E].
+
+    Raises:
+        ValueError: One is not; the message names its environment.
+    """
+    fine = skip | (mask[np.arange(actions.size), actions] != 0)
+    if not fine.all():
+        index = int(np.argmin(fine))
+        raise ValueError(
+            f"actions: expected one that info['action_mask'] allows, got {actions[index]} in "
+            f"environment {index}"
+        )

@@ -15,15 +15,19 @@ from laps_env.envs.gymnasium_api import as_autoreset_mode
 from laps_env.envs.infos import Info, add_summaries, masked, unmasked
 from laps_env.envs.options import EnvOptions
 from laps_env.envs.picture import Picture
-from laps_env.envs.rendering import View, as_text, check_render_mode
-from laps_env.envs.spaces import action_space, check_actions, observation_space
+from laps_env.envs.rendering import View, as_text, check_render_mode, view_of
+from laps_env.envs.spaces import (
+    action_space,
+    check_actions,
+    check_allowed,
+    observation_space,
+)
 from laps_env.envs.threads import Threads
 from laps_env.sim.loops import step_scores, step_sequential
 from laps_env.sim.metrics import summarize, time_alone_ns
 from laps_env.sim.objectives import OBJECTIVES, charge
 from laps_env.sim.server_model import DraftLength
 from laps_env.sim.simulation import UNLIMITED, Simulation, limit_ns
-from laps_env.sim.state import BatchedState
 from laps_env.sim.workload import Workload
 from laps_env.utils.checks import check_count
 from laps_env.utils.splits import Split
@@ -265,7 +269,8 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             raise gym.error.ResetNeeded(f"step: expected reset first in environments {ended}")
         for index in np.flatnonzero(skip).tolist():
             self._reset_one(index)
-        self._refuse_invalid(actions, skip)
+        if self.options.on_invalid == "error" and self.options.interface == "sequential":
+            check_allowed(actions, self.simulation.state.mask, skip)
         self._move(actions, skip)
         self._charge(skip)
         servers = self.simulation.state.servers
@@ -284,18 +289,6 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
             info = self._reset_same_step(info)
         return self._observe(), reward, terminated, truncated, info
-
-    def _refuse_invalid(self, actions: npt.NDArray[Any], skip: npt.NDArray[np.bool_]) -> None:
-        """Raise for a masked action where that is asked for; nothing has moved then."""
-        if self.options.on_invalid != "error" or self.options.interface != "sequential":
-            return
-        allowed = self.simulation.state.mask[np.arange(self.num_envs), actions] != 0
-        if not (allowed | skip).all():
-            index = int(np.argmin(allowed | skip))
-            raise ValueError(
-                f"actions: expected one that info['action_mask'] allows, got {actions[index]} in "
-                f"environment {index}"
-            )
 
     def _move(self, actions: npt.NDArray[Any], skip: npt.NDArray[np.bool_]) -> None:
         """All that are not skipped take their actions."""
@@ -339,11 +332,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         if not self._copy:
             return {"queue": state.queue, "server": state.server_obs}
         queue = np.empty_like(state.queue)
-
-        def take_down(part: BatchedState, own: slice) -> None:
-            queue[own] = part.queue
-
-        self._threads.run(state, take_down)
+        self._threads.run(state, lambda part, own: np.copyto(queue[own], part.queue))
         return {"queue": queue, "server": state.server_obs.copy()}
 
     def _info(self) -> Info:
@@ -381,19 +370,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
 
     def view(self, index: int = 0) -> View:
         """Environment ``index`` as a person is shown it."""
-        state, options = self.simulation.state, self.options
-        server = state.servers[index]
-        return View(
-            queue=state.queue[index],
-            server=state.server_obs[index],
-            requests=self.simulation.requests(index),
-            now_s=int(server["now"]) * 1e-9,
-            arrived=int(server["arrived"]),
-            finished=int(server["finished"]),
-            categories=self.workload(index).categories,
-            pool_tokens=options.server.pool_tokens,
-            title=f"{options.get_scenario().name}, load {options.load}",
-        )
+        return view_of(self.simulation, index, self.workload(index), self.options)
 
     @property
     def is_running(self) -> bool:
