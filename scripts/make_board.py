@@ -16,6 +16,7 @@ from laps_env.evaluation.results import Results, Row, read_results
 from laps_env.report.leaderboard import leaderboard, leaderboard_table
 from laps_env.report.picture import draw_picture
 from laps_env.report.tables import families_of, markdown_table
+from laps_env.report.verdict import told
 from laps_env.utils.files import write_beside
 from laps_env.workloads.predictors import RECORDED
 
@@ -122,8 +123,8 @@ def limits_table(results: Results) -> str:
     cells = [
         [
             f"`{row.policy}`",
-            with_interval(row.slo_attainment, row.slo_attainment_ci95, 3),
-            with_interval(row.goodput_rps, row.goodput_rps_ci95, 2),
+            told(row.slo_attainment or 0, row.slo_attainment_ci95, 3),
+            told(row.goodput_rps or 0, row.goodput_rps_ci95),
             f"{row.mean_latency_s:.2f}",
             f"{row.p99_latency_s:.2f}",
             f"{row.p99_ttft_s:.2f}",
@@ -135,13 +136,6 @@ def limits_table(results: Results) -> str:
     headings = ["policy", "limits kept", "goodput, 1/s", "mean, s", "p99, s", "p99 first token, s"]
     table = markdown_table([*headings, "p99 per token, ms", "longest stall, s"], cells)
     return f"{first.scenario}, load {first.load}:\n\n{table}"
-
-
-def with_interval(value: float | None, interval: tuple[float, float] | None, digits: int) -> str:
-    """A number with its 95 % interval."""
-    assert value is not None
-    assert interval is not None
-    return f"{value:.{digits}f} ({interval[0]:.{digits}f}-{interval[1]:.{digits}f})"
 
 
 def family_tables(family: str, rows: list[Row], reference: str) -> str:
@@ -156,8 +150,8 @@ def family_tables(family: str, rows: list[Row], reference: str) -> str:
         ratios.setdefault(row.scenario, {})[row.policy] = ratio
         tails.setdefault(row.scenario, {})[row.policy] = f"{row.p99_latency_s:.1f} / {gap}"
     error = rows[0].predictor_error
-    told = "of a length model" if error == RECORDED else f"with an error of sd {error} (log)"
-    title = f"**{family[0].upper()}{family[1:]}**, length predictions {told}:"
+    kind = "of a length model" if error == RECORDED else f"with an error of sd {error} (log)"
+    title = f"**{family[0].upper()}{family[1:]}**, length predictions {kind}:"
     tables = by_scenario(names, ratios), by_scenario([*names, reference], tails)
     return "\n\n".join((title, *tables))
 

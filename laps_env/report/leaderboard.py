@@ -23,6 +23,7 @@ from laps_env.evaluation.statistics import (
     side_of_one,
 )
 from laps_env.report.tables import markdown_table
+from laps_env.report.verdict import told
 
 Workloads = tuple[Any, ...]
 """Everything that a row was measured on."""
@@ -119,8 +120,8 @@ def leaderboard_table(listed: list[Standing]) -> str:
         [
             rank,
             f"`{s.policy}`",
-            told(s.mean, s.mean_ci95),
-            told(s.tail, s.tail_ci95),
+            told(s.mean, s.mean_ci95, 3),
+            told(s.tail, s.tail_ci95, 3),
             1 + by_tail.index(s),
             "yes" if s.on_frontier else "",
             *([_share(s.attainment), 1 + by_limits.index(s)] if limited else []),
@@ -130,11 +131,6 @@ def leaderboard_table(listed: list[Standing]) -> str:
         for rank, s in enumerate(listed, 1)
     ]
     return markdown_table(headings, body)
-
-
-def told(ratio: float, interval: Interval) -> str:
-    """A ratio with its interval, where there is one."""
-    return f"{ratio:.3f}" + (f" ({interval[0]:.3f}-{interval[1]:.3f})" if interval else "")
 
 
 def _share(attainment: float | None) -> str:

@@ -40,12 +40,12 @@ def verdicts(results: Results) -> dict[str, list[str]]:
     for row in results.rows:
         group = groups.setdefault((row.family, row.load), {})
         group.setdefault(row.policy, {})[row.scenario] = row
-    told = {}
+    found = {}
     for (family, load), group in groups.items():
         count = len(group[results.reference])
         place = f"{family}, load {load}, {count} scenario{'s' * (count > 1)}"
-        told[place] = _sentences(group, results)
-    return told
+        found[place] = _sentences(group, results)
+    return found
 
 
 def _sentences(group: dict[str, Rows], results: Results) -> list[str]:
@@ -102,7 +102,7 @@ def _on_policies(played: dict[str, list[Row]], base: str) -> list[str]:
         words = f"For {goal}: {best}"
         if best != other:
             mean, tail = (ratio_of_levels(of[best], of[other], count) for of in (means, tails))
-            words += f", with {_told(*mean)} of {other}'s mean and {_told(*tail)} of its p99"
+            words += f", with {told(*mean)} of {other}'s mean and {told(*tail)} of its p99"
         said.append(f"{words}; {_not_told_apart(best, levels, count)}.")
     return said
 
@@ -111,8 +111,10 @@ def _best(levels: dict[str, Floats]) -> str:
     return min(levels, key=lambda policy: levels[policy][0])
 
 
-def _told(ratio: float, interval: Interval) -> str:
-    return f"{ratio:.2f}" + (f" ({interval[0]:.2f}-{interval[1]:.2f})" if interval else "")
+def told(value: float, interval: Interval, digits: int = 2) -> str:
+    """A number with its interval, where there is one."""
+    bounds = "" if interval is None else f" ({interval[0]:.{digits}f}-{interval[1]:.{digits}f})"
+    return f"{value:.{digits}f}{bounds}"
 
 
 def _not_told_apart(best: str, levels: dict[str, Floats], count: int) -> str:
