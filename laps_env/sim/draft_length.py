@@ -22,6 +22,9 @@ MAX_DRAFT_LENGTH = 16
 #: Name of the rule, in place of a draft length.
 SMARTSPEC = "smartspec"
 
+#: What stands in the kernel's constants for a rule that chooses, or for a table.
+BY_SMARTSPEC, BY_SGLANG, BY_TABLE = -1, -2, -3
+
 #: Batch sizes that a table of draft lengths has entries for; larger ones take the last.
 TABLE_SIZE = 64
 

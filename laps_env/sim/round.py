@@ -14,7 +14,13 @@ from laps_env.sim.adaptive_steps import note_accepted, sglang_draft_length
 from laps_env.sim.admission import release
 from laps_env.sim.commit import accepted_tokens, committed_tokens, drafted_tokens
 from laps_env.sim.costs import Work, draft_step_ns, duration_ns, verification_ns
-from laps_env.sim.draft_length import FORGETTING, TABLE_SIZE, smartspec_draft_length
+from laps_env.sim.draft_length import (
+    BY_SGLANG,
+    BY_SMARTSPEC,
+    FORGETTING,
+    TABLE_SIZE,
+    smartspec_draft_length,
+)
 from laps_env.sim.gaps import count_gap
 from laps_env.sim.observation import show_eviction, show_progress, show_round_begin
 from laps_env.sim.state import Episode
@@ -91,10 +97,10 @@ def decide_draft_length(c: Any, server: Any, e: Episode) -> None:
 @inlined
 def choose_draft_length(c: Any, server: Any, e: Episode, room: int) -> Any:
     """What the rule in force chooses (`laps_env.sim.server_model.DRAFT_RULES`)."""
-    if c.draft_length == -1:
+    if c.draft_length == BY_SMARTSPEC:
         context = server.reserved - server.picked * server.lookahead
         return smartspec_draft_length(c, server, context, room)
-    if c.draft_length == -2:
+    if c.draft_length == BY_SGLANG:
         return sglang_draft_length(e.adaptive, server.picked)
     return c.draft_table[min(server.picked, TABLE_SIZE) - 1]
 

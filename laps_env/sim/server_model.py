@@ -9,7 +9,14 @@ import numpy as np
 
 from laps_env.sim.adaptive_steps import SGLANG
 from laps_env.sim.costs import CONSTANT_NAMES, CostModel
-from laps_env.sim.draft_length import MAX_DRAFT_LENGTH, SMARTSPEC, TABLE_SIZE
+from laps_env.sim.draft_length import (
+    BY_SGLANG,
+    BY_SMARTSPEC,
+    BY_TABLE,
+    MAX_DRAFT_LENGTH,
+    SMARTSPEC,
+    TABLE_SIZE,
+)
 from laps_env.utils.checks import check_count
 
 #: A recorded draft schedule may hold any uint8 draft length; look-ahead is reserved for the most.
@@ -21,9 +28,8 @@ Victim = Literal["longest_idle", "latest_arrival", "largest"]
 #: How long a round drafts: a number, the name of a rule, or a table by the size of the batch.
 DraftLength = int | str | tuple[int, ...]
 
-#: Rules that choose it, by the kernel's number for each; `TABLE` stands for a table.
-DRAFT_RULES = {SMARTSPEC: -1, SGLANG: -2}
-TABLE = -3
+#: Rules that choose it, with what the kernel has for each.
+DRAFT_RULES = {SMARTSPEC: BY_SMARTSPEC, SGLANG: BY_SGLANG}
 
 EVICTIONS: tuple[Eviction, ...] = ("recompute", "swap")
 VICTIMS: tuple[Victim, ...] = ("longest_idle", "latest_arrival", "largest")
@@ -97,7 +103,7 @@ class ServerModel:
         if isinstance(self.draft_length, str):
             record["draft_length"] = DRAFT_RULES[self.draft_length]
         elif isinstance(self.draft_length, tuple):
-            record["draft_length"] = TABLE
+            record["draft_length"] = BY_TABLE
             record["draft_table"] = self.draft_length[-1]
             record["draft_table"][: len(self.draft_length)] = self.draft_length
         else:
@@ -124,7 +130,7 @@ CONSTANTS = np.dtype(
     [(name, np.float64) for name in CONSTANT_NAMES]
     + [
         ("batch_size", np.int64),
-        ("draft_length", np.int64),  # below 0: a rule of `DRAFT_RULES`, or `TABLE`
+        ("draft_length", np.int64),  # below 0: a rule or a table
         ("draft_table", np.int64, (TABLE_SIZE,)),  # for batches of 1, 2, ...
         ("pool_tokens", np.int64),
         ("swap", np.int64),
