@@ -46,19 +46,20 @@ class ActionRepeat(SpecDecodeReplayVectorEnv):
         super()._reset_one(index, options)
         self._picked[index] = 0
 
-    def _move(self, actions: npt.NDArray[Any], skip: Bools) -> None:
+    def _move(self, actions: npt.NDArray[Any], skip: Bools, queue: npt.NDArray[np.float32]) -> None:
         simulation, state = self.simulation, self.simulation.state
         moved = np.flatnonzero(~skip)
         self._picks[self._picked[moved], moved] = actions[moved]
         self._picked[moved] += 1
         before = state.servers[["finished", "active", "truncated"]].copy()
-        super()._move(actions, skip)
+        super()._move(actions, skip, queue)
         ran = state.ran_round & ~skip
         scale = self.options.reward_scale
         _repeat(
             simulation.constants, state, before, self._picks, self._picked, ran, self._rounds, scale
         )
         self._picked[ran] = 0
+        queue[ran] = state.queue[ran]
 
 
 @jit

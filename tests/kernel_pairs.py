@@ -21,6 +21,7 @@ REWARD_SCALE = 7.0
 SATURATION_RPS = 3.0
 
 NOBODY = np.zeros(1, np.bool_)  # rows to skip
+NOT_COPIED = np.zeros((0, 1, 1), np.float32)  # tables
 
 
 def make_workload(fields: dict[str, Any]) -> Workload:
@@ -99,10 +100,11 @@ class Pair:
         """One single action."""
         step_sequential(
             self.simulation.constants,
+            REWARD_SCALE,
             self.simulation.state,
             np.array([action]),
             NOBODY,
-            REWARD_SCALE,
+            NOT_COPIED,
         )
         self._check_step(*self.reference.step(action))
 
@@ -110,10 +112,11 @@ class Pair:
         """One whole round, lowest priority first."""
         step_scores(
             self.simulation.constants,
+            REWARD_SCALE,
             self.simulation.state,
             priorities[None],
             NOBODY,
-            REWARD_SCALE,
+            NOT_COPIED,
         )
         self._check_step(*self.reference.step_priorities(list(priorities)))
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_pairs import NOBODY, REWARD_SCALE, Pair, make_server, make_workload
+from kernel_pairs import NOBODY, NOT_COPIED, REWARD_SCALE, Pair, make_server, make_workload
 from random_instances import random_server, random_workload
 
 from laps_env.sim.loops import Scorer, run_rule, step_scores, step_sequential
@@ -189,10 +189,10 @@ def test_conservation(seed: int, whole_rounds: bool) -> None:
         before, busy, generated = int(row["now"]), int(row["busy_ns"]), _generated(simulation)
         if whole_rounds:
             priorities = random_priorities(rng, slots)[None]
-            step_scores(simulation.constants, state, priorities, NOBODY, REWARD_SCALE)
+            step_scores(simulation.constants, REWARD_SCALE, state, priorities, NOBODY, NOT_COPIED)
         else:
             actions = rng.integers(slots + 1, size=1)
-            step_sequential(simulation.constants, state, actions, NOBODY, REWARD_SCALE)
+            step_sequential(simulation.constants, REWARD_SCALE, state, actions, NOBODY, NOT_COPIED)
         total_reward += state.reward[0]
         worked = int(row["busy_ns"]) - busy
         assert (worked > 0) == state.ran_round[0]
@@ -200,9 +200,10 @@ def test_conservation(seed: int, whole_rounds: bool) -> None:
         # no time passes without work while work waits
         here = np.searchsorted(workload.arrival_ns, before + worked, side="right")
         assert row["now"] == before + worked or row["finished"] == here
-        table = state.slots[0][state.slots[0]["request"] >= 0]
-        assert row["held"] == table["context"][table["resident"] == 1].sum() <= server.pool_tokens
-        assert row["wanted"] == table["context"].sum()
+        taken = state.slots["request"][0] >= 0
+        context, resident = state.hot["context"][0, taken], state.slots["resident"][0, taken]
+        assert row["held"] == context[resident == 1].sum() <= server.pool_tokens
+        assert row["wanted"] == context.sum()
         assert row["reserved"] <= server.pool_tokens
 
     requests = simulation.requests()

@@ -83,7 +83,7 @@ class Told:
 
     def that_fit(self, order: list[int]) -> list[int]:
         """The first of the order that the batch and the pool have room for."""
-        context = self.simulation.state.slots["context"][0]
+        context = self.simulation.state.hot["context"][0]
         chosen: list[int] = []
         room = POOL
         for slot in order:
@@ -129,7 +129,7 @@ class Told:
         state = self.simulation.state
         going_on = [slot for slot in picked if slot not in finished]
         if going_on:
-            return int(state.slots["served_at"][0, going_on[0]])
+            return int(state.hot["served_at"][0, going_on[0]])
         return int(state.requests["completion_ns"][0].max())
 
 

@@ -176,7 +176,7 @@ def test_rendering_gives_a_text_per_row() -> None:
 
 def test_workloads_of_one_row_do_not_reach_another() -> None:
     """Rows with and without the optional arrays, and of several lengths, share the flat arrays."""
-    from kernel_pairs import make_server, make_workload
+    from kernel_pairs import NOT_COPIED, make_server, make_workload
     from random_instances import random_server, random_workload
 
     from laps_env.sim.loops import step_sequential
@@ -189,7 +189,7 @@ def test_workloads_of_one_row_do_not_reach_another() -> None:
             ended = servers["finished"] == servers["requests"]
             if ended.all():
                 break
-            step_sequential(simulation.constants, simulation.state, step, ended, 1.0)
+            step_sequential(simulation.constants, 1.0, simulation.state, step, ended, NOT_COPIED)
         assert (servers["finished"] == servers["requests"]).all()
         return [simulation.requests(row).copy() for row in range(rows)]
 

@@ -11,9 +11,9 @@ Info = dict[str, Any]
 Bools = npt.NDArray[np.bool_]
 
 
-def unmasked(info: Info, num_envs: int) -> Info:
+def unmasked(info: Info, everyone: Bools) -> Info:
     """Info that every environment has: each ``name`` [E, ...] with its mask ``_name`` [E]."""
-    return {**info, **{f"_{name}": np.ones(num_envs, np.bool_) for name in info}}
+    return {**info, **{f"_{name}": everyone.copy() for name in info}}
 
 
 def masked(info: Info, having: Bools) -> Info:

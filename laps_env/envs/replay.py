@@ -224,15 +224,20 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         if not self._envs.is_running:
             raise gym.error.ResetNeeded("step: expected reset first: no episode is running")
         action = check_actions("action", action, self.action_space, self.options.slots)
-        observation, reward, terminated, truncated, info = self._envs.take(action[None])
+        queue, reward, terminated, truncated = self._envs.advance(action[None])
         self._show()
-        return (
-            _first(observation),
-            float(reward[0]),
-            bool(terminated[0]),
-            bool(truncated[0]),
-            first(info),
-        )
+        state = self.simulation.state
+        info: Info = {
+            "dt": state.dt.item(),
+            "round": state.ran_round.item(),
+            "invalid_action": state.invalid.item(),
+        }
+        if self.options.interface == "sequential":
+            info["action_mask"] = state.mask[0].copy()
+        if not self._envs.is_running:
+            info["summary"] = self.summary()
+        observation = {"queue": queue[0], "server": state.server_obs[0].copy()}
+        return observation, reward.item(), terminated.item(), truncated.item(), info
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Valid actions now, bool [slots + 1] (the name that sb3-contrib looks for)."""

@@ -32,7 +32,7 @@ def action_space(interface: str, slots: int) -> gym.Space[Any]:
 
 
 def check_actions(name: str, actions: Any, space: gym.Space[Any], slots: int) -> npt.NDArray[Any]:
-    """Actions as the kernel takes them: int64 ([E]) picks or float64 ([E,] slots) scores.
+    """Actions as the kernel takes them, C-contiguous: int64 ([E]) picks or float64 scores.
 
     Args:
         name: Name of what is checked, for messages.
@@ -55,10 +55,11 @@ def check_actions(name: str, actions: Any, space: gym.Space[Any], slots: int) ->
             f"{name}: expected {'numbers' if scores else 'integers'}, got {actions.dtype}"
         )
     low, high = (-1, 1) if scores else (0, slots)
-    if not (actions.min() >= low and actions.max() <= high):  # also catches NaN
+    least, most = (actions, actions) if actions.ndim == 0 else (actions.min(), actions.max())
+    if not (least >= low and most <= high):  # also catches NaN
         bad = actions[~((actions >= low) & (actions <= high))].flat[0]
         raise ValueError(f"{name}: expected {low}..{high}, got {bad}")
-    return actions.astype(np.float64 if scores else np.int64, copy=False)
+    return np.asarray(actions, np.float64 if scores else np.int64, order="C")
 
 
 def check_allowed(

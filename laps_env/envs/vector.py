@@ -11,6 +11,7 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from laps_env.envs.episodes import Episodes, Seeds, checked_options, checked_seeds, to_reset
 from laps_env.envs.gymnasium_api import as_autoreset_mode
 from laps_env.envs.infos import Info, add_summaries, masked, unmasked
 from laps_env.envs.options import EnvOptions
@@ -37,9 +38,8 @@ from laps_env.workloads.scenarios import DEFAULT_SCENARIO, Scenario
 Observation = dict[str, npt.NDArray[np.float32]]
 
 Bools = npt.NDArray[np.bool_]
+Table = npt.NDArray[np.float32]
 Step = tuple[Observation, npt.NDArray[np.float64], Bools, Bools, Info]
-
-RESET_OPTIONS = ("workload", "workload_seed", "reset_mask")
 
 
 class SpecDecodeReplayVectorEnv(VectorEnv):
@@ -123,7 +123,6 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         )
         self.num_envs = num_envs
         self._copy = copy
-        self._threads = Threads(num_threads, num_envs)
         self.render_mode = render_mode
         self._pictures: list[Picture] = []
         self.autoreset_mode = as_autoreset_mode(autoreset_mode)
@@ -140,20 +139,26 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             time_limit_ns=limit_ns(time_limit_s),
             queue_limit=queue_limit or UNLIMITED,
         )
+        self._sequential = interface == "sequential"
+        self._refuses = on_invalid == "error" and self._sequential
+        step = step_sequential if self._sequential else step_scores
+        given = self.simulation.constants, float(reward_scale)
+        self._threads = Threads(step, given, num_threads, num_envs)
         self.max_episode_steps = max_episode_steps or UNLIMITED
         self._started = False
-        self._seeds = np.full(num_envs, -1, np.int64)
-        self._episodes = np.zeros(num_envs, np.int64)
+        self._everyone = np.ones(num_envs, np.bool_)
+        self._episodes = Episodes(self.options, num_envs)
         self._steps = np.zeros(num_envs, np.int64)
         self._returns = np.zeros(num_envs)
         self._ended = np.ones(num_envs, np.bool_)
+        self.is_running = False  # whether every environment is in an episode
 
     # -- reset ------------------------------------------------------------------------------------
 
     def reset(
         self,
         *,
-        seed: int | list[int | None] | None = None,
+        seed: Seeds = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Observation, Info]:
         """Start an episode in every environment, or in those of ``options["reset_mask"]``.
@@ -168,86 +173,31 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         Raises:
             ValueError: An option is unknown, or of the wrong kind.
         """
-        if not isinstance(options, dict | None):
-            raise ValueError(f"reset options: expected a dict, got {options!r}")
-        options = options or {}
-        unknown = [name for name in options if name not in RESET_OPTIONS]
-        if unknown:
-            raise ValueError(
-                f"reset options: expected only {', '.join(RESET_OPTIONS)}; got {unknown}"
-            )
-        chosen = self._to_reset(options.get("reset_mask"))
-        self._seed(chosen, seed)
-        for index in chosen.tolist():
+        options = checked_options(options)
+        chosen = to_reset(options.get("reset_mask"), self.num_envs)
+        if not (self._started or chosen.all()):
+            raise gym.error.ResetNeeded("reset_mask: reset all environments first")
+        seeds = checked_seeds(seed, self.num_envs)
+        super().reset(seed=seeds[0] if isinstance(seed, int | np.integer) else None)
+        indices = np.flatnonzero(chosen).tolist()
+        self._episodes.seed(indices, seeds, self.np_random)
+        for index in indices:
             self._reset_one(index, options)
         self._started = True
-        started = np.isin(np.arange(self.num_envs), chosen)
-        return self._observe(), masked(self._info(), started)
-
-    def _to_reset(self, mask: Any) -> npt.NDArray[np.intp]:
-        if mask is None:
-            return np.arange(self.num_envs)
-        mask = np.asarray(mask)
-        if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
-            raise ValueError(
-                f"reset_mask: expected bool [{self.num_envs}] with a True, "
-                f"got {mask.dtype} {mask.shape}"
-            )
-        if not (self._started or mask.all()):
-            raise gym.error.ResetNeeded("reset_mask: reset all environments first")
-        return np.flatnonzero(mask)
-
-    def _seed(self, chosen: npt.NDArray[np.intp], seed: int | list[int | None] | None) -> None:
-        """Give each its seed; episodes of a newly seeded environment count from 0."""
-        seeds: list[int | None]
-        if seed is None:
-            seeds = [None] * self.num_envs
-        elif isinstance(seed, list | tuple | np.ndarray):
-            seeds = list(seed)
-        else:
-            check_count("seed", seed, least=0)
-            super().reset(seed=int(seed))
-            seeds = [int(seed) + i for i in range(self.num_envs)]
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"seed: expected {self.num_envs} seeds, got {len(seeds)}")
-        for given in seeds:
-            check_count("seed", given, least=0, optional=True)
-        for index in chosen.tolist():
-            given = seeds[index]
-            if given is None and self._seeds[index] < 0:
-                given = int(self.np_random.integers(2**31))
-            if given is not None:
-                self._seeds[index] = given
-                self._episodes[index] = -1
+        self.is_running = not self._ended.any()
+        queue = self.simulation.state.queue
+        return self._seen(queue.copy() if self._copy else queue), masked(self._info(), chosen)
 
     def _reset_one(self, index: int, options: dict[str, Any] | None = None) -> None:
         """Start the next episode of one; a workload that is refused changes nothing."""
-        episode = int(self._episodes[index]) + 1
-        workload = self._make_workload(index, episode, options or {})
+        workload = self._episodes.workload(index, options or {})
         weights = self.options.request_weights(workload)
         self.simulation.start(index, workload)
         self.simulation.requests(index)["weight"] = weights
-        self._episodes[index] = episode
+        self._episodes.begin(index)
         self._steps[index] = 0
         self._returns[index] = 0.0
         self._ended[index] = False
-        state = self.simulation.state
-        state.dt[index] = 0.0
-        state.ran_round[index] = state.invalid[index] = False
-
-    def _make_workload(self, index: int, episode: int, options: dict[str, Any]) -> Workload:
-        workload = options.get("workload")
-        if workload is not None:
-            if not isinstance(workload, Workload):
-                raise ValueError(f"workload: expected a Workload, got {type(workload).__name__}")
-            return workload
-        seed = options.get("workload_seed")
-        if seed is None:
-            seed = int(self._seeds[index])
-        else:
-            check_count("workload_seed", seed, least=0)
-            seed, episode = int(seed), 0
-        return self.options.workload(seed, episode)
 
     # -- step -------------------------------------------------------------------------------------
 
@@ -263,42 +213,56 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
 
     def take(self, actions: npt.NDArray[Any]) -> Step:
         """Take actions that `laps_env.envs.spaces.check_actions` has checked (see `step`)."""
-        skip = self._ended.copy()
-        if skip.any() and not (self._started and self.autoreset_mode == AutoresetMode.NEXT_STEP):
-            ended = np.flatnonzero(skip).tolist()
-            raise gym.error.ResetNeeded(f"step: expected reset first in environments {ended}")
-        for index in np.flatnonzero(skip).tolist():
-            self._reset_one(index)
-        if self.options.on_invalid == "error" and self.options.interface == "sequential":
-            check_allowed(actions, self.simulation.state.mask, skip)
-        self._move(actions, skip)
-        self._charge(skip)
-        servers = self.simulation.state.servers
-        reward = np.where(skip, 0.0, self.simulation.state.reward)
-        self._steps += ~skip
-        self._returns += reward
-        terminated = servers["finished"] == servers["requests"]
-        truncated = (servers["truncated"] == 1) | (self._steps >= self.max_episode_steps)
-        truncated &= ~terminated
-        self._ended = terminated | truncated
-        if not self._ended.any():
-            return self._observe(), reward, terminated, truncated, self._info()
+        queue, reward, terminated, truncated = self.advance(actions)
         info = self._info()
-        summaries = {index: self.summary(index) for index in np.flatnonzero(self._ended).tolist()}
-        add_summaries(info, summaries, self._ended)
-        if self.autoreset_mode == AutoresetMode.SAME_STEP:
-            info = self._reset_same_step(info)
-        return self._observe(), reward, terminated, truncated, info
+        if not self.is_running:
+            ended = np.flatnonzero(self._ended).tolist()
+            summaries = {index: self.summary(index) for index in ended}
+            add_summaries(info, summaries, self._ended)
+            if self.autoreset_mode == AutoresetMode.SAME_STEP:
+                info = self._reset_same_step(info, queue)
+        return self._seen(queue), reward, terminated, truncated, info
 
-    def _move(self, actions: npt.NDArray[Any], skip: npt.NDArray[np.bool_]) -> None:
-        """All that are not skipped take their actions."""
-        constants, scale = self.simulation.constants, self.options.reward_scale
-        sequential = self.options.interface == "sequential"
-        step, given = (step_sequential, actions) if sequential else (step_scores, -actions)
-        self._threads.run(
-            self.simulation.state,
-            lambda part, own: step(constants, part, given[own], skip[own], scale),
+    def advance(
+        self, actions: npt.NDArray[Any]
+    ) -> tuple[Table, npt.NDArray[np.float64], Bools, Bools]:
+        """Take checked actions: the request tables, rewards, and who has terminated, or been cut.
+
+        The rest of what a step returns is in the state of the simulation then.
+        """
+        skip = self._ended
+        if not self.is_running:
+            ended = np.flatnonzero(skip).tolist()
+            if not (self._started and self.autoreset_mode == AutoresetMode.NEXT_STEP):
+                raise gym.error.ResetNeeded(f"step: expected reset first in environments {ended}")
+            skip = skip.copy()
+            for index in ended:
+                self._reset_one(index)
+        state = self.simulation.state
+        if self._refuses:
+            check_allowed(actions, state.mask, skip)
+        queue = np.empty_like(state.queue) if self._copy else state.queue
+        self._move(actions, skip, queue)
+        self._charge(skip)
+        reward, terminated, truncated = (
+            state.reward.copy(),
+            state.terminated.copy(),
+            state.truncated.copy(),
         )
+        self._returns += reward
+        if self.max_episode_steps < UNLIMITED:
+            self._steps += ~skip
+            truncated |= self._steps >= self.max_episode_steps
+            truncated &= ~terminated
+        self._ended = terminated | truncated
+        self.is_running = not self._ended.any()
+        return queue, reward, terminated, truncated
+
+    def _move(self, actions: npt.NDArray[Any], skip: Bools, queue: Table) -> None:
+        """All that are not skipped take their actions; all tables are copied to ``queue``."""
+        given = actions if self._sequential else -actions
+        shown = queue if self._copy else queue[:0]
+        self._threads.run(self.simulation.state, given, skip, shown)
 
     def _charge(self, skip: npt.NDArray[np.bool_]) -> None:
         """The rewards under another objective than the default, which the round itself knows."""
@@ -309,14 +273,16 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         if self.options.on_invalid == "penalty":
             state.reward[state.invalid & ~skip] -= 1 / scale
 
-    def _reset_same_step(self, info: Info) -> Info:
+    def _reset_same_step(self, info: Info, queue: Table) -> Info:
         """Those that have ended start anew; their last observation and info go to ``final_*``."""
         ended = self._ended.copy()
-        last = self._observe()
         final_obs = np.full(self.num_envs, None, object)
+        last = self._seen(queue)
         for index in np.flatnonzero(ended).tolist():
             final_obs[index] = {name: part[index].copy() for name, part in last.items()}
             self._reset_one(index)
+            queue[index] = self.simulation.state.queue[index]
+        self.is_running = True
         return {
             **self._info(),
             "final_obs": final_obs,
@@ -327,13 +293,10 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
 
     # -- what is seen -----------------------------------------------------------------------------
 
-    def _observe(self) -> Observation:
-        state = self.simulation.state
-        if not self._copy:
-            return {"queue": state.queue, "server": state.server_obs}
-        queue = np.empty_like(state.queue)
-        self._threads.run(state, lambda part, own: np.copyto(queue[own], part.queue))
-        return {"queue": queue, "server": state.server_obs.copy()}
+    def _seen(self, queue: Table) -> Observation:
+        """Observation with the tables as they have been copied."""
+        server = self.simulation.state.server_obs
+        return {"queue": queue, "server": server.copy() if self._copy else server}
 
     def _info(self) -> Info:
         state = self.simulation.state
@@ -342,9 +305,9 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             "round": state.ran_round.copy(),
             "invalid_action": state.invalid.copy(),
         }
-        if self.options.interface == "sequential":
+        if self._sequential:
             info["action_mask"] = state.mask.copy()
-        return unmasked(info, self.num_envs)
+        return unmasked(info, self._everyone)
 
     def summary(self, index: int = 0) -> dict[str, Any]:
         """Metrics of an episode so far (`laps_env.sim.metrics.summarize`), and its ``return``."""
@@ -373,14 +336,9 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         return view_of(self.simulation, index, self.workload(index), self.options)
 
     @property
-    def is_running(self) -> bool:
-        """Whether every environment is in an episode."""
-        return not self._ended.any()
-
-    @property
     def is_seeded(self) -> bool:
         """Whether every environment has got its seed."""
-        return bool((self._seeds >= 0).all())
+        return self._episodes.is_seeded
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Valid actions now, bool [E, slots + 1] (the name that sb3-contrib looks for)."""

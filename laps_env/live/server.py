@@ -128,7 +128,12 @@ class LiveServer(SpecDecodeReplayVectorEnv):
         cut = workload.max_draft is not None and int(workload.max_draft.min()) < given
         return range(given + 1) if cut else [given]
 
-    def _move(self, actions: npt.NDArray[Any], skip: npt.NDArray[np.bool_]) -> None:
+    def _move(
+        self,
+        actions: npt.NDArray[Any],
+        skip: npt.NDArray[np.bool_],
+        queue: npt.NDArray[np.float32],
+    ) -> None:
         simulation = self.simulation
         constants, state = simulation.constants, simulation.state
         scale = self.options.reward_scale
@@ -136,8 +141,15 @@ class LiveServer(SpecDecodeReplayVectorEnv):
             starts = open_sequential(constants, state, int(actions[0]), scale)
         else:
             starts = open_scores(constants, state, -actions[0].astype(np.float64))
-        if not starts:
-            return
+        if starts:
+            self._run_round()
+        queue[:] = state.queue
+
+    def _run_round(self) -> None:
+        """The engine does the work of an opened round."""
+        simulation = self.simulation
+        constants, state = simulation.constants, simulation.state
+        scale = self.options.reward_scale
         self._work(open_for_work(constants, state))
         times = self.engine.times
         self._in_rounds_ns += times.total

@@ -123,23 +123,26 @@ class TimelineRecorder(gym.Wrapper[Any, Any, Any, Any]):
         env: Any = self.env.unwrapped
         state = env.simulation.state
         slots, server = state.slots[0].copy(), state.servers[0].copy()
+        contexts = state.hot["context"][0].copy()
         result = self.env.step(action)
         info = result[-1]
         if info["round"]:
             assert self.timeline is not None  # a step needs a reset
             requests = env.simulation.requests()
             self.timeline.requests = requests.copy()
-            self.timeline.rounds.append(_round(slots, server, state, requests))
+            self.timeline.rounds.append(_round(slots, contexts, server, state, requests))
         return result
 
 
-def _round(slots: Any, server: Any, state: Any, requests: Any) -> Round:
-    """The round between a copy of slots and server before it, and the state after it."""
+def _round(slots: Any, contexts: Any, server: Any, state: Any, requests: Any) -> Round:
+    """The round between copies of slots, contexts and server before it, and the state after it."""
     now = state.servers[0]
     after = {int(slot["request"]): slot for slot in state.slots[0] if slot["request"] != FREE}
     turns, evicted = [], []
-    for slot in slots[slots["request"] != FREE]:
+    for slot, context in zip(slots, contexts, strict=True):
         number = int(slot["request"])
+        if number == FREE:
+            continue
         left = after.get(number)
         if left is not None and not left["ran"]:
             if slot["resident"] and not left["resident"]:
@@ -148,15 +151,15 @@ def _round(slots: Any, server: Any, state: Any, requests: Any) -> Round:
         request = requests[number]
         totals = request if left is None else left
         committed = request["output_tokens"] if left is None else left["generated"]
-        context = 0 if slot["resident"] else int(slot["context"])
+        restored = 0 if slot["resident"] else int(context)
         turns.append(
             Turn(
                 number,
                 int(totals["drafted"] - slot["drafted"]),
                 int(totals["accepted"] - slot["accepted"]),
                 int(committed - slot["generated"]),
-                computed=0 if slot["swapped"] else context,
-                moved=context if slot["swapped"] else 0,
+                computed=0 if slot["swapped"] else restored,
+                moved=restored if slot["swapped"] else 0,
             )
         )
     steps = max((turn.drafted for turn in turns), default=0)  # no more than it could propose

@@ -22,6 +22,7 @@ from laps_env.sim.observation import (
     QUEUE_COLUMNS,
     SELECTABLE,
     SERVER_COLUMNS,
+    note_arrivals,
     refresh_times,
     show_eviction,
     show_progress,
@@ -64,6 +65,7 @@ def enter(
     request.category = category
     occupy(server, e, number)
     server.arrived = server.admitted = number + 1
+    note_arrivals(server, e)
     index = e.active[server.active - 1]
     e.queue[index, SELECTABLE] = 1
     return index
@@ -99,7 +101,7 @@ def account(
         show_round_begin(e, e.active[k])
     for k in range(served.shape[0]):
         index, tokens, drafted = served[k, 0], served[k, 1], served[k, 2]
-        note_service(server, e.slots[index], duration)
+        note_service(server, e, index, duration)
         if tokens == 0:
             show_service(e, index)
         else:
@@ -140,7 +142,7 @@ def score(
     failed = score_all(server, e, columns, scorer)
     for k in range(server.active):
         index = e.active[k]
-        if now - e.slots[index].served_at >= patience:
+        if now - e.hot[index].served_at >= patience:
             priority[index] = -np.inf
         elif failed != FREE:
             priority[index] = 0.0
@@ -200,9 +202,9 @@ class Table:
         server = self._state.servers[0]
         server["saturation_rps"], server["last_draft_length"] = saturation_rps, draft_length
         self._scorer = policy.scorer(slots)
-        score(self._constants, self._state, 0, 0, 0, *self._scorer)
-        account(self._state, 0, 0, np.zeros((0, 3), np.int64), *self._shares())
-        self._score, self._account = unchecked(score), unchecked(account)
+        self._score = unchecked(score, self._constants, self._state, 0, 0, 0, *self._scorer)
+        nobody = np.zeros((0, 3), np.int64)
+        self._account = unchecked(account, self._state, 0, 0, nobody, *self._shares())
 
     @property
     def requests(self) -> int:
@@ -337,5 +339,4 @@ def _check(policy: Policy) -> None:
 
 def _empty(slots: int, window: int, numbers: int) -> BatchedState:
     state = make_state(1, slots, window, len(QUEUE_COLUMNS), len(SERVER_COLUMNS))
-    state.slots["request"] = FREE
     return state._replace(requests=np.zeros((1, numbers), state.requests.dtype))

@@ -7,19 +7,35 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from laps_env.sim.observation import fits, show_admission, show_pick, show_release
-from laps_env.sim.state import FREE, Episode
+from laps_env.sim.observation import (
+    fits,
+    has_room_for_all,
+    note_arrivals,
+    show_admission,
+    show_pick,
+    show_release,
+)
+from laps_env.sim.state import FREE, NEVER, Episode
 from laps_env.utils.jit import inlined
 
 
 @inlined
 def admit(server: Any, e: Episode) -> None:
     """Requests that have arrived enter the system; the earliest take the free slots."""
-    while server.arrived < server.requests and e.requests[server.arrived].arrival_ns <= server.now:
-        server.arrived += 1
+    if server.next_ns <= server.now:
+        while server.next_ns <= server.now:
+            server.arrived += 1
+            server.next_ns = arrival_ns(server, e, server.arrived)
+        note_arrivals(server, e)
     while server.admitted < server.arrived and server.active < e.slots.shape[0]:
         occupy(server, e, server.admitted)
         server.admitted += 1
+
+
+@inlined
+def arrival_ns(server: Any, e: Episode, number: int) -> int:
+    """When a request arrives; `NEVER` behind the last."""
+    return e.requests[number].arrival_ns if number < server.requests else NEVER
 
 
 @inlined
@@ -29,16 +45,18 @@ def occupy(server: Any, e: Episode, number: int) -> None:
     while e.slots[index].request != FREE:
         index += 1
     request = e.requests[number]
-    slot = e.slots[index]
+    slot, hot = e.slots[index], e.hot[index]
     slot.request = number
     slot.generated = slot.rounds = slot.drafted = slot.accepted = slot.attained_ns = 0
-    slot.arrival_ns = slot.served_at = request.arrival_ns
-    slot.served_round = server.rounds
-    slot.context = request.prompt_tokens
-    slot.resident = slot.swapped = slot.picked = slot.ran = 0
+    slot.position = request.offset
+    slot.resident = slot.swapped = slot.ran = slot.preemptions = 0
+    hot.arrival_ns = hot.served_at = request.arrival_ns
+    hot.served_round = server.rounds
+    hot.context = request.prompt_tokens
+    hot.picked = 0
     e.active[server.active] = index
     server.active += 1
-    server.wanted += slot.context
+    server.wanted += hot.context
     show_admission(e, index, number)
 
 
@@ -46,10 +64,11 @@ def occupy(server: Any, e: Episode, number: int) -> None:
 def release(server: Any, e: Episode, index: int) -> None:
     """A finished request leaves its slot and its cache."""
     slot = e.slots[index]
-    server.held -= slot.context
-    server.wanted -= slot.context
+    server.held -= e.hot[index].context
+    server.wanted -= e.hot[index].context
     server.finished += 1
     slot.request = FREE
+    slot.ran = 0
     show_release(e, index)
     place = 0
     while e.active[place] != index:
@@ -65,7 +84,7 @@ def advance_to_work(server: Any, e: Episode) -> None:
     admit(server, e)
     idle = server.active == 0 and server.arrived < server.requests
     if idle and server.now < server.cut_ns:
-        server.now = min(e.requests[server.arrived].arrival_ns, server.cut_ns)
+        server.now = min(server.next_ns, server.cut_ns)
         admit(server, e)
 
 
@@ -81,12 +100,12 @@ def check_limits(server: Any) -> None:
 @inlined
 def pick(server: Any, e: Episode, index: int) -> None:
     """Put the request of a slot into the next round."""
-    slot = e.slots[index]
-    slot.picked = 1
+    hot = e.hot[index]
+    hot.picked = 1
     show_pick(e, index)
     e.batch[server.picked] = index
     server.picked += 1
-    server.reserved += slot.context + server.lookahead
+    server.reserved += hot.context + server.lookahead
 
 
 @inlined
@@ -113,8 +132,7 @@ def rank(e: Episode, active: int, priority: npt.NDArray[np.float64], limit: int)
 @inlined
 def pick_by_priority(c: Any, server: Any, e: Episode, priority: npt.NDArray[np.float64]) -> None:
     """Fill the round with the lowest priorities (by slot) that fit; ties: the earlier arrival."""
-    roomy = server.wanted + server.active * server.lookahead <= c.pool_tokens
-    limit = min(c.batch_size, server.active) if roomy else server.active
+    limit = min(c.batch_size, server.active) if has_room_for_all(c, server) else server.active
     for k in range(rank(e, server.active, priority, limit)):
-        if fits(c, server, e.slots[e.ranked[k]]):
+        if fits(c, server, e.hot[e.ranked[k]]):
             pick(server, e, e.ranked[k])

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from laps_env.sim.adaptive_steps import start_adaptive
 from laps_env.sim.admission import admit, advance_to_work, check_limits, pick, pick_by_priority
 from laps_env.sim.costs import Work, draft_step_ns, verification_ns
-from laps_env.sim.observation import refresh_times, show_choices, show_server
+from laps_env.sim.observation import copy_table, refresh_times, show_choices, show_server
 from laps_env.sim.round import (
     close_round,
     do_work,
@@ -31,7 +31,7 @@ def start_episode(c: Any, state: BatchedState, i: int) -> None:
     server = state.servers[i]
     e = episode_of(state, i)
     server.now = server.arrived = server.admitted = server.finished = server.active = 0
-    server.picked = server.wanted = server.held = server.reserved = server.rounds = 0
+    server.picked = server.ran = server.wanted = server.held = server.reserved = server.rounds = 0
     server.contended = server.busy_ns = server.integral_ns = server.truncated = server.order = 0
     server.hits = server.trials = 0.0
     server.settled = 0
@@ -46,10 +46,21 @@ def start_episode(c: Any, state: BatchedState, i: int) -> None:
     e.queue[:] = 0
     e.gaps[:] = 0
     start_adaptive(e.adaptive)
-    server.now = e.requests[0].arrival_ns  # no limit is tested before the first round
+    state.terminated[i] = state.truncated[i] = False
+    clear_step(state, i)
+    server.load = 0.0
+    server.next_ns = e.requests[0].arrival_ns
+    server.now = server.next_ns  # no limit is tested before the first round
     server.cut_ns = server.now + server.time_limit_ns
     admit(server, e)
     show_all(c, state, i, e)
+
+
+@inlined
+def clear_step(state: BatchedState, i: int) -> None:
+    """Report of a step in which nothing has happened."""
+    state.reward[i] = state.dt[i] = 0.0
+    state.invalid[i] = state.ran_round[i] = False
 
 
 @inlined
@@ -65,8 +76,7 @@ def show_all(c: Any, state: BatchedState, i: int, e: Episode) -> int:
 def begin_step(state: BatchedState, i: int) -> int:
     """Clear what a step reports; returns the time at which it begins."""
     state.servers[i].integral_ns = 0
-    state.invalid[i] = False
-    state.ran_round[i] = False
+    clear_step(state, i)
     return state.servers[i].now
 
 
@@ -103,6 +113,8 @@ def finish_step(
         next_decision(server, e)
         show_all(c, state, i, e)
         state.ran_round[i] = True
+        state.terminated[i] = server.finished == server.requests
+        state.truncated[i] = server.truncated == 1
     state.reward[i] = -(server.integral_ns * 1e-9) / scale
     state.dt[i] = (server.now - began) * 1e-9
 
@@ -121,24 +133,28 @@ def take_action(c: Any, state: BatchedState, i: int, action: int, scale: float) 
 @jit
 def step_sequential(
     c: Any,
+    scale: float,
     state: BatchedState,
     actions: npt.NDArray[np.int64],
     skip: npt.NDArray[np.bool_],
-    scale: float,
+    shown: npt.NDArray[np.float32],
 ) -> None:
-    """Every server not skipped takes one action."""
+    """Every server not skipped takes one action; ``shown`` [E, N, F], or [0], gets the tables."""
     for i in range(actions.shape[0]):
         if not skip[i]:
             take_action(c, state, i, actions[i], scale)
+        if shown.shape[0] > 0:
+            copy_table(state.servers[i], episode_of(state, i), shown[i])
 
 
 @jit
 def step_scores(
     c: Any,
+    scale: float,
     state: BatchedState,
     priorities: npt.NDArray[np.float64],
     skip: npt.NDArray[np.bool_],
-    scale: float,
+    shown: npt.NDArray[np.float32],
 ) -> None:
     """Every server not skipped runs one whole round: its lowest priorities, ties by arrival."""
     for i in range(priorities.shape[0]):
@@ -148,6 +164,8 @@ def step_scores(
             pick_by_priority(c, state.servers[i], e, priorities[i])
             run_round(c, state.servers[i], e)
             finish_step(c, state, i, e, began, True, scale)
+        if shown.shape[0] > 0:
+            copy_table(state.servers[i], episode_of(state, i), shown[i])
 
 
 class Scorer(NamedTuple):
@@ -185,7 +203,7 @@ def score_all(server: Any, e: Episode, columns: npt.NDArray[np.float32], scorer:
             memory[index] = 0.0
             memory[index, 0] = slot.request + 1
         if remaining.size > 0:
-            memory[index, 1] = remaining[e.requests[slot.request].offset + slot.generated]
+            memory[index, 1] = remaining[slot.position]
         priority = scorer.rule(e.queue[index], scorer.server, scorer.params, memory[index, 1:])
         if scorer.raised[0] != 0 or not np.isfinite(priority):
             return index

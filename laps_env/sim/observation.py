@@ -143,6 +143,19 @@ LOAD_WINDOW = 32
 
 
 @inlined
+def note_arrivals(server: Any, e: Episode) -> None:
+    """Note the latest arrival, and the rate of those before it."""
+    latest = server.arrived - 1
+    server.latest_ns = e.requests[latest].arrival_ns
+    gaps = min(LOAD_WINDOW, latest)
+    span = server.latest_ns - e.requests[latest - gaps].arrival_ns
+    server.load = 0.0
+    if span > 0:
+        rate = gaps / (span * 1e-9)
+        server.load = min(rate / server.saturation_rps, MAX_COUNT)
+
+
+@inlined
 def show_admission(e: Episode, index: int, number: int) -> None:
     """Write the columns of a request that has got its slot."""
     request, row = e.requests[number], e.queue[index]
@@ -181,15 +194,17 @@ def show_round_begin(e: Episode, index: int) -> None:
 @inlined
 def refresh_times(server: Any, e: Episode) -> None:
     """Write the columns that change by waiting."""
+    now, rounds = server.now, server.rounds
     for k in range(server.active):
-        index = e.active[k]
-        slot = e.slots[index]
+        index = np.uint64(e.active[k])
+        hot = e.hot[index]
         row = e.queue[index]
-        row[WAITING_S] = (server.now - slot.arrival_ns) * 1e-9
-        row[IDLE_S] = (server.now - slot.served_at) * 1e-9
-        row[IDLE_ROUNDS] = server.rounds - slot.served_round
-        if server.limited == 1:
-            show_time_left(server, e, index)
+        row[WAITING_S] = (now - hot.arrival_ns) * 1e-9
+        row[IDLE_S] = (now - hot.served_at) * 1e-9
+        row[IDLE_ROUNDS] = rounds - hot.served_round
+    if server.limited == 1:
+        for k in range(server.active):
+            show_time_left(server, e, e.active[k])
 
 
 @inlined
@@ -199,12 +214,12 @@ def show_time_left(server: Any, e: Episode, index: int) -> None:
     request = e.requests[slot.request]
     row[FIRST_TOKEN_LEFT_S] = row[NEXT_TOKEN_LEFT_S] = MOST_LEFT_S
     if slot.rounds == 0 and request.ttft_limit_ns < NO_LIMIT:
-        row[FIRST_TOKEN_LEFT_S] = time_left_s(server, slot.arrival_ns + request.ttft_limit_ns)
+        row[FIRST_TOKEN_LEFT_S] = time_left_s(server, request.arrival_ns + request.ttft_limit_ns)
     if slot.rounds > 0 and request.tpot_limit_ns < NO_LIMIT:
         due = request.first_token_ns + slot.generated * request.tpot_limit_ns
         row[NEXT_TOKEN_LEFT_S] = time_left_s(server, due)
     if request.e2e_limit_ns < NO_LIMIT:
-        row[FINISH_LEFT_S] = time_left_s(server, slot.arrival_ns + request.e2e_limit_ns)
+        row[FINISH_LEFT_S] = time_left_s(server, request.arrival_ns + request.e2e_limit_ns)
 
 
 @inlined
@@ -214,13 +229,19 @@ def time_left_s(server: Any, due: int) -> float:
 
 
 @inlined
-def fits(c: Any, server: Any, slot: Any) -> bool:
+def fits(c: Any, server: Any, hot: Any) -> bool:
     """Whether an unpicked request can still join the round: batch and pool."""
     return (
-        slot.picked == 0
+        hot.picked == 0
         and server.picked < c.batch_size
-        and server.reserved + slot.context + server.lookahead <= c.pool_tokens
+        and server.reserved + hot.context + server.lookahead <= c.pool_tokens
     )
+
+
+@inlined
+def has_room_for_all(c: Any, server: Any) -> bool:
+    """Whether all requests in slots fit the pool at once."""
+    return server.wanted + server.active * server.lookahead <= c.pool_tokens
 
 
 @inlined
@@ -228,14 +249,27 @@ def show_choices(c: Any, server: Any, e: Episode, mask: npt.NDArray[np.int8]) ->
     """Write the action mask and its column; returns how many requests may be picked."""
     mask[:] = 0
     choices = 0
+    everyone = server.picked == 0 and has_room_for_all(c, server)
     for k in range(server.active):
-        index = e.active[k]
-        selectable = 1 if fits(c, server, e.slots[index]) else 0
+        index = np.uint64(e.active[k])
+        selectable = 1 if everyone or fits(c, server, e.hot[index]) else 0
         mask[index] = selectable
         e.queue[index, SELECTABLE] = selectable
         choices += selectable
     mask[-1] = 1 if server.picked > 0 or server.active == 0 else 0
     return choices
+
+
+@inlined
+def copy_table(server: Any, e: Episode, shown: npt.NDArray[np.float32]) -> None:
+    """Copy the rows up to the last occupied slot; what lies behind it is zero, and not read."""
+    rows = 0
+    for k in range(server.active):
+        rows = max(rows, e.active[k] + 1)
+    for k in range(rows):
+        for column in range(shown.shape[1]):
+            shown[k, column] = e.queue[k, column]
+    shown[rows:] = 0
 
 
 @inlined
@@ -247,20 +281,13 @@ def show_server(c: Any, server: Any, e: Episode, view: npt.NDArray[np.float32]) 
     view[VERIFY_S] = server.verify_ns * 1e-9
     free = c.pool_tokens - server.held - server.reserved
     for k in range(server.picked):
-        slot = e.slots[e.batch[k]]
-        free += slot.context * slot.resident
+        free += e.hot[e.batch[k]].context * e.slots[e.batch[k]].resident
     view[FREE_CACHE_TOKENS] = min(max(free, 0), MAX_COUNT)
     view[BACKLOG] = server.arrived - server.admitted
-    view[LOAD_ESTIMATE] = 0
+    view[LOAD_ESTIMATE] = server.load
     view[SINCE_ARRIVAL_S] = 0
     if server.arrived > 0:
-        latest = server.arrived - 1
-        view[SINCE_ARRIVAL_S] = (server.now - e.requests[latest].arrival_ns) * 1e-9
-        gaps = min(LOAD_WINDOW, latest)
-        span = e.requests[latest].arrival_ns - e.requests[latest - gaps].arrival_ns
-        if span > 0:
-            rate = gaps / (span * 1e-9)
-            view[LOAD_ESTIMATE] = min(rate / server.saturation_rps, MAX_COUNT)
+        view[SINCE_ARRIVAL_S] = (server.now - server.latest_ns) * 1e-9
 
 
 @inlined

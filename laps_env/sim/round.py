@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from laps_env.sim.adaptive_steps import note_accepted, sglang_draft_length
-from laps_env.sim.admission import release
+from laps_env.sim.admission import arrival_ns, release
 from laps_env.sim.commit import accepted_tokens, committed_tokens, drafted_tokens
 from laps_env.sim.costs import Work, draft_step_ns, duration_ns, verification_ns
 from laps_env.sim.draft_length import (
@@ -76,12 +76,12 @@ def close_round(
 @inlined
 def note_preemptions(server: Any, e: Episode) -> None:
     """Unfinished requests of the last round that are left out of this one were pre-empted."""
-    for k in range(server.active):
-        slot = e.slots[e.active[k]]
-        if slot.ran == 1 and slot.picked == 0:
-            e.requests[slot.request].preemptions += 1
+    for k in range(server.ran):
+        slot = e.slots[e.ran[k]]
+        if slot.ran == 1 and e.hot[e.ran[k]].picked == 0:
+            slot.preemptions += 1
         slot.ran = 0
-        show_round_begin(e, e.active[k])
+        show_round_begin(e, e.ran[k])
 
 
 @inlined
@@ -111,19 +111,19 @@ def make_room(c: Any, server: Any, e: Episode) -> None:
     held_outside = server.held
     for k in range(server.picked):
         slot = e.slots[e.batch[k]]
-        held_outside -= slot.context * slot.resident
+        held_outside -= e.hot[e.batch[k]].context * slot.resident
     server.offloads = server.offloaded = 0
     while server.reserved + held_outside > c.pool_tokens:
         index = choose_victim(c, server, e)
-        slot = e.slots[index]
+        slot, context = e.slots[index], e.hot[index].context
         slot.resident = 0
         show_eviction(e, index)
-        server.held -= slot.context
-        held_outside -= slot.context
+        server.held -= context
+        held_outside -= context
         if c.swap == 1:
             slot.swapped = 1
             server.offloads += 1
-            server.offloaded += slot.context
+            server.offloaded += context
 
 
 @inlined
@@ -132,14 +132,14 @@ def choose_victim(c: Any, server: Any, e: Episode) -> int:
     victim, worst = -1, -1
     for k in range(server.active):
         index = e.active[k]
-        slot = e.slots[index]
-        if slot.resident == 1 and slot.picked == 0:
+        slot, hot = e.slots[index], e.hot[index]
+        if slot.resident == 1 and hot.picked == 0:
             if c.victim == 0:
-                key = server.now - slot.served_at
+                key = server.now - hot.served_at
             elif c.victim == 1:
                 key = slot.request
             else:
-                key = slot.context
+                key = hot.context
             if key >= worst:  # the later arrival loses a tie
                 victim, worst = index, key
     return victim
@@ -154,20 +154,20 @@ def restore_caches(server: Any, e: Episode) -> tuple[int, int, int, int]:
     """
     prefill, prefills, restores, restored = 0, 0, 0, 0
     for k in range(server.picked):
-        slot = e.slots[e.batch[k]]
+        slot, context = e.slots[e.batch[k]], e.hot[e.batch[k]].context
         if slot.resident == 1:
             continue
         if slot.swapped == 1:
             restores += 1
-            restored += slot.context
+            restored += context
         else:
-            prefill += slot.context
+            prefill += context
             prefills += 1
             if slot.generated > 0:
-                e.requests[slot.request].recomputed_tokens += slot.context
+                e.requests[slot.request].recomputed_tokens += context
         slot.resident = 1
         slot.swapped = 0
-        server.held += slot.context
+        server.held += context
     return prefill, prefills, restores, restored
 
 
@@ -182,17 +182,17 @@ def draft(server: Any, e: Episode) -> tuple[int, int, int, int, int]:
     server.last_draft_length = 0
     verify, kv, steps, drafted, draft_kv = 0, 0, 0, 0, 0
     for k in range(server.picked):
-        slot = e.slots[e.batch[k]]
+        slot, context = e.slots[e.batch[k]], e.hot[e.batch[k]].context
         draft_length = draft_length_of(server, e, slot)
         server.last_draft_length = max(server.last_draft_length, draft_length)
         slot.drafting = draft_length
-        if e.max_draft.size > 0:  # the position costs a look at the request
-            slot.drafting = drafted_tokens(e.max_draft, position_of(e, slot), draft_length)
+        if e.max_draft.size > 0:
+            slot.drafting = drafted_tokens(e.max_draft, slot.position, draft_length)
         verify += slot.drafting + 1
         drafted += slot.drafting
-        draft_kv += slot.drafting * slot.context
+        draft_kv += slot.drafting * context
         steps = max(steps, slot.drafting)
-        kv += slot.context
+        kv += context
     return verify, kv, steps, drafted, draft_kv
 
 
@@ -205,22 +205,17 @@ def draft_length_of(server: Any, e: Episode, slot: Any) -> Any:
 
 
 @inlined
-def position_of(e: Episode, slot: Any) -> int:
-    """Place of a request's next output token in the flat arrays."""
-    return e.requests[slot.request].offset + slot.generated
-
-
-@inlined
 def pass_time(server: Any, e: Episode, duration: int) -> None:
     """Advance the clock, integrating the number of requests in the system."""
     server.integral_ns += (server.arrived - server.finished) * duration
     server.now += duration
     server.busy_ns += duration
     server.rounds += 1
-    number = server.arrived
-    while number < server.requests and e.requests[number].arrival_ns <= server.now:
-        server.integral_ns += server.now - e.requests[number].arrival_ns
+    number, arrives = server.arrived, server.next_ns
+    while arrives <= server.now:
+        server.integral_ns += server.now - arrives
         number += 1
+        arrives = arrival_ns(server, e, number)
 
 
 @inlined
@@ -229,8 +224,9 @@ def finish_round(server: Any, e: Episode, duration: int) -> None:
     hits, trials, drafted_total = 0, 0, 0
     for k in range(server.picked):
         slot = e.slots[e.batch[k]]
+        e.ran[k] = e.batch[k]
         drafted = slot.drafting
-        accepted = accepted_tokens(e.accepted_length, position_of(e, slot), drafted)
+        accepted = accepted_tokens(e.accepted_length, slot.position, drafted)
         drafted_total += drafted
         hits += accepted
         trials += accepted + (1 if accepted < drafted else 0)
@@ -242,6 +238,7 @@ def finish_round(server: Any, e: Episode, duration: int) -> None:
         server.undrafted = 0
         server.hits = FORGETTING * server.hits + hits
         server.trials = FORGETTING * server.trials + trials
+    server.ran = server.picked
     server.picked = 0
     server.reserved = 0
 
@@ -252,20 +249,21 @@ def commit(server: Any, e: Episode, index: int, drafted: int, accepted: int, dur
     slot = e.slots[index]
     request = e.requests[slot.request]
     tokens = committed_tokens(accepted, request.output_tokens - slot.generated)
-    idle = server.now - duration - slot.served_at
+    gap = server.now - e.hot[index].served_at
+    idle = gap - duration
     request.longest_idle_ns = max(request.longest_idle_ns, idle)
     if slot.rounds == 0:
         request.first_token_ns = server.now
     else:
-        gap = server.now - slot.served_at
         request.longest_stall_ns = max(request.longest_stall_ns, gap)
         count_gap(e.gaps, gap)
-    note_service(server, slot, duration)
+    note_service(server, e, index, duration)
     note_tokens(server, e, index, tokens, drafted, accepted)
     if slot.generated == request.output_tokens:
         request.completion_ns = server.now
         request.completion_order = server.order
         request.drafted, request.accepted = slot.drafted, slot.accepted
+        request.preemptions = slot.preemptions
         request.attained_ns = slot.attained_ns
         server.order += 1
         release(server, e, index)
@@ -274,12 +272,13 @@ def commit(server: Any, e: Episode, index: int, drafted: int, accepted: int, dur
 
 
 @inlined
-def note_service(server: Any, slot: Any, duration: int) -> None:
+def note_service(server: Any, e: Episode, index: int, duration: int) -> None:
     """A request was in a round that ends ``now``."""
+    slot, hot = e.slots[index], e.hot[index]
     slot.attained_ns += duration
-    slot.served_at = server.now
-    slot.served_round = server.rounds
-    slot.picked = 0
+    hot.served_at = server.now
+    hot.served_round = server.rounds
+    hot.picked = 0
     slot.ran = 1
 
 
@@ -294,9 +293,10 @@ def note_tokens(
     latest.accepted = accepted
     latest.rate = accepted / max(drafted, 1)
     slot.generated += tokens
+    slot.position += tokens
     slot.rounds += 1
     slot.drafted += drafted
     slot.accepted += accepted
-    slot.context += tokens
+    e.hot[index].context += tokens
     server.held += tokens
     server.wanted += tokens

@@ -14,7 +14,7 @@ from laps_env.sim.adaptive_steps import BATCHES, SGLANG
 from laps_env.sim.loops import start_episode
 from laps_env.sim.observation import QUEUE_COLUMNS, SERVER_COLUMNS
 from laps_env.sim.server_model import ServerModel
-from laps_env.sim.state import LIMITS, NO_LIMIT, make_state
+from laps_env.sim.state import FREE, LIMITS, NO_LIMIT, make_state
 from laps_env.sim.workload import Workload
 from laps_env.utils.checks import check_positive
 from laps_env.utils.compile_cache import announce_compilation
@@ -127,7 +127,11 @@ class Simulation:
 
     def requests(self, index: int = 0) -> npt.NDArray[Any]:
         """Records of a server's requests, what happened to each (`laps_env.sim.state.REQUEST`)."""
-        return np.asarray(self.state.requests[index, : self.state.servers[index]["requests"]])
+        requests = self.state.requests[index, : self.state.servers[index]["requests"]]
+        slots = self.state.slots[index]
+        running = slots[slots["request"] != FREE]
+        requests["preemptions"][running["request"]] = running["preemptions"]
+        return np.asarray(requests)
 
 
 def limit_ns(time_limit_s: float | None) -> int:

@@ -13,6 +13,9 @@ from laps_env.utils.jit import inlined
 
 FREE = -1
 
+#: In place of an arrival.
+NEVER = 2**62
+
 #: In place of a limit in nanoseconds where a request has none.
 NO_LIMIT = 2**62
 #: Limits of a request: to the first token, per output token behind it, to the last.
@@ -24,10 +27,14 @@ SERVER = np.dtype(
         ("now", np.int64),
         ("requests", np.int64),  # in the episode
         ("arrived", np.int64),
+        ("latest_ns", np.int64),  # arrival of the last of these
+        ("next_ns", np.int64),  # arrival of the next request, or `NEVER`
+        ("load", np.float64),  # rate of the last arrivals / saturation throughput
         ("admitted", np.int64),  # have a slot or had one
         ("finished", np.int64),
         ("active", np.int64),  # in a slot now
         ("picked", np.int64),  # for the next round
+        ("ran", np.int64),  # requests in the last round, the finished among them
         ("wanted", np.int64),  # context tokens of all requests in slots
         ("held", np.int64),  # of those, tokens in the cache
         ("reserved", np.int64),  # context + look-ahead of the picked
@@ -60,43 +67,56 @@ SERVER = np.dtype(
     align=True,
 )
 
-#: One slot of the request table. Small, because a step reads every occupied slot of every server.
-SLOT = np.dtype(
+#: What a step reads of every occupied slot of every server; the rest of a slot lies elsewhere, so
+#: that this stays little.
+HOT = np.dtype(
     [
         ("arrival_ns", np.int64),
-        ("attained_ns", np.int64),
         ("served_at", np.int64),  # end of its last round, or its arrival
-        ("drafted", np.int64),
-        ("accepted", np.int64),
+        ("served_round", np.int32),  # server rounds at served_at, or when it got the slot
+        ("context", np.int32),  # prompt + generated
+        ("picked", np.int8),
+    ],
+    align=True,
+)
+
+#: The rest of one slot of the request table.
+SLOT = np.dtype(
+    [
+        ("attained_ns", np.int64),
+        ("position", np.int64),  # of its next output token in the flat arrays
+        ("drafted", np.int32),
+        ("accepted", np.int32),
         ("request", np.int32),  # FREE or the request's arrival number
         ("generated", np.int32),
         ("rounds", np.int32),
-        ("served_round", np.int32),  # server rounds at served_at, or when it got the slot
-        ("context", np.int32),  # prompt + generated
+        ("preemptions", np.int32),
         ("drafting", np.int16),  # draft length in the round at hand
         ("resident", np.int8),
         ("swapped", np.int8),
-        ("picked", np.int8),
         ("ran", np.int8),  # in the last round
     ],
     align=True,
 )
 
-#: One request of the episode: what was given, then what happened (0 until it does).
+#: One request of the episode: what was given, and what happened (0 until it does). What a round
+#: reads and writes comes first, so that it shares a line of the cache.
 REQUEST = np.dtype(
     [
+        ("offset", np.int64),  # of its acceptance in the flat arrays
+        ("output_tokens", np.int64),
+        ("first_token_ns", np.int64),
+        ("longest_idle_ns", np.int64),  # time without a round
+        ("longest_stall_ns", np.int64),  # from one delivery of tokens to the next
         ("arrival_ns", np.int64),
         ("prompt_tokens", np.int64),
-        ("output_tokens", np.int64),
         ("category", np.int64),
-        ("offset", np.int64),  # of its acceptance in the flat arrays
         ("schedule_offset", np.int64),
         ("predicted_tokens", np.float64),
         ("weight", np.float64),  # of its cost under an objective
         ("ttft_limit_ns", np.int64),  # `NO_LIMIT` where there is none, as the next
         ("tpot_limit_ns", np.int64),
         ("e2e_limit_ns", np.int64),
-        ("first_token_ns", np.int64),
         ("completion_ns", np.int64),
         ("completion_order", np.int64),
         ("preemptions", np.int64),
@@ -104,14 +124,12 @@ REQUEST = np.dtype(
         ("drafted", np.int64),
         ("accepted", np.int64),
         ("attained_ns", np.int64),
-        ("longest_idle_ns", np.int64),  # time without a round
-        ("longest_stall_ns", np.int64),  # from one delivery of tokens to the next
     ],
     align=True,
 )
 
 #: One round of one request, as the windowed acceptance needs it.
-ROUND = np.dtype([("drafted", np.int64), ("accepted", np.int64), ("rate", np.float64)], align=True)
+ROUND = np.dtype([("rate", np.float64), ("drafted", np.uint8), ("accepted", np.uint8)], align=True)
 
 
 class Episode(NamedTuple):
@@ -122,9 +140,11 @@ class Episode(NamedTuple):
     max_draft: npt.NDArray[np.uint8]  # [T], or [0] where every draft length can be proposed
     schedule: npt.NDArray[np.uint8]  # [S] given draft lengths, or [0]
     slots: npt.NDArray[Any]  # SLOT [N]
-    active: npt.NDArray[np.int64]  # [N] occupied slots in order of arrival
-    batch: npt.NDArray[np.int64]  # [N] picked slots in the order of picking
-    ranked: npt.NDArray[np.int64]  # [N] scratch
+    hot: npt.NDArray[Any]  # HOT [N]
+    active: npt.NDArray[np.int32]  # [N] occupied slots in order of arrival
+    batch: npt.NDArray[np.int32]  # [N] picked slots in the order of picking
+    ran: npt.NDArray[np.int32]  # [N] slots of the last round
+    ranked: npt.NDArray[np.int32]  # [N] scratch
     window: npt.NDArray[Any]  # ROUND [N, W] the last rounds of each slot, a ring
     queue: npt.NDArray[np.float32]  # [N, F] the observation's rows, kept current
     gaps: npt.NDArray[np.int32]  # [BINS] time between deliveries, counted
@@ -140,15 +160,19 @@ class BatchedState(NamedTuple):
     max_draft: npt.NDArray[np.uint8]  # [E, T] or [E, 0]
     schedule: npt.NDArray[np.uint8]  # [E, S]
     slots: npt.NDArray[Any]  # SLOT [E, N]
-    active: npt.NDArray[np.int64]  # [E, N]
-    batch: npt.NDArray[np.int64]  # [E, N]
-    ranked: npt.NDArray[np.int64]  # [E, N]
+    hot: npt.NDArray[Any]  # HOT [E, N]
+    active: npt.NDArray[np.int32]  # [E, N]
+    batch: npt.NDArray[np.int32]  # [E, N]
+    ran: npt.NDArray[np.int32]  # [E, N]
+    ranked: npt.NDArray[np.int32]  # [E, N]
     window: npt.NDArray[Any]  # ROUND [E, N, W]
     queue: npt.NDArray[np.float32]  # [E, N, F] observation
     gaps: npt.NDArray[np.int32]  # [E, BINS]
     adaptive: npt.NDArray[np.float64]  # [E, 4, 3] or [E, 0, 3]
     server_obs: npt.NDArray[np.float32]  # [E, G] observation
     mask: npt.NDArray[np.int8]  # [E, N + 1] valid actions
+    terminated: npt.NDArray[np.bool_]  # [E] all requests are finished
+    truncated: npt.NDArray[np.bool_]  # [E] cut by a limit before that
     reward: npt.NDArray[np.float64]  # [E] of the last step
     dt: npt.NDArray[np.float64]  # [E] seconds of the last step
     ran_round: npt.NDArray[np.bool_]  # [E] the last step ran a round
@@ -165,22 +189,28 @@ def make_state(
 ) -> BatchedState:
     """Empty state; the arrays that hold workloads grow when one is put on it."""
     e, n = num_envs, slots
+    empty = np.zeros((e, n), SLOT)
+    empty["request"] = FREE
     return BatchedState(
         servers=np.zeros(e, SERVER),
         requests=np.zeros((e, 0), REQUEST),
         accepted_length=np.zeros((e, 0), np.uint8),
         max_draft=np.zeros((e, 0), np.uint8),
         schedule=np.zeros((e, 0), np.uint8),
-        slots=np.zeros((e, n), SLOT),
-        active=np.zeros((e, n), np.int64),
-        batch=np.zeros((e, n), np.int64),
-        ranked=np.zeros((e, n), np.int64),
+        slots=empty,
+        hot=np.zeros((e, n), HOT),
+        active=np.zeros((e, n), np.int32),
+        batch=np.zeros((e, n), np.int32),
+        ran=np.zeros((e, n), np.int32),
+        ranked=np.zeros((e, n), np.int32),
         window=np.zeros((e, n, window), ROUND),
         queue=np.zeros((e, n, queue_columns), np.float32),
         gaps=np.zeros((e, BINS), np.int32),
         adaptive=np.zeros((e, adaptive, KEPT)),
         server_obs=np.zeros((e, server_columns), np.float32),
         mask=np.zeros((e, n + 1), np.int8),
+        terminated=np.zeros(e, np.bool_),
+        truncated=np.zeros(e, np.bool_),
         reward=np.zeros(e),
         dt=np.zeros(e),
         ran_round=np.zeros(e, np.bool_),
@@ -197,8 +227,10 @@ def episode_of(state: BatchedState, i: int) -> Episode:
         state.max_draft[i],
         state.schedule[i],
         state.slots[i],
+        state.hot[i],
         state.active[i],
         state.batch[i],
+        state.ran[i],
         state.ranked[i],
         state.window[i],
         state.queue[i],
