@@ -16,7 +16,7 @@ from laps_env.policies.networks.features import (
     describe_request,
     describe_server,
 )
-from laps_env.sim.observation import CATEGORY, OCCUPIED
+from laps_env.sim.observation import CATEGORY, OCCUPIED, QUEUE_COLUMNS
 from laps_env.utils.jit import jit
 
 
@@ -69,6 +69,23 @@ class TableExtractor(BaseFeaturesExtractor):
         arrays = (requests, servers, table, slot)
         packed, shared, tables, slots = (torch.from_numpy(array).to(device) for array in arrays)
         return Tables(packed, shared, tables, slots, queue.shape[1])
+
+
+class ColumnExtractor(BaseFeaturesExtractor):
+    """The columns of the requests present, and of their servers, as they are.
+
+    Args:
+        observation_space: Observation space of the environments.
+    """
+
+    def __init__(self, observation_space: spaces.Dict) -> None:
+        super().__init__(observation_space, features_dim=len(QUEUE_COLUMNS))
+
+    def forward(self, observations: dict[str, torch.Tensor]) -> Tables:
+        """Columns of ``queue`` [E, N, F] and ``server`` [E, G]."""
+        queue, server = observations["queue"], observations["server"]
+        table, slot = torch.nonzero(queue[:, :, OCCUPIED], as_tuple=True)
+        return Tables(queue[table, slot], server, table, slot, queue.shape[1])
 
 
 @jit

@@ -38,13 +38,17 @@ def present(tables: Tables) -> torch.Tensor:
 
 
 class TableValue(nn.Module):
-    """A value per table, from sums and means over its requests and from its server."""
+    """A value per table, from sums and means over its requests and from its server.
 
-    def __init__(self) -> None:
+    Args:
+        request, server: Numbers that describe a request, and a server.
+    """
+
+    def __init__(self, request: int = REQUEST, server: int = SERVER) -> None:
         super().__init__()
-        self.embed = nn.Linear(REQUEST, VALUE_WIDTH)
+        self.embed = nn.Linear(request, VALUE_WIDTH)
         self.head = nn.Sequential(
-            nn.Linear(2 * VALUE_WIDTH + SERVER, VALUE_WIDTH),
+            nn.Linear(2 * VALUE_WIDTH + server, VALUE_WIDTH),
             nn.ReLU(),
             nn.Linear(VALUE_WIDTH, 1),
         )
@@ -81,20 +85,24 @@ class Scorer(nn.Module):
 
 
 class PointerNetwork(Scorer):
-    """The scorer of `laps_env.policies.networks.pointer`: shared weights, pooled context."""
+    """The scorer of `laps_env.policies.networks.pointer`: shared weights, pooled context.
+
+    Args:
+        request, server: Numbers that describe a request, and a server.
+    """
 
     shapes = POINTER_SHAPES
     reads: tuple[str, ...] = ("E", "A", "v")
 
-    def __init__(self) -> None:
+    def __init__(self, request: int = REQUEST, server: int = SERVER) -> None:
         super().__init__()
-        self.pool = nn.Linear(REQUEST, POOLED)
-        self.own = nn.Linear(REQUEST, FIRST)
+        self.pool = nn.Linear(request, POOLED)
+        self.own = nn.Linear(request, FIRST)
         self.context = nn.Linear(POOLED, FIRST, bias=False)
-        self.server = nn.Linear(SERVER, FIRST, bias=False)
+        self.server = nn.Linear(server, FIRST, bias=False)
         self.second = nn.Linear(FIRST, SECOND)
         self.score = nn.Linear(SECOND, 1, bias=False)
-        self.direct = nn.Linear(REQUEST, 1, bias=False)
+        self.direct = nn.Linear(request, 1, bias=False)
         self.last = [self.score, self.direct]
 
     def around(self, tables: Tables) -> torch.Tensor:

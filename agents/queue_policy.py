@@ -1,4 +1,4 @@
-"""`QueuePolicy`: a network over the request table, as a policy of sb3-contrib's MaskablePPO."""
+"""Networks over the request table, as policies of sb3-contrib's MaskablePPO."""
 
 from __future__ import annotations
 
@@ -12,52 +12,33 @@ from sb3_contrib.common.maskable.distributions import MaskableDistribution
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
-from laps_env.agents.extractor import TableExtractor, Tables
-from laps_env.agents.networks import NETWORKS, TableValue
+from laps_env.agents.extractor import ColumnExtractor, TableExtractor, Tables
+from laps_env.agents.networks import NETWORKS, PointerNetwork, Scorer, TableValue
+from laps_env.sim.observation import QUEUE_COLUMNS, SERVER_COLUMNS
 
 #: Logit of what is never chosen while a request can be: to start a round before it is full.
 NEVER = -1e8
 
 
-class QueuePolicy(MaskableActorCriticPolicy):
+class TablePolicy(MaskableActorCriticPolicy):
     """Scores of the requests are the logits of picking their slots; a second network values tables.
 
     A round is never started before it is full or nothing is left to add (the environment starts it
     then): what is learned is the order, as with the rules.
-
-    Args:
-        observation_space, action_space, lr_schedule: Arguments of every policy of
-            stable-baselines3.
-        network: Name in `laps_env.agents.networks.NETWORKS`.
-        laws, without: Arguments of `laps_env.agents.extractor.TableExtractor`.
-        **kwargs: Arguments of the base class.
     """
 
-    def __init__(
-        self,
-        observation_space: Any,
-        action_space: Any,
-        lr_schedule: Schedule,
-        *,
-        laws: Any,
-        network: str = "pointer",
-        without: frozenset[str] = frozenset(),
-        **kwargs: Any,
-    ) -> None:
-        self._network = network
-        super().__init__(
-            observation_space,
-            action_space,
-            lr_schedule,
-            features_extractor_class=TableExtractor,
-            features_extractor_kwargs={"laws": laws, "without": without},
-            **kwargs,
-        )
+    def make_scorer(self, slots: int) -> Scorer:
+        """Network that scores requests, for so many slots."""
+        raise NotImplementedError
+
+    def make_valuer(self) -> TableValue:
+        """Network that values tables."""
+        raise NotImplementedError
 
     def _build(self, lr_schedule: Schedule) -> None:
         actions: Any = self.action_space
-        self.scorer = NETWORKS[self._network](int(actions.n) - 1)
-        self.valuer = TableValue()
+        self.scorer = self.make_scorer(int(actions.n) - 1)
+        self.valuer = self.make_valuer()
         self.optimizer = self.optimizer_class(
             self.parameters(),
             lr=lr_schedule(1),  # type: ignore[call-arg]
@@ -70,40 +51,10 @@ class QueuePolicy(MaskableActorCriticPolicy):
         assert isinstance(tables, Tables)
         return tables
 
-    def numpy_arrays(self) -> dict[str, npt.NDArray[np.float64]]:
-        """The scorer's weights for deployment; a feature not seen in training counts 0."""
-        extractor: Any = self.features_extractor
-        found = self.scorer.arrays()
-        arrays = {name: found[name].detach().double().numpy() for name in self.scorer.shapes}
-        for name in self.scorer.reads:
-            kept = np.resize(extractor.kept, len(arrays[name]))  # again for each slot
-            arrays[name] = (arrays[name].T * kept).T
-        return arrays
-
     def logits(self, tables: Tables) -> torch.Tensor:
         """Logits of all actions, [E, N + 1]."""
         logits = tables.servers.new_full((len(tables.servers), tables.slots + 1), NEVER)
         return logits.index_put((tables.table, tables.slot), self.scorer(tables))
-
-    def soften(self, obs: Any, masks: np.ndarray, entropy: float) -> None:
-        """Scale the scores so that choices have this mean entropy, in nats, where there is one.
-
-        What was imitated is certain of itself, and learns nothing from rewards: all that it does is
-        what it did. The order of the scores stays.
-        """
-        choosing = np.asarray(masks).sum(axis=1) > 2  # two requests, or to start the round
-        if not choosing.any():
-            return
-        with torch.no_grad():
-            logits = self.logits(self.describe(obs))
-            low, high = -10.0, 10.0  # logarithm of the divisor
-            for _ in range(40):
-                middle = (low + high) / 2
-                distribution = self.action_dist.proba_distribution(logits / math.exp(middle))
-                distribution.apply_masking(masks)
-                found: Any = distribution.entropy()
-                low, high = (middle, high) if found[choosing].mean() < entropy else (low, middle)
-        self.scorer.divide(math.exp(middle))
 
     def _distribution(self, tables: Tables, action_masks: Any) -> MaskableDistribution:
         distribution = self.action_dist.proba_distribution(action_logits=self.logits(tables))
@@ -140,3 +91,104 @@ class QueuePolicy(MaskableActorCriticPolicy):
     def predict_values(self, obs: PyTorchObs) -> torch.Tensor:
         """Values [E, 1]."""
         return self.valuer(self.describe(obs))[:, None]
+
+
+class QueuePolicy(TablePolicy):
+    """The network that the shipped schedulers are: it reads features that the rules compute too.
+
+    Args:
+        observation_space, action_space, lr_schedule: Arguments of every policy of
+            stable-baselines3.
+        network: Name in `laps_env.agents.networks.NETWORKS`.
+        laws, without: Arguments of `laps_env.agents.extractor.TableExtractor`.
+        **kwargs: Arguments of the base class.
+    """
+
+    def __init__(
+        self,
+        observation_space: Any,
+        action_space: Any,
+        lr_schedule: Schedule,
+        *,
+        laws: Any,
+        network: str = "pointer",
+        without: frozenset[str] = frozenset(),
+        **kwargs: Any,
+    ) -> None:
+        self._network = network
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            features_extractor_class=TableExtractor,
+            features_extractor_kwargs={"laws": laws, "without": without},
+            **kwargs,
+        )
+
+    def make_scorer(self, slots: int) -> Scorer:
+        """The network of that name."""
+        return NETWORKS[self._network](slots)
+
+    def make_valuer(self) -> TableValue:
+        """A network of value for the same features."""
+        return TableValue()
+
+    def numpy_arrays(self) -> dict[str, npt.NDArray[np.float64]]:
+        """The scorer's weights for deployment; a feature not seen in training counts 0."""
+        extractor: Any = self.features_extractor
+        found = self.scorer.arrays()
+        arrays = {name: found[name].detach().double().numpy() for name in self.scorer.shapes}
+        for name in self.scorer.reads:
+            kept = np.resize(extractor.kept, len(arrays[name]))  # again for each slot
+            arrays[name] = (arrays[name].T * kept).T
+        return arrays
+
+    def soften(self, obs: Any, masks: np.ndarray, entropy: float) -> None:
+        """Scale the scores so that choices have this mean entropy, in nats, where there is one.
+
+        What was imitated is certain of itself, and learns nothing from rewards: all that it does is
+        what it did. The order of the scores stays.
+        """
+        choosing = np.asarray(masks).sum(axis=1) > 2  # two requests, or to start the round
+        if not choosing.any():
+            return
+        with torch.no_grad():
+            logits = self.logits(self.describe(obs))
+            low, high = -10.0, 10.0  # logarithm of the divisor
+            for _ in range(40):
+                middle = (low + high) / 2
+                distribution = self.action_dist.proba_distribution(logits / math.exp(middle))
+                distribution.apply_masking(masks)
+                found: Any = distribution.entropy()
+                low, high = (middle, high) if found[choosing].mean() < entropy else (low, middle)
+        self.scorer.divide(math.exp(middle))
+
+
+class SharedScorer(TablePolicy):
+    """One network scores every request alike, from the columns of `normalized` observations.
+
+    For plain MaskablePPO, from scratch: `docs/first_hour.md`.
+
+    Args:
+        observation_space: Space of `laps_env.envs.normalized` observations.
+        action_space, lr_schedule: Arguments of every policy of stable-baselines3.
+        **kwargs: Arguments of the base class.
+    """
+
+    def __init__(
+        self, observation_space: Any, action_space: Any, lr_schedule: Schedule, **kwargs: Any
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            **{"features_extractor_class": ColumnExtractor, **kwargs},
+        )
+
+    def make_scorer(self, slots: int) -> Scorer:
+        """The pointer network, on columns."""
+        return PointerNetwork(len(QUEUE_COLUMNS), len(SERVER_COLUMNS))
+
+    def make_valuer(self) -> TableValue:
+        """A network of value for the same columns."""
+        return TableValue(len(QUEUE_COLUMNS), len(SERVER_COLUMNS))

@@ -61,6 +61,8 @@ class ReplayVecEnv(VecEnv):
                 raise ValueError(
                     f"autoreset_mode: expected {AutoresetMode.SAME_STEP}, got {envs.autoreset_mode}"
                 )
+            if not envs.copies:
+                raise ValueError("copy: expected True: stable-baselines3 keeps observations")
             if envs.single_action_space != groups[0].single_action_space:
                 raise ValueError(
                     f"groups: expected the same action space, got {groups[0].single_action_space} "

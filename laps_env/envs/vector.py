@@ -122,7 +122,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             on_invalid=on_invalid,
         )
         self.num_envs = num_envs
-        self._copy = copy
+        self.copies = copy
         self.render_mode = render_mode
         self._pictures: list[Picture] = []
         self.autoreset_mode = as_autoreset_mode(autoreset_mode)
@@ -149,6 +149,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         self._everyone = np.ones(num_envs, np.bool_)
         self._episodes = Episodes(self.options, num_envs)
         self._steps = np.zeros(num_envs, np.int64)
+        self._invalid = np.zeros(num_envs, np.int64)  # of these
         self._returns = np.zeros(num_envs)
         self._ended = np.ones(num_envs, np.bool_)
         self.is_running = False  # whether every environment is in an episode
@@ -186,7 +187,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         self._started = True
         self.is_running = not self._ended.any()
         queue = self.simulation.state.queue
-        return self._seen(queue.copy() if self._copy else queue), masked(self._info(), chosen)
+        return self._seen(queue.copy() if self.copies else queue), masked(self._info(), chosen)
 
     def _reset_one(self, index: int, options: dict[str, Any] | None = None) -> None:
         """Start the next episode of one; a workload that is refused changes nothing."""
@@ -195,7 +196,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         self.simulation.start(index, workload)
         self.simulation.requests(index)["weight"] = weights
         self._episodes.begin(index)
-        self._steps[index] = 0
+        self._steps[index] = self._invalid[index] = 0
         self._returns[index] = 0.0
         self._ended[index] = False
 
@@ -241,7 +242,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         state = self.simulation.state
         if self._refuses:
             check_allowed(actions, state.mask, skip)
-        queue = np.empty_like(state.queue) if self._copy else state.queue
+        queue = np.empty_like(state.queue) if self.copies else state.queue
         self._move(actions, skip, queue)
         self._charge(skip)
         reward, terminated, truncated = (
@@ -250,8 +251,9 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             state.truncated.copy(),
         )
         self._returns += reward
+        self._steps += ~skip
+        self._invalid += state.invalid
         if self.max_episode_steps < UNLIMITED:
-            self._steps += ~skip
             truncated |= self._steps >= self.max_episode_steps
             truncated &= ~terminated
         self._ended = terminated | truncated
@@ -261,7 +263,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
     def _move(self, actions: npt.NDArray[Any], skip: Bools, queue: Table) -> None:
         """All that are not skipped take their actions; all tables are copied to ``queue``."""
         given = actions if self._sequential else -actions
-        shown = queue if self._copy else queue[:0]
+        shown = queue if self.copies else queue[:0]
         self._threads.run(self.simulation.state, given, skip, shown)
 
     def _charge(self, skip: npt.NDArray[np.bool_]) -> None:
@@ -296,7 +298,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
     def _seen(self, queue: Table) -> Observation:
         """Observation with the tables as they have been copied."""
         server = self.simulation.state.server_obs
-        return {"queue": queue, "server": server.copy() if self._copy else server}
+        return {"queue": queue, "server": server.copy() if self.copies else server}
 
     def _info(self) -> Info:
         state = self.simulation.state
@@ -310,7 +312,10 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         return unmasked(info, self._everyone)
 
     def summary(self, index: int = 0) -> dict[str, Any]:
-        """Metrics of an episode so far (`laps_env.sim.metrics.summarize`), and its ``return``."""
+        """Metrics of an episode so far (`laps_env.sim.metrics.summarize`), and of its agent.
+
+        These are its ``return``, and the ``invalid_share`` of its actions that were masked.
+        """
         workload = self.workload(index)
         reference = self.options.get_scenario().server.reference_draft_length
         alone = time_alone_ns(workload, self.options.server, reference)
@@ -318,7 +323,8 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         metrics = summarize(
             requests, state.servers[index], state.gaps[index], alone, workload.categories
         )
-        return {**metrics, "return": float(self._returns[index])}
+        share = float(self._invalid[index] / max(self._steps[index], 1))
+        return {**metrics, "return": float(self._returns[index]), "invalid_share": share}
 
     def render(self) -> tuple[str, ...] | tuple[npt.NDArray[np.uint8], ...] | None:
         """Request tables as text (``"ansi"``) or as pictures (``"rgb_array"``), one each."""

@@ -1,0 +1,191 @@
+"""Train schedulers from scratch with stable-baselines3, and draw how they learn.
+
+A run is one algorithm and seed on one core; every minute its most probable actions play 16 *test*
+workloads of 300 requests. The journal goes on where it was broken off, run by run.
+
+    python scripts/first_hour.py --out runs/first_hour --minutes 10 --seeds 5
+    python scripts/first_hour.py --out runs/first_hour --draw docs/first_hour.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+SCENARIO, LOAD = "mixed-serial-8b", 0.9
+ENVS, REQUESTS, SLOTS, REWARD_SCALE = 128, 100, 64, 10.0
+#: Of all algorithms: steps of each environment in a rollout, and the discount a step.
+STEPS, GAMMA = 128, 0.998
+
+
+class Algorithm(NamedTuple):
+    """How a model is made, and what its observations and actions are."""
+
+    make: Callable[[Any, int], Any]
+    masked: bool
+
+
+def shared(venv: Any, seed: int) -> Any:
+    """MaskablePPO, one network that scores every request."""
+    from sb3_contrib import MaskablePPO
+
+    from laps_env.agents.queue_policy import SharedScorer
+
+    return MaskablePPO(
+        SharedScorer,
+        venv,
+        n_steps=STEPS,
+        batch_size=4096,
+        n_epochs=4,
+        gamma=GAMMA,
+        learning_rate=1e-3,
+        seed=seed,
+    )
+
+
+def flat(venv: Any, seed: int) -> Any:
+    """MaskablePPO, one network over all slots side by side."""
+    from sb3_contrib import MaskablePPO
+
+    return MaskablePPO(
+        "MultiInputPolicy", venv, n_steps=STEPS, batch_size=4096, n_epochs=4, gamma=GAMMA, seed=seed
+    )
+
+
+def unmasked(venv: Any, seed: int) -> Any:
+    """PPO, which does not know the mask."""
+    from stable_baselines3 import PPO
+
+    return PPO(
+        "MultiInputPolicy", venv, n_steps=STEPS, batch_size=4096, n_epochs=4, gamma=GAMMA, seed=seed
+    )
+
+
+def recurrent(venv: Any, seed: int) -> Any:
+    """RecurrentPPO, which does not know the mask either."""
+    from sb3_contrib import RecurrentPPO
+
+    return RecurrentPPO(
+        "MultiInputLstmPolicy",
+        venv,
+        n_steps=STEPS,
+        batch_size=4096,
+        n_epochs=4,
+        gamma=GAMMA,
+        seed=seed,
+    )
+
+
+ALGORITHMS = {
+    "shared": Algorithm(shared, masked=True),
+    "flat": Algorithm(flat, masked=True),
+    "unmasked": Algorithm(unmasked, masked=False),
+    "recurrent": Algorithm(recurrent, masked=False),
+}
+
+
+def run(name: str, seed: int, minutes: int, file: Path) -> None:
+    """Train one model, and write its curve."""
+    import torch
+
+    from laps_env.agents.judge import Judge
+    from laps_env.agents.progress import EpisodeProgress
+    from laps_env.agents.vec_env import ReplayVecEnv
+    from laps_env.envs.normalized import NormalizedVectorObservation
+    from laps_env.envs.vector import SpecDecodeReplayVectorEnv
+
+    torch.set_num_threads(1)
+    judge = Judge(SCENARIO, load=LOAD)
+    servers = SpecDecodeReplayVectorEnv(
+        ENVS,
+        scenario=SCENARIO,
+        load=LOAD,
+        num_requests=REQUESTS,
+        slots=SLOTS,
+        reward_scale=REWARD_SCALE,
+        autoreset_mode="SameStep",
+    )
+    algorithm = ALGORITHMS[name]
+    model = algorithm.make(ReplayVecEnv(NormalizedVectorObservation(servers)), seed)
+    rules = {rule: judge.rule(rule).tolist() for rule in ("fcfs", "laps_sd", "laps_sd_tuned")}
+    seconds, points, progress = 0.0, [], EpisodeProgress()
+    while True:
+        latencies = judge.model(model, masked=algorithm.masked)
+        points.append(
+            {
+                "seconds": seconds,
+                "steps": model.num_timesteps,
+                "latency_s": latencies.tolist(),
+                "invalid_share": progress.latest.get("episodes/invalid_share"),
+            }
+        )
+        if seconds >= 60 * minutes:
+            break
+        began = time.perf_counter()
+        while time.perf_counter() - began < 60:
+            model.learn(
+                ENVS * STEPS,
+                callback=EpisodeProgress(),
+                reset_num_timesteps=not model.num_timesteps,
+            )
+        seconds += time.perf_counter() - began
+    file.write_text(json.dumps({"rules": rules, "points": points}) + "\n")
+
+
+def draw(folder: Path, picture: Path) -> None:
+    """Latency over that of FCFS against minutes, every seed a line."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
+    for color, name in zip(plt.cm.tab10.colors, ALGORITHMS, strict=False):  # type: ignore[attr-defined]
+        for file in sorted(folder.glob(f"{name}-*.json")):
+            found = json.loads(file.read_text())
+            fcfs = np.array(found["rules"]["fcfs"])
+            minutes = [point["seconds"] / 60 for point in found["points"]]
+            ratios = [np.mean(point["latency_s"]) / fcfs.mean() for point in found["points"]]
+            label = name if file.stem.endswith("-0") else None
+            axes.plot(minutes, ratios, color=color, label=label, linewidth=1.2)
+    for rule in ("laps_sd", "laps_sd_tuned"):
+        axes.axhline(np.mean(found["rules"][rule]) / fcfs.mean(), color="grey", linewidth=0.8)
+        axes.annotate(rule, (axes.get_xlim()[1], np.mean(found["rules"][rule]) / fcfs.mean()))
+    axes.set(
+        xlabel="minutes of training on one core", ylabel="mean latency / FCFS's", ylim=(0, None)
+    )
+    axes.legend(frameon=False)
+    figure.savefig(picture, dpi=140)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS))
+    parser.add_argument("--draw", type=Path, help="draw what is there, run nothing")
+    given = parser.parse_args()
+    if given.draw:
+        draw(given.out, given.draw)
+        return
+    given.out.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(given.cores) as pool:
+        waiting = []
+        for seed, name in product(range(given.seeds), given.algorithms):
+            file = given.out / f"{name}-{seed}.json"
+            if not file.exists():
+                waiting.append(pool.submit(run, name, seed, given.minutes, file))
+        for future in waiting:
+            future.result()
+
+
+if __name__ == "__main__":
+    main()
