@@ -8,6 +8,7 @@ asserted: machines differ, so read the ratios.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -38,6 +39,8 @@ CARTPOLE = "CartPole-v1"
 
 #: Load of the vector loops, at which queues grow; measured while so many slots are occupied.
 OVERLOAD, OCCUPIED_SLOTS = 2.5, 28
+#: Steps after which that is given up: some servers never get there.
+MOST_STEPS = 4000
 
 #: Cores that there are.
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -106,7 +109,9 @@ class VectorLoop:
     def run(self, steps: int) -> tuple[float, float, float]:
         """Environment steps, rounds and seconds, from where the queues have grown."""
         observation, info = self.env.reset(seed=0)
-        while mean_occupied(observation) < OCCUPIED_SLOTS:
+        for _ in range(MOST_STEPS):
+            if mean_occupied(observation) >= OCCUPIED_SLOTS:
+                break
             observation, info, _ = self._step(info)
         rounds, seconds = 0, 0.0
         self.measured = [mean_occupied(observation)]
@@ -199,6 +204,84 @@ def vector_figures(repeats: int) -> dict[str, Any]:
     return figures
 
 
+def profile(repeats: int) -> dict[str, Any]:
+    """Where the microseconds of a step of 256 servers go: the kernel, the copy, Python."""
+    use_cores(1)
+    figures: dict[str, Any] = {}
+    for name, given in {"copy": {}, "nocopy": {"copy": False}}.items():
+        loop, inside = VectorLoop(256, **given), []
+        envs: Any = loop.env.unwrapped
+        move = envs._move
+
+        def timed(*arguments: Any, move: Any = move, inside: list[float] = inside) -> None:
+            began = time.perf_counter()
+            move(*arguments)
+            inside.append(time.perf_counter() - began)
+
+        envs._move = timed
+        taken = []
+        for _ in range(repeats):
+            _, _, seconds = loop.run(100)
+            taken.append((seconds * 1e4, sum(inside[-100:]) * 1e4))
+        figures[name] = min(taken)
+    (whole, moving), (whole_alone, moving_alone) = figures["copy"], figures["nocopy"]
+    return {
+        "profile_kernel_us_256": moving_alone,
+        "profile_python_us_256": whole_alone - moving_alone,
+        "profile_copy_us_256": moving - moving_alone,
+        "profile_python_behind_copy_us_256": whole - moving,
+    }
+
+
+#: What the cost of a step depends on: 256 servers that differ from the default in one number.
+VARIED: dict[str, dict[str, Any]] = {
+    "slots_32": {"slots": 32},
+    "slots_256": {"slots": 256},
+    "batch_8": {"batch_size": 8},
+    "batch_64": {"batch_size": 64},
+    "requests_100": {"num_requests": 100},
+    "requests_1000": {"num_requests": 1000},
+}
+
+
+def varied_figures(repeats: int) -> dict[str, Any]:
+    """Nanoseconds of a step of one of 256 servers, by slots, batch size and requests."""
+    use_cores(1)
+    figures: dict[str, Any] = {}
+    for name, given in VARIED.items():
+        loop = VectorLoop(256, **given)
+        figures[f"step_ns_{name}"] = 1e9 / median_rate(
+            partial(steps_and_seconds, loop, 100), repeats
+        )
+    return figures
+
+
+def envpool_figures(repeats: int) -> dict[str, Any]:
+    """CartPole of EnvPool, where it is installed: C++ that computes four numbers a step."""
+    if importlib.util.find_spec("envpool") is None:
+        return {}
+    import envpool
+
+    figures: dict[str, Any] = {}
+    for threads in (1, 2):
+        use_cores(threads)
+        env = envpool.make_gymnasium(CARTPOLE, num_envs=256, num_threads=threads)
+        env.reset()
+        figures[f"envpool_cartpole_steps_per_s_256_threads{threads}"] = median_rate(
+            partial(steps_of_pool, env, 1000), repeats
+        )
+    return figures
+
+
+def steps_of_pool(env: Any, steps: int) -> tuple[float, float]:
+    """Environment steps and seconds of 256 environments, random actions."""
+    actions = np.random.default_rng(0).integers(2, size=(steps, 256))
+    start = time.perf_counter()
+    for given in actions:
+        env.step(given)
+    return float(steps * 256), time.perf_counter() - start
+
+
 def measure(repeats: int) -> dict[str, Any]:
     """All figures."""
     figures: dict[str, Any] = {}
@@ -211,6 +294,7 @@ def measure(repeats: int) -> dict[str, Any]:
         lambda: cartpole_vector(256, 1000), repeats
     )
     figures |= vector_figures(repeats)
+    figures |= envpool_figures(repeats) | profile(repeats) | varied_figures(repeats)
     use_cores(1)
     batched = VectorLoop(256, scenario="chat-batch8-8b")
     figures["vector_rounds_per_s_batch8"] = median_rate(lambda: batched.run(200)[1:], repeats)
