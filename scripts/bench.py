@@ -207,30 +207,33 @@ def vector_figures(repeats: int) -> dict[str, Any]:
 def profile(repeats: int) -> dict[str, Any]:
     """Where the microseconds of a step of 256 servers go: the kernel, the copy, Python."""
     use_cores(1)
-    figures: dict[str, Any] = {}
-    for name, given in {"copy": {}, "nocopy": {"copy": False}}.items():
-        loop, inside = VectorLoop(256, **given), []
-        envs: Any = loop.env.unwrapped
-        move = envs._move
-
-        def timed(*arguments: Any, move: Any = move, inside: list[float] = inside) -> None:
-            began = time.perf_counter()
-            move(*arguments)
-            inside.append(time.perf_counter() - began)
-
-        envs._move = timed
-        taken = []
-        for _ in range(repeats):
-            _, _, seconds = loop.run(100)
-            taken.append((seconds * 1e4, sum(inside[-100:]) * 1e4))
-        figures[name] = min(taken)
-    (whole, moving), (whole_alone, moving_alone) = figures["copy"], figures["nocopy"]
+    whole, moving = step_and_move_us({}, repeats)
+    whole_alone, moving_alone = step_and_move_us({"copy": False}, repeats)
     return {
         "profile_kernel_us_256": moving_alone,
         "profile_python_us_256": whole_alone - moving_alone,
         "profile_copy_us_256": moving - moving_alone,
         "profile_python_behind_copy_us_256": whole - moving,
     }
+
+
+def step_and_move_us(given: dict[str, Any], repeats: int) -> tuple[float, float]:
+    """Microseconds of a step of 256 servers, and of the compiled part of it."""
+    loop = VectorLoop(256, **given)
+    envs: Any = loop.env.unwrapped
+    move, inside = envs._move, [0.0]
+
+    def timed(*arguments: Any) -> None:
+        began = time.perf_counter()
+        move(*arguments)
+        inside.append(time.perf_counter() - began)
+
+    envs._move = timed
+    steps, taken = 100, []
+    for _ in range(repeats):
+        _, _, seconds = loop.run(steps)
+        taken.append((seconds / steps * 1e6, sum(inside[-steps:]) / steps * 1e6))
+    return min(taken)
 
 
 #: What the cost of a step depends on: 256 servers that differ from the default in one number.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +21,13 @@ from laps_env.envs.normalized import NormalizedVectorObservation
 from laps_env.envs.vector import SpecDecodeReplayVectorEnv
 from laps_env.evaluation.episodes import serve
 from laps_env.sim.observation import OCCUPIED, QUEUE_COLUMNS, SERVER_COLUMNS
+from laps_env.sim.simulation import Simulation
 from laps_env.workloads.scenarios import get_scenario
 
 ENVS, STEPS, EPOCHS, MINIBATCH = 128, 128, 4, 4096
 GAMMA, LAMBDA, CLIP, RATE, VALUE, MOST_NORM = 0.998, 0.95, 0.2, 1e-3, 0.5, 0.5
 REWARD_SCALE = 10.0
-SERVER = {"load": 0.9, "slots": 64}
+SERVER: dict[str, Any] = {"load": 0.9, "slots": 64}
 RULES = "fcfs", "laps_sd", "laps_sd_tuned"
 
 
@@ -166,7 +168,7 @@ def compare(agent: Agent, scenario: str, episodes: int, requests: int) -> dict[s
         with torch.no_grad():
             logits, _ = agent(*tensors(observation, {"action_mask": inner.action_masks()}))
         observation, _, ended, _, _ = envs.step(logits.argmax(1).numpy())
-        for i in np.flatnonzero(ended & np.isnan(ours)):
+        for i in np.flatnonzero(ended & np.isnan(ours)).tolist():
             ours[i] = inner.summary(i)["mean_latency_s"]
         if ended.any():  # those that are through play on, unseen
             observation, _ = envs.reset(options={"reset_mask": ended})
@@ -178,7 +180,7 @@ def compare(agent: Agent, scenario: str, episodes: int, requests: int) -> dict[s
     return found
 
 
-def mean_latency(simulation: object) -> float:
+def mean_latency(simulation: Simulation) -> float:
     """Mean latency of a served episode, in seconds."""
     requests = simulation.requests()
     return float((requests["completion_ns"] - requests["arrival_ns"]).mean()) * 1e-9

@@ -15,7 +15,12 @@ from laps_env.sim.observation import ARRIVAL_NUMBER, OCCUPIED
 torch = pytest.importorskip("torch")
 pytest.importorskip("sb3_contrib")
 
-SMALL = {"num_requests": 6, "slots": SLOTS, "load": 100.0, "autoreset_mode": "SameStep"}
+SMALL: dict[str, Any] = {
+    "num_requests": 6,
+    "slots": SLOTS,
+    "load": 100.0,
+    "autoreset_mode": "SameStep",
+}
 
 
 def servers(count: int, **options: Any) -> NormalizedVectorObservation:

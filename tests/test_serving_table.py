@@ -204,6 +204,15 @@ def _bad_for_category_one(row: Any, server: Any, params: Any, memory: Any) -> fl
 OWN = RuleSpec("own", "last come first served, with a fault", _bad_for_category_one, ())
 
 
+def test_steps_have_a_duration_before_the_first_is_measured() -> None:
+    """Networks read logarithms of times."""
+    table = Table(policies.make("learned", SCENARIO), batch_size=2, draft_length=3, pool_tokens=999)
+    table.arrive(0, 20, 30.0, 0)
+    assert table.rank(1, 500) == [0]
+    assert (table.failures, table.last_failure) == (0, None)
+    assert table.observation["server"][VERIFY_S] > 0
+
+
 def test_a_policy_that_fails_is_served_by_arrival_and_recovers() -> None:
     table = table_of(policies.make(OWN))
     slots = [table.arrive(k, 10, 5.0, k) for k in range(3)]

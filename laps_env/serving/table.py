@@ -205,6 +205,7 @@ class Table:
         self._score = unchecked(score, self._constants, self._state, 0, 0, 0, *self._scorer)
         nobody = np.zeros((0, 3), np.int64)
         self._account = unchecked(account, self._state, 0, 0, nobody, *self._shares())
+        self._account(self._state, 0, 0, nobody, *self._shares())  # how long steps are taken to be
 
     @property
     def requests(self) -> int:
