@@ -16,13 +16,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from laps_env import policies
+from laps_env.agents.judge import Judge
 from laps_env.envs.normalized import NormalizedVectorObservation
 from laps_env.envs.vector import SpecDecodeReplayVectorEnv
-from laps_env.evaluation.episodes import serve
 from laps_env.sim.observation import OCCUPIED, QUEUE_COLUMNS, SERVER_COLUMNS
-from laps_env.sim.simulation import Simulation
-from laps_env.workloads.scenarios import get_scenario
 
 ENVS, STEPS, EPOCHS, MINIBATCH = 128, 128, 4, 4096
 GAMMA, LAMBDA, CLIP, RATE, VALUE, MOST_NORM = 0.998, 0.95, 0.2, 1e-3, 0.5, 0.5
@@ -57,6 +54,14 @@ class Agent(nn.Module):
         start = scores.new_full((len(scores), 1), -1e6)  # never before the round is full
         logits = torch.cat([scores, start], 1).masked_fill(mask == 0, -1e8)
         return logits, self.value(torch.cat([mean, total / 8, server], 1)).squeeze(1)
+
+    def predict(
+        self, observation: dict[str, np.ndarray], state: Any, *, action_masks: Any, **kwargs: Any
+    ) -> tuple[np.ndarray, Any]:
+        """The most probable actions, as models of stable-baselines3 give them."""
+        with torch.no_grad():
+            logits, _ = self(*tensors(observation, {"action_mask": action_masks}))
+        return logits.argmax(1).numpy(), state
 
 
 class Rollout:
@@ -146,44 +151,9 @@ def train(scenario: str, minutes: float, seed: int) -> Agent:
         with torch.no_grad():
             _, last = agent(*tensors(observation, info))
         update(agent, optimizer, rollout, rollout.advantages(last))
-    print(f"last 200 episodes of training: {np.mean(latencies[-200:]):.2f} s")
+    if latencies:
+        print(f"last 200 episodes of training: {np.mean(latencies[-200:]):.2f} s")
     return agent
-
-
-def compare(agent: Agent, scenario: str, episodes: int, requests: int) -> dict[str, float]:
-    """Mean latency, in seconds, of the agent and of rules on the same *test* workloads."""
-    inner = SpecDecodeReplayVectorEnv(
-        episodes,
-        scenario=scenario,
-        num_requests=requests,
-        split="test",
-        autoreset_mode="Disabled",
-        **SERVER,
-    )
-    envs = NormalizedVectorObservation(inner)
-    observation, _ = envs.reset(seed=0)
-    described, workloads = get_scenario(scenario), [inner.workload(i) for i in range(episodes)]
-    ours = np.full(episodes, np.nan)
-    while np.isnan(ours).any():
-        with torch.no_grad():
-            logits, _ = agent(*tensors(observation, {"action_mask": inner.action_masks()}))
-        observation, _, ended, _, _ = envs.step(logits.argmax(1).numpy())
-        for i in np.flatnonzero(ended & np.isnan(ours)).tolist():
-            ours[i] = inner.summary(i)["mean_latency_s"]
-        if ended.any():  # those that are through play on, unseen
-            observation, _ = envs.reset(options={"reset_mask": ended})
-    found = {"ours": float(ours.mean())}
-    for name in RULES:
-        rule = policies.make(name, described)
-        served = [serve(rule, workload, described, split="test") for workload in workloads]
-        found[name] = float(np.mean([mean_latency(simulation) for simulation in served]))
-    return found
-
-
-def mean_latency(simulation: Simulation) -> float:
-    """Mean latency of a served episode, in seconds."""
-    requests = simulation.requests()
-    return float((requests["completion_ns"] - requests["arrival_ns"]).mean()) * 1e-9
 
 
 if __name__ == "__main__":
@@ -193,5 +163,7 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     trained = train(given.scenario, given.minutes, given.seed)
-    for name, latency in compare(trained, given.scenario, episodes=16, requests=300).items():
-        print(f"{name:14} {latency:6.2f} s")
+    judge = Judge(given.scenario, load=SERVER["load"])
+    latencies = {"ours": judge.model(trained)} | {name: judge.rule(name) for name in RULES}
+    for name, found in latencies.items():
+        print(f"{name:14} {found.mean():6.2f} s")

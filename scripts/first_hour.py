@@ -12,13 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+
+from laps_env.utils.files import write_beside
 
 SCENARIO, LOAD = "mixed-serial-8b", 0.9
 ENVS, REQUESTS, SLOTS, REWARD_SCALE = 128, 100, 64, 10.0
@@ -26,70 +27,26 @@ ENVS, REQUESTS, SLOTS, REWARD_SCALE = 128, 100, 64, 10.0
 STEPS, GAMMA = 128, 0.998
 
 
-class Algorithm(NamedTuple):
-    """How a model is made, and what its observations and actions are."""
-
-    make: Callable[[Any, int], Any]
-    masked: bool
+#: Algorithms, and whether they know the mask.
+ALGORITHMS = {"shared": True, "flat": True, "unmasked": False, "recurrent": False}
 
 
-def shared(venv: Any, seed: int) -> Any:
-    """MaskablePPO, one network that scores every request."""
-    from sb3_contrib import MaskablePPO
+def make(name: str, venv: Any, seed: int) -> Any:
+    """A model with random weights."""
+    from sb3_contrib import MaskablePPO, RecurrentPPO
+    from stable_baselines3 import PPO
 
     from laps_env.agents.queue_policy import SharedScorer
 
-    return MaskablePPO(
-        SharedScorer,
-        venv,
-        n_steps=STEPS,
-        batch_size=4096,
-        n_epochs=4,
-        gamma=GAMMA,
-        learning_rate=1e-3,
-        seed=seed,
-    )
-
-
-def flat(venv: Any, seed: int) -> Any:
-    """MaskablePPO, one network over all slots side by side."""
-    from sb3_contrib import MaskablePPO
-
-    return MaskablePPO(
-        "MultiInputPolicy", venv, n_steps=STEPS, batch_size=4096, n_epochs=4, gamma=GAMMA, seed=seed
-    )
-
-
-def unmasked(venv: Any, seed: int) -> Any:
-    """PPO, which does not know the mask."""
-    from stable_baselines3 import PPO
-
-    return PPO(
-        "MultiInputPolicy", venv, n_steps=STEPS, batch_size=4096, n_epochs=4, gamma=GAMMA, seed=seed
-    )
-
-
-def recurrent(venv: Any, seed: int) -> Any:
-    """RecurrentPPO, which does not know the mask either."""
-    from sb3_contrib import RecurrentPPO
-
-    return RecurrentPPO(
-        "MultiInputLstmPolicy",
-        venv,
-        n_steps=STEPS,
-        batch_size=4096,
-        n_epochs=4,
-        gamma=GAMMA,
-        seed=seed,
-    )
-
-
-ALGORITHMS = {
-    "shared": Algorithm(shared, masked=True),
-    "flat": Algorithm(flat, masked=True),
-    "unmasked": Algorithm(unmasked, masked=False),
-    "recurrent": Algorithm(recurrent, masked=False),
-}
+    made: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+        "shared": (MaskablePPO, SharedScorer, {"learning_rate": 1e-3}),
+        "flat": (MaskablePPO, "MultiInputPolicy", {}),
+        "unmasked": (PPO, "MultiInputPolicy", {}),
+        "recurrent": (RecurrentPPO, "MultiInputLstmPolicy", {}),
+    }
+    algorithm, policy, own = made[name]
+    common = {"n_steps": STEPS, "batch_size": 4096, "n_epochs": 4, "gamma": GAMMA, "seed": seed}
+    return algorithm(policy, venv, **common, **own)
 
 
 def run(name: str, seed: int, minutes: int, file: Path) -> None:
@@ -113,12 +70,11 @@ def run(name: str, seed: int, minutes: int, file: Path) -> None:
         reward_scale=REWARD_SCALE,
         autoreset_mode="SameStep",
     )
-    algorithm = ALGORITHMS[name]
-    model = algorithm.make(ReplayVecEnv(NormalizedVectorObservation(servers)), seed)
+    model = make(name, ReplayVecEnv(NormalizedVectorObservation(servers)), seed)
     rules = {rule: judge.rule(rule).tolist() for rule in ("fcfs", "laps_sd", "laps_sd_tuned")}
     seconds, points, progress = 0.0, [], EpisodeProgress()
     while True:
-        latencies = judge.model(model, masked=algorithm.masked)
+        latencies = judge.model(model, masked=ALGORITHMS[name])
         points.append(
             {
                 "seconds": seconds,
@@ -137,7 +93,7 @@ def run(name: str, seed: int, minutes: int, file: Path) -> None:
                 reset_num_timesteps=not model.num_timesteps,
             )
         seconds += time.perf_counter() - began
-    file.write_text(json.dumps({"rules": rules, "points": points}) + "\n")
+    write_beside(file, [(json.dumps({"rules": rules, "points": points}) + "\n").encode()])
 
 
 def draw(folder: Path, picture: Path) -> None:
