@@ -197,7 +197,7 @@ class Server:
 
     def _cost(self, output: Any) -> float:
         """What a step costs, by its work as `laps-env calibrate --from-log` counts it."""
-        from laps_env.live.measure.log_costs import work_of
+        from laps_env.live.measure.logged_steps import work_of
         from laps_env.sim.costs import work_ns
         from laps_env.traces.step_log import EngineStep, StepShare
 

@@ -234,7 +234,7 @@ def is_settled(attempts: list[dict[str, Any]], drift: float) -> bool:
 
 def slowness(log: Path, cost: Any) -> float:
     """Time of all steps of a log over what their work costs by the calibration."""
-    from laps_env.live.measure.log_costs import work_of
+    from laps_env.live.measure.logged_steps import work_of
     from laps_env.sim.costs import work_ns
     from laps_env.traces.importers.step_lines import read_steps
 

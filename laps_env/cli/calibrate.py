@@ -18,16 +18,21 @@ GPU_BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 class Calibrate(OnModels):
     """Measure what rounds of a real engine cost here, and fit the replay's cost model to it.
 
-    Give the device to this command alone while it runs. With a server's step log nothing is run,
-    and the cost model is fitted to the steps in it.
+    Give the device to this command alone while it runs. With a server's own record nothing is run:
+    the cost model is fitted to its steps, or where there is no more to the times of requests.
 
     $ laps-env calibrate --out calibration.json --plot calibration.png
     $ laps-env calibrate --target big --draft small --device cuda --out calibration-gpu.json
     $ laps-env calibrate --from-log steps.jsonl --out calibration.json
+    $ laps-env calibrate --from-requests requests.csv --out calibration.json
     """
 
     from_log: File = None
-    """Step log of a server (laps-env import steps), to be fitted in place of a measurement."""
+    """Steps of a server, fitted in place of a measurement: its step log (laps-env import steps), or
+    CSV with batch, tokens, context and seconds."""
+    from_requests: File = None
+    """Times of requests, fitted likewise: CSV or JSON lines with prompt, output and seconds, or a
+    .json of vllm bench serve --save-detailed."""
     dtype: str = "auto"
     """Precision: auto, float32, bfloat16 or float16."""
     out: Path = Path("calibration.json")
@@ -47,8 +52,8 @@ class Calibrate(OnModels):
 
     def run(self) -> int:
         """Measure, fit, write, print."""
-        if self.from_log is not None:
-            return self._fit_log(self.from_log)
+        if self.from_log is not None or self.from_requests is not None:
+            return self._fit_record()
         from laps_env.live.measure.calibrate import calibrate
         from laps_env.live.measure.calibration import Grid
         from laps_env.report.picture import check_picture
@@ -66,12 +71,17 @@ class Calibrate(OnModels):
             calibrate(pair, grid(GPU_BATCHES if gpu else BATCHES), self.out, self.plot)
         return 0
 
-    def _fit_log(self, log: Path) -> int:
+    def _fit_record(self) -> int:
         from laps_env.live.measure.log_costs import calibrate_from_log
+        from laps_env.live.measure.request_costs import calibrate_from_requests
 
-        for name in ("target", "draft", "plot"):
+        kind = "a log" if self.from_log is not None else "times of requests"
+        for name in ("target", "draft", "plot", "from_requests" if self.from_log else "from_log"):
             if (value := getattr(self, name)) is not None:
-                raise ValueError(f"{name}: expected none beside a log, got {value}")
-        with outputs(self.out, inputs=[log], overwrite=self.overwrite):
-            calibrate_from_log(log, self.out)
+                raise ValueError(f"{name}: expected none beside {kind}, got {value}")
+        fit = calibrate_from_log if self.from_log is not None else calibrate_from_requests
+        record = self.from_log or self.from_requests
+        assert record is not None  # one of the two is given
+        with outputs(self.out, inputs=[record], overwrite=self.overwrite):
+            fit(record, self.out)
         return 0

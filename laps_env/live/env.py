@@ -69,6 +69,7 @@ class SpecDecodeLive(SpecDecodeReplay):
         temperature, top_p: Choice of tokens; temperature 0 is greedy, and only greedy texts do not
             depend on the schedule's draft lengths.
         clock: Clock of the rounds, ``"measured"`` or ``"calibrated"``, see Description.
+        step_log: File that gets a step log of the episodes (`laps_env.traces.step_log`).
         slots: Slots of the request table; on the device each holds a cache of the longest request.
         scenario, load, num_requests, batch_size, draft_length, pool_tokens, time_limit_s,
             queue_limit, reward_scale, objective, category_weights, split, interface,
@@ -103,6 +104,7 @@ class SpecDecodeLive(SpecDecodeReplay):
         temperature: float = 0.0,
         top_p: float = 1.0,
         clock: Clock = "measured",
+        step_log: str | Path | None = None,
         scenario: str | Scenario = "demo",
         load: float | str = 0.9,
         num_requests: int = 200,
@@ -129,6 +131,7 @@ class SpecDecodeLive(SpecDecodeReplay):
             target = load_pair(target, draft, device=device, dtype=dtype)
         options: dict[str, Any] = {
             "decoding": decoding,
+            "step_log": None if step_log is None else Path(step_log),
             "scenario": scenario,
             "load": load,
             "num_requests": num_requests,

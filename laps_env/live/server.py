@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from laps_env.live.engine.loading import Pair
 from laps_env.live.engine.verification import Decoding
 from laps_env.live.prompts import read_questions
 from laps_env.live.requests import PromptRequests
+from laps_env.live.step_log import LiveLog, header_of, shares_of
 from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
 from laps_env.sim.loops import (
     close_as_measured,
@@ -26,6 +28,7 @@ from laps_env.sim.loops import (
     open_scores,
     open_sequential,
 )
+from laps_env.traces.step_log import StepShare
 from laps_env.utils.splits import as_split
 from laps_env.workloads import Workload
 from laps_env.workloads.length_model import LengthModel
@@ -44,6 +47,7 @@ class LiveServer(SpecDecodeReplayVectorEnv):
         pair: Models that serve.
         clock: Clock of the rounds.
         decoding: Choice of tokens.
+        step_log: File that gets a step log of the episodes.
         **options: Options of the vector environment.
 
     Attributes:
@@ -56,6 +60,7 @@ class LiveServer(SpecDecodeReplayVectorEnv):
         clock: Clock,
         *,
         decoding: Decoding | None = None,
+        step_log: Path | None = None,
         **options: Any,
     ) -> None:
         super().__init__(1, autoreset_mode=AutoresetMode.DISABLED, **options)
@@ -63,6 +68,8 @@ class LiveServer(SpecDecodeReplayVectorEnv):
         self.generations: list[Generation] = []
         self.captures = 0
         self._decoding = decoding
+        self._step_log = step_log
+        self._log: LiveLog | None = None
         self._engine: Engine | None = None
         self._reset_at = self._moved_at = self._in_rounds_ns = 0
 
@@ -105,8 +112,18 @@ class LiveServer(SpecDecodeReplayVectorEnv):
         self.generations = []
         self._make_ready(workload)
         self.generations = self.begin(workload)
+        self._begin_log(workload)
         self._in_rounds_ns = self.captures = 0
         self._reset_at = self._moved_at = time.perf_counter_ns()
+
+    def _begin_log(self, workload: Workload) -> None:
+        if self._step_log is None:
+            return
+        if self._log is None:
+            most = max(self._draft_lengths(workload))
+            header = header_of(self.pair, self.options.server.batch_size, most)
+            self._log = LiveLog(self._step_log, header)
+        self._log.begin_episode(workload)
 
     def _make_ready(self, workload: Workload) -> None:
         """An engine whose slots hold the longest text, and no measured round has to wait for."""
@@ -150,7 +167,8 @@ class LiveServer(SpecDecodeReplayVectorEnv):
         simulation = self.simulation
         constants, state = simulation.constants, simulation.state
         scale = self.options.reward_scale
-        self._work(open_for_work(constants, state))
+        shares = self._work(open_for_work(constants, state))
+        began, busy = (int(state.servers[0][name]) for name in ("now", "busy_ns"))
         times = self.engine.times
         self._in_rounds_ns += times.total
         self.captures += times.captures
@@ -158,18 +176,31 @@ class LiveServer(SpecDecodeReplayVectorEnv):
             close_at_cost(constants, state, scale)
         else:
             close_as_measured(constants, state, scale, times.total, times.draft, times.verify)
+        if self._log is not None:
+            self._log.add_round(began, int(state.servers[0]["busy_ns"]) - busy, shares)
+            self._log_finished(shares)
         self._moved_at = time.perf_counter_ns()
 
-    def _work(self, draft_length: int) -> None:
-        """Run the round for the picked slots."""
+    def _log_finished(self, shares: list[StepShare]) -> None:
+        assert self._log is not None  # it has just got the round
+        for number in (int(share.id) for share in shares):
+            if self.generations[number].finished:
+                request = self.simulation.state.requests[0, number]
+                self._log.add_request(number, request, self.generations[number])
+
+    def _work(self, draft_length: int) -> list[StepShare]:
+        """Run the round for the picked slots; what it did, request by request."""
         state = self.simulation.state
         slots = state.slots[0]
         self._evict(slots)
         picked = state.batch[0, : state.servers[0]["picked"]]
-        chosen = [self.generations[slots[index]["request"]] for index in picked]
+        numbers = slots[picked]["request"].tolist()
+        chosen = [self.generations[number] for number in numbers]
+        cached = [generation.cached for generation in chosen]
         results = self.engine.run_round(chosen, draft_length)
         for index, generation, result in zip(picked, chosen, results, strict=True):
             self.note(index, generation, result)
+        return shares_of(chosen, numbers, cached, results)
 
     def _evict(self, slots: npt.NDArray[Any]) -> None:
         """Take off the device what the kernel has evicted."""

@@ -1,8 +1,8 @@
 """Files of `laps-env calibrate`: a cost model measured on a device.
 
 JSON with a format name and a version, the cost model's ten constants, what was measured where (a
-grid of rounds, or the steps in a server's log), and the errors of the fit on cells of the grid or
-steps that it had not seen. Reading it needs no torch.
+grid of rounds, the steps in a server's log, or the times of requests), and the errors of the fit on
+cells of the grid, steps or requests that it had not seen. Reading it needs no torch.
 """
 
 from __future__ import annotations
@@ -67,6 +67,10 @@ class _Cell(msgspec.Struct):
     held_out: bool
 
 
+#: Bounds of constants in nanoseconds, by their names.
+_Intervals = dict[str, tuple[_Number, _Number]]
+
+
 class _Log(msgspec.Struct):
     """Steps that a server has logged."""
 
@@ -76,6 +80,17 @@ class _Log(msgspec.Struct):
     scale: _Number
     total_error: float
     notes: list[_Text]
+    intervals: _Intervals | UnsetType = UNSET
+
+
+class _Requests(msgspec.Struct):
+    """Requests of which only the times are known."""
+
+    file: _Text
+    requests: Annotated[int, Meta(ge=1)]
+    total_error: float
+    notes: list[_Text]
+    intervals: _Intervals
 
 
 class _Calibration(msgspec.Struct):
@@ -88,10 +103,13 @@ class _Calibration(msgspec.Struct):
     errors: dict[str, _Error]
     grid: Annotated[list[_Cell], Meta(min_length=1)] | None = None
     log: _Log | None = None
+    requests: _Requests | None = None
 
     def __post_init__(self) -> None:
-        if (self.grid is None) == (self.log is None):
-            raise ValueError(f"grid: expected it or log, got {'both' if self.grid else 'neither'}")
+        given = [name for name in ("grid", "log", "requests") if getattr(self, name) is not None]
+        if len(given) != 1:
+            one = "one of grid, log and requests"
+            raise ValueError(f"grid: expected {one}, got {' and '.join(given) or 'none'}")
         if "round" not in self.errors:
             terms = ", ".join(self.errors) or "none"
             raise ValueError(

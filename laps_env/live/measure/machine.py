@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from laps_env.live.device import device_name
 from laps_env.live.engine.loading import Pair
 
 
@@ -26,12 +27,11 @@ def describe(pair: Pair) -> dict[str, Any]:
 
 def describe_device(device: torch.device) -> dict[str, Any]:
     """Time, device and software."""
-    gpu = device.type == "cuda"
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": {
             "type": device.type,
-            "name": torch.cuda.get_device_name(device) if gpu else cpu_name(),
+            "name": device_name(device),
             "cores": os.cpu_count() or 1,
             "threads": torch.get_num_threads(),
         },
@@ -42,11 +42,3 @@ def describe_device(device: torch.device) -> dict[str, Any]:
             "laps_env": version("laps-env"),
         },
     }
-
-
-def cpu_name() -> str:
-    """The processor's name as Linux tells it, or its architecture."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
