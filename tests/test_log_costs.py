@@ -203,8 +203,8 @@ def test_intervals_hold_the_constants_of_a_noisy_log_and_follow_its_drift():
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("2,4,90,-1", "line 3, seconds: expected seconds > 0, got '-1'"),
-        ("2,4,90,nan", "line 3, seconds: expected seconds > 0, got 'nan'"),
+        ("2,4,90,-1", "line 3, seconds: expected seconds in 1e-09 .. 1e+09, got '-1'"),
+        ("2,4,90,nan", "line 3, seconds: expected seconds in 1e-09 .. 1e+09, got 'nan'"),
         ("0,4,90,1", "line 3, batch: expected an integer >= 1, got '0'"),
         ("2,4,9.5,1", "line 3, context: expected an integer >= 0, got '9.5'"),
         ("2,,90,1", "line 3, tokens: expected a value, got none"),

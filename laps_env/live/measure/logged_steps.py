@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from laps_env.live.measure.least_squares import Floats
-from laps_env.live.measure.rows import Columns, Count, Seconds, read_rows
+from laps_env.live.measure.rows import LEAST_SECONDS, Columns, Count, Seconds, read_rows
 from laps_env.sim.costs import Work
 from laps_env.traces.importers.step_lines import is_step_log, read_steps
 from laps_env.traces.step_log import EngineStep, RunHeader, StepShare
@@ -80,7 +80,7 @@ def _row(row: dict[str, Any]) -> tuple[Work, int, float]:
 
 def timed(steps: Sequence[EngineStep]) -> TimedSteps:
     """The steps of a log."""
-    worked = [step for step in steps if step.requests and step.duration_s > 0]
+    worked = [step for step in steps if step.requests and step.duration_s >= LEAST_SECONDS]
     return TimedSteps(
         work=[work_of(step) for step in worked],
         batch=[len(step.requests) for step in worked],

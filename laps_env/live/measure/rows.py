@@ -34,15 +34,20 @@ class Count:
         return int(number)
 
 
+#: Shortest duration, a nanosecond.
+LEAST_SECONDS = 1e-9
+
+
 @dataclass(frozen=True)
 class Seconds:
-    """Durations of a column, > 0."""
+    """Durations of a column."""
 
     def check(self, name: str, value: Any) -> float:
-        """The value as a number in 0 .. `MAX_SECONDS`, without 0."""
+        """The value as a number in `LEAST_SECONDS` .. `MAX_SECONDS`."""
         number = _number(value)
-        if not 0 < number <= MAX_SECONDS:
-            raise ValueError(f"{name}: expected seconds > 0, got {shown(value)}")
+        if not LEAST_SECONDS <= number <= MAX_SECONDS:
+            expected = f"seconds in {LEAST_SECONDS:g} .. {MAX_SECONDS:g}"
+            raise ValueError(f"{name}: expected {expected}, got {shown(value)}")
         return number
 
 
