@@ -27,7 +27,9 @@ def mooncake(timestamp, **more):
 
 
 #: As in the files of Bailian, whose times are seconds.
-CHAT = {"chat_id": 159, "parent_chat_id": 55, "type": "text", "turn": 2, "hash_ids": [1089]}
+CHAT, NEXT = (
+    {"chat_id": 159 + k, "parent_chat_id": 55, "type": "text", "turn": 2} for k in range(2)
+)
 
 HEAD = "TIMESTAMP,ContextTokens,GeneratedTokens"
 ROW = "2023-11-16 18:17:03.9799600,4808,10"
@@ -62,8 +64,36 @@ def test_azure_of_2024_has_a_time_zone(write_csv):
     times = ["2024-05-10 00:00:00.009930+00:00", "2024-05-10 00:00:01Z"]
     trace = read_arrivals(write_csv(HEAD, *(f"{time},3,4" for time in times)))
     assert trace.arrival_ns.tolist() == [0, 990_070_000]
-    with pytest.raises(TraceError, match="in UTC, got '2024-05-10 00:00:00-07:00'"):
-        read_arrivals(write_csv(HEAD, "2024-05-10 00:00:00-07:00,3,4"))
+    times = ["2024-05-10T00:00:00-07:00", "2024-05-10 00:00:02-07:00"]
+    trace = read_arrivals(write_csv(HEAD, *(f"{time},3,4" for time in times)))
+    assert trace.arrival_ns.tolist() == [0, 2 * 10**9]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("", "+00:00", "line 3, TIMESTAMP: expected the time zone of the first, which says none"),
+        ("Z", "", r"expected the time zone of the first, \+00:00, got '2024-05-10 00:00:01'"),
+        ("-07:00", "-06:00", "expected the time zone of the first, -07:00, got '2024-05-10 00:00"),
+    ],
+)
+def test_time_zones_may_not_be_mixed(write_csv, first, second, message):
+    rows = f"2024-05-10 00:00:00{first},3,4", f"2024-05-10 00:00:01{second},3,4"
+    with pytest.raises(TraceError, match=message):
+        read_arrivals(write_csv(HEAD, *rows))
+
+
+def test_what_was_assumed_is_said(write, write_csv):
+    def assumed(path, **given):
+        report = LeftOut()
+        read_arrivals(path, left_out=report, **given)
+        return report.assumed
+
+    assert assumed(write_csv(HEAD, ROW)) == ["TIMESTAMP: times without a zone are UTC"]
+    assert assumed(write_csv(HEAD, ROW.replace(",4808", "Z,4808"))) == []
+    assert assumed(write(mooncake(1))) == ["timestamp: times are in ms (--unit)"]
+    assert assumed(write(mooncake(1, **CHAT))) == ["timestamp: times are in s (--unit)"]
+    assert assumed(write(mooncake(1)), unit="us") == []
 
 
 BURST = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type"
@@ -102,8 +132,8 @@ TIMES = [
     ("jsonl", "s", [mooncake(3), mooncake(61.114)], 58_114_000_000),  # GuideLLM
     ("jsonl", "us", [mooncake(3), mooncake(500_003)], 500_000_000),
     ("jsonl", "ns", [mooncake(2**60), mooncake(2**60 + 10**9 + 1)], 1_000_000_001),
-    ("jsonl", None, [mooncake(3, **CHAT), mooncake(61.114, **CHAT)], 58_114_000_000),  # Bailian
-    ("jsonl", "ms", [mooncake(3, **CHAT), mooncake(500.5, **CHAT)], 497_500_000),
+    ("jsonl", None, [mooncake(3, **CHAT), mooncake(61.114, **NEXT)], 58_114_000_000),  # Bailian
+    ("jsonl", "ms", [mooncake(3, **CHAT), mooncake(500.5, **NEXT)], 497_500_000),
 ]
 
 
@@ -139,10 +169,16 @@ def test_an_absurd_rate_is_warned_of(write, gap_s, unit, said):
 
 
 def test_files_of_no_known_format_are_refused(write_csv, tmp_path):
-    with pytest.raises(TraceError, match=r"header: expected a column TIMESTAMP \(Azure\) or Times"):
+    with pytest.raises(TraceError, match=r"header: expected a column TIMESTAMP \(Azure\), Times"):
         read_arrivals(write_csv("a,b", "1,2"))
-    with pytest.raises(TraceError, match=r"expected a \.csv, \.jsonl or \.jsonl\.gz file"):
-        read_arrivals(tmp_path / "trace.txt")
+    text = write_lines(tmp_path / "trace.txt", "no trace")
+    with pytest.raises(TraceError, match=r"got \['no trace'\]: name the columns \(.*--columns"):
+        read_arrivals(text)
+    with pytest.raises(FileNotFoundError):
+        read_arrivals(tmp_path / "none.csv")
+    for prompts in ('[{"conversations": []}]', '{"messages": []}'):
+        with pytest.raises(TraceError, match=r"expected arrivals \(.*, got the members \['[cm]"):
+            read_arrivals(write_lines(tmp_path / "prompts.json", prompts))
 
 
 @pytest.mark.parametrize("ending", [".csv", ".jsonl"])
@@ -182,8 +218,8 @@ def test_mooncake(write):
             )
         ),
         ({"input_length": 0}, "line 2, input_length: expected an integer >= 1"),
-        ({"output_length": None}, "line 2, output_length: expected an integer, got None"),
-        ({"output_length": -1}, "line 2, output_length: expected an integer >= 0, got -1"),
+        ({"output_length": None}, "line 2, output_length: expected an integer >= 1, got None"),
+        ({"output_length": -1}, "line 2, output_length: expected an integer >= 1, got -1"),
         ({"output_length": 0}, "line 2, output_length: expected an integer >= 1"),
     ):
         with pytest.raises(TraceError, match=message):

@@ -9,7 +9,7 @@ from import_files import INFO, TURN, answer, response, write_lines
 
 from laps_env.traces import TraceError
 from laps_env.traces.importers import import_spec_bench, import_vllm
-from laps_env.traces.importers.records import MAX_LINE_BYTES
+from laps_env.traces.importers.unpacked import MAX_LINE_BYTES, read_array
 
 
 def test_empty_and_damaged_files(tmp_path):
@@ -20,7 +20,12 @@ def test_empty_and_damaged_files(tmp_path):
         (gzip.compress(json.dumps(TURN).encode() * 50)[:-20], "line 1: expected gzip, got"),
         (b"\x1f\x8bnothing", "line 1: expected gzip, got"),
         (b"\xff\xfe", "line 1: expected a JSON object"),
-        (b"[" * 100_000, "line 1: expected a JSON object"),
+        (b"[" * 100_000, "entry 0: expected JSON, got maximum recursion"),
+        (b"[1]", r"entry 0: expected a JSON object, got 1"),
+        (b" [\n] ", "expected at least one request, got none"),
+        (b"[" + json.dumps(TURN).encode() + b"; 3]", "entry 1: expected JSON, got neither a comma"),
+        (b"[" + json.dumps(TURN).encode() + b', "', "entry 1: expected JSON, got Unterminated"),
+        (b'[{"q": "\xff"}]', "entry 0: expected text, got 'utf-8' codec"),
         (json.dumps(TURN).encode() + b"\n" + bytes(512), "line 2: expected a JSON object, got"),
         (bytes(4096), "line 1: expected a JSON object, got"),
     ):
@@ -41,6 +46,22 @@ def test_a_line_that_does_not_fit_into_memory_is_refused(tmp_path, on_error):
         import_spec_bench(path, INFO, plain_draft=True, on_error=on_error)
     assert tracemalloc.get_traced_memory()[1] < 4 * MAX_LINE_BYTES
     tracemalloc.stop()
+
+
+def test_an_array_is_read_entry_by_entry(tmp_path):
+    """Entries longer than what is read at a time, in bounded memory, and their numbers from 0."""
+    turns = [TURN | {"q": k, "text": "x" * (k % 7) * 40_000} for k in range(200)]  # 24 MB
+    path = tmp_path / "in.json.gz"
+    path.write_bytes(gzip.compress(json.dumps(turns, indent=1).encode(), 1))
+    tracemalloc.start()
+    assert all(number == turn["q"] for number, turn in read_array(path))
+    assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
+    tracemalloc.stop()
+    trace = import_spec_bench(path, INFO, plain_draft=True)
+    assert trace.group.tolist() == list(range(200))
+    path.write_text(json.dumps([TURN, TURN | {"n": "x"}]))
+    with pytest.raises(TraceError, match="entry 1, n: expected an integer, got 'x'"):
+        import_spec_bench(path, INFO, plain_draft=True)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,46 @@ def test_arrivals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = capsys.readouterr().out
     assert "left out: 1 without output, the first: " in told
     assert "left out: 1 malformed, the first: " in told
-    assert "2 requests in 40 s" in told
+    assert "assumed: Timestamp: times are in s (--unit)" in told
+    assert "2 requests in 40 s, from BurstGPT's CSV" in told
     assert read_arrivals(out).arrival_ns.tolist() == [0, 40_123_456_789]
+
+
+def test_columns_can_be_named_and_requests_sorted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "user,in,sent at,out\na,3,9000,4\nb,0,4000,4\nc,5,4500,6\n"
+    source, out = write(tmp_path / "log.txt", rows), tmp_path / "out.jsonl"
+    named = ["--columns", "arrival=sent at,prompt=in,output=out,id=user", "--unit", "ms"]
+    for given, message in (
+        ([], "line 1, header: expected a column TIMESTAMP (Azure)"),
+        (named, "line 4, sent at: expected a time not before the line above"),
+        (["--columns", "arrival"], "columns: expected arrival=NAME,..., each once, got 'arrival'"),
+        (["--columns", "arrival=in,arrival=in"], "columns: expected arrival=NAME,..., each once"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["import", "arrivals", source, str(out), *given])
+        assert message in capsys.readouterr().err
+    main(["import", "arrivals", source, str(out), *named, "--sort"])
+    told = capsys.readouterr().out
+    assert "left out: 1 without prompt, the first: " in told
+    assert "2 requests in 4 s, from CSV" in told
+    assert "assumed" not in told
+    trace = read_arrivals(out)
+    assert (trace.arrival_ns.tolist(), trace.prompt_tokens.tolist()) == ([0, 4_500_000_000], [5, 3])
+
+
+def test_a_long_log_is_converted_in_little_memory(tmp_path: Path) -> None:
+    """32 bytes a line while it is read, 24 while it is written."""
+    count = 50_000
+    lines = "\n".join(f"{k},x,{k % 90 + 1},{k % 9 + 1},1,x" for k in range(count))
+    source, out = write(tmp_path / "burst.csv", BURST + lines), tmp_path / "out.jsonl"
+    main(["import", "arrivals", source, str(out), "--overwrite"])
+    tracemalloc.start()
+    main(["import", "arrivals", source, str(out), "--overwrite"])
+    assert tracemalloc.get_traced_memory()[1] < 80 * count + 4 * 2**20
+    tracemalloc.stop()
+    assert read_arrivals(out).arrival_ns.tolist() == [k * 10**9 for k in range(count)]
 
 
 def test_a_bad_line_takes_no_good_ones_with_it(
@@ -163,10 +202,33 @@ def test_eagles_answers_are_converted(tmp_path: Path, capsys: pytest.CaptureFixt
         main(convert)
     assert "--draft-length" in capsys.readouterr().err
     main([*convert, "--draft-length", "5"])
-    assert "1 requests of 1 categories, 0% of their positions observed" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "assumed: prompt lengths: estimated: characters / 4 plus the earlier answers" in told
+    assert "1 requests of 1 categories, 0% of their positions observed" in told
     trace = AcceptanceTrace.load(out)
     assert (trace.categories, trace.info.drafter) == (("chat",), "eagle")
     assert (trace.output_tokens.tolist(), trace.prompt_tokens.tolist()) == ([30], [10])
+
+
+COUNTED = [
+    ("sglang", {"prompt_tokens": 11, "completion_tokens": 30, "spec_verify_ct": 9}),
+    ("aiperf", {"num_spec_steps": 9, "num_accepted_draft_tokens": 20}),
+]
+
+
+@pytest.mark.parametrize(("name", "members"), COUNTED)
+def test_responses_that_count_their_rounds_are_converted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, members: dict[str, int]
+) -> None:
+    lengths = {"input_sequence_length": 11, "output_sequence_length": 30}
+    profiled = {"metadata": {}, "metrics": lengths, "spec_decode_acceptance": members}
+    record = {"meta_info": members} if name == "sglang" else profiled
+    source, out = write(tmp_path / "in.jsonl", json.dumps(record)), tmp_path / "runs.safetensors"
+    main(["import", name, source, str(out), "--draft-length", "5", "--category", "chat"])
+    assert "1 requests of 1 categories, 0% of their positions observed" in capsys.readouterr().out
+    trace = AcceptanceTrace.load(out)
+    assert (trace.output_tokens.tolist(), trace.prompt_tokens.tolist()) == ([30], [11])
+    assert (trace.categories, trace.info.drafter) == (("chat",), "eagle")
 
 
 @pytest.mark.parametrize(("name", "count"), [("conv", 19_366), ("code", 8_819)])

@@ -255,7 +255,7 @@ def test_every_question_is_in_one_part(shared_data: Path) -> None:
         ('{"turns": []}', "line 1, turns: expected a list of length >= 1"),
         ('{"prompt": ""}', "line 1, prompt: expected a text of length >= 1, got ''"),
         ('{"prompt": "\\ud800"}', "line 1: expected a prompt of whole characters"),
-        ("[1]", r"line 1: expected a JSON object, got \[1\]"),
+        ("[1]", "entry 0: expected a JSON object, got 1"),
         ("", "expected at least one request, got none"),
     ],
 )

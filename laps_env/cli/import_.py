@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,13 +14,17 @@ from laps_env.utils.files import outputs, write_beside
 
 if TYPE_CHECKING:
     from laps_env.traces import AcceptanceTrace, TraceInfo
+    from laps_env.traces.arrival_trace import ArrivalTrace
 
 
 @dataclass(frozen=True)
 class Arrivals:
-    """Arrivals: CSV of Azure or BurstGPT, JSONL of Mooncake or Bailian, step logs; as Mooncake's.
+    """Arrivals: traces of Azure, BurstGPT, Vidur, Mooncake, Bailian, any CSV, and logs of servers.
+
+    Benchmarks of vLLM and AIPerf and step logs too; plain or gzip. The output is as Mooncake's.
 
     $ laps-env import arrivals AzureLLMInferenceTrace_conv.csv conv.jsonl
+    $ laps-env import arrivals log.csv.gz log.jsonl --columns arrival=t,prompt=p,output=o --unit ms
     $ laps-env evaluate --arrival-trace conv.jsonl --lengths arrivals --scenario chat-batch8-8b
     """
 
@@ -28,8 +32,12 @@ class Arrivals:
     """File of others."""
     output: tyro.conf.Positional[Path]
     """File to be written, .jsonl."""
+    columns: Annotated[str | None, metavar("arrival=NAME,prompt=NAME,output=NAME[,id=NAME]")] = None
+    """Columns of a CSV of no known format; no id may be repeated."""
     unit: Annotated[Literal["s", "ms", "us", "ns"] | None, metavar("s|ms|us|ns")] = None
     """Unit of the file's times, where it is not the format's own: s for GuideLLM's files."""
+    sort: bool = False
+    """Put requests in order of arrival, where the file's order is another."""
 
     ending = ".jsonl"
 
@@ -42,15 +50,37 @@ class Arrivals:
         """Write them; what they are."""
         from laps_env.traces.importers import read_arrivals
 
-        trace = read_arrivals(self.source, unit=self.unit, on_failed="skip", **errors)
-        rows = zip(trace.arrival_ns, trace.prompt_tokens, trace.output_tokens, strict=True)
-        names = ("timestamp", "input_length", "output_length")
-        lines = [
-            json.dumps(dict(zip(names, (int(time) / 1e6, int(prompt), int(length)), strict=True)))
+        trace = read_arrivals(
+            self.source,
+            columns=None if self.columns is None else _named(self.columns),
+            unit=self.unit,
+            sort=self.sort,
+            on_failed="skip",
+            **errors,
+        )
+        write_beside(self.output, _lines(trace))
+        seconds = trace.arrival_ns[-1] * 1e-9
+        return f"{len(trace.arrival_ns)} requests in {seconds:.0f} s, from {trace.form}"
+
+
+def _named(columns: str) -> dict[str, str]:
+    """Names of columns by what they hold: ``arrival=t,prompt=in,output=out``."""
+    pairs = [part.split("=", 1) for part in columns.split(",")]
+    names = {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+    if len(names) < len(pairs):
+        raise ValueError(f"columns: expected arrival=NAME,..., each once, got {columns!r}")
+    return names
+
+
+def _lines(trace: ArrivalTrace) -> Iterator[bytes]:
+    """Requests as Mooncake's lines, some at a time."""
+    columns = (trace.arrival_ns, trace.prompt_tokens, trace.output_tokens)
+    for start in range(0, len(trace.arrival_ns), 2**14):
+        rows = zip(*(column[start : start + 2**14].tolist() for column in columns), strict=True)
+        yield "".join(
+            f'{{"timestamp": {time / 1e6}, "input_length": {prompt}, "output_length": {length}}}\n'
             for time, prompt, length in rows
-        ]
-        write_beside(self.output, [("\n".join(lines) + "\n").encode()])
-        return f"{len(lines)} requests in {trace.arrival_ns[-1] * 1e-9:.0f} s"
+        ).encode()
 
 
 @dataclass(frozen=True)
@@ -84,6 +114,10 @@ class Runs:
         """Write the trace; what it holds."""
         trace = self.trace(errors)
         trace.save(self.output)
+        if "prompt_tokens" in trace.info.provenance:
+            errors["left_out"].assumed.append(
+                f"prompt lengths: {trace.info.provenance['prompt_tokens']}"
+            )
         return (
             f"{trace.num_requests} requests of {len(trace.categories)} categories, "
             f"{trace.observed_share:.0%} of their positions observed"
@@ -184,20 +218,26 @@ class SpecBench(Acceptance):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eagle(Acceptance):
+class Counted(Acceptance):
+    """Runs whose files only count the rounds of an answer; all their positions are filled."""
+
+    drafter: str = "eagle"
+    """Kind of drafter."""
+    draft_length: int
+    """Most draft tokens that a round can accept, such as the depth of EAGLE's tree."""
+    category: Text = None
+    """Category of answers for which no file says one (default: the file's name)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eagle(Counted):
     """Acceptance: the answer files of EAGLE's repository, JSONL; all their positions are filled.
 
     $ laps-env import eagle answers.jsonl runs.safetensors --draft-length 5
     """
 
-    drafter: str = "eagle"
-    """Kind of drafter."""
-    draft_length: int
-    """Most draft tokens that a round can accept: the depth of EAGLE's tree."""
     questions: File = None
     """Question file, for the categories and to estimate prompt lengths."""
-    category: Text = None
-    """Category of answers for which no file says one (default: the file's name)."""
 
     def read(self, info: TraceInfo, errors: dict[str, Any]) -> AcceptanceTrace:
         """The trace of the answers."""
@@ -210,6 +250,38 @@ class Eagle(Acceptance):
             questions=self.questions,
             category=self.category,
             **errors,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sglang(Counted):
+    """Acceptance: SGLang's responses with meta_info, JSONL; all their positions are filled.
+
+    $ laps-env import sglang responses.jsonl runs.safetensors --draft-length 5
+    """
+
+    def read(self, info: TraceInfo, errors: dict[str, Any]) -> AcceptanceTrace:
+        """The trace of the responses."""
+        from laps_env.traces.importers import import_sglang
+
+        return import_sglang(
+            self.inputs, info, draft_length=self.draft_length, category=self.category, **errors
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aiperf(Counted):
+    """Acceptance: AIPerf's records of speculation, JSONL; all their positions are filled.
+
+    $ laps-env import aiperf profile_export.jsonl runs.safetensors --draft-length 5
+    """
+
+    def read(self, info: TraceInfo, errors: dict[str, Any]) -> AcceptanceTrace:
+        """The trace of the records."""
+        from laps_env.traces.importers import import_aiperf
+
+        return import_aiperf(
+            self.inputs, info, draft_length=self.draft_length, category=self.category, **errors
         )
 
 
@@ -236,8 +308,8 @@ class SpecDecodeBench(Acceptance):
 class Import(Command):
     """Convert recordings of others into files that ``laps-env evaluate`` plays.
 
-    Requests without output, which failed, are left out. Whatever is left out is counted, and the
-    first of each kind is shown.
+    Requests without prompt or output, which failed, are left out. Whatever is left out is counted,
+    and the first of each kind is shown; so is what the files do not say and was assumed.
 
     $ laps-env import arrivals AzureLLMInferenceTrace_conv.csv conv.jsonl
     $ laps-env import vllm responses.jsonl runs.safetensors --target big --draft small
@@ -249,6 +321,8 @@ class Import(Command):
         | Annotated[Vllm, tyro.conf.subcommand("vllm")]
         | Annotated[SpecBench, tyro.conf.subcommand("spec-bench")]
         | Annotated[Eagle, tyro.conf.subcommand("eagle")]
+        | Annotated[Sglang, tyro.conf.subcommand("sglang")]
+        | Annotated[Aiperf, tyro.conf.subcommand("aiperf")]
         | Annotated[SpecDecodeBench, tyro.conf.subcommand("specdecode-bench")]
     )
     skip_bad: bool = False
@@ -257,7 +331,7 @@ class Import(Command):
     """Replace an output that is there."""
 
     def run(self) -> int:
-        """Convert; say what was left out and what was written."""
+        """Convert; say what was assumed, left out and written."""
         from laps_env.traces.importers import LeftOut
 
         output, ending = self.recording.output, self.recording.ending
@@ -269,6 +343,8 @@ class Import(Command):
             written = self.recording.write(
                 on_error="skip" if self.skip_bad else "raise", left_out=left_out
             )
+        for words in left_out.assumed:
+            print(f"assumed: {one_line(words)}")
         for kind, count in left_out.lines.items():
             print(f"left out: {count} {kind}, the first: {one_line(left_out.first[kind])}")
         print(f"{output}: {written}")

@@ -9,8 +9,9 @@ schedulers and the length predictor learn from it) or *test* (recorded; results 
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-from laps_env.traces.importers.records import Text, parse_records
+from laps_env.traces.importers.records import LeftOut, NoTokensError, Text, parse_records
 from laps_env.utils.documents import convert
 
 Part = Literal["distill", "train", "test"]
@@ -59,11 +60,14 @@ class Question:
 
 
 def read_questions(paths: Sequence[str | Path]) -> list[Question]:
-    """The questions of some prompt files, JSON lines (also ``.gz``); a repeated one counts once.
+    """The questions of some prompt files; a repeated one counts once.
 
-    Known forms, told by their members: Spec-Bench and MT-Bench (``turns``, ``category``), GSM8K
-    (``question``), MBPP (``text``, ``test_list``), HumanEval (``task_id``, ``prompt``), and for
-    everything else ``prompt`` with an optional ``category``.
+    Files are JSON lines or one JSON array, plain or gzip. Known forms, told by their members:
+    Spec-Bench and MT-Bench (``turns``, ``category``), GSM8K (``question``), MBPP (``text``,
+    ``test_list``), HumanEval (``task_id``, ``prompt``), ShareGPT (``conversations`` of ``from`` and
+    ``value``), ``messages`` of ``role`` and ``content``, and for everything else ``prompt`` with an
+    optional ``category``. Of conversations only the user's texts are taken, in their order; those
+    without one are left out, with a warning.
 
     Raises:
         laps_env.traces.TraceError: A file that is no such list; the message names the line.
@@ -72,9 +76,13 @@ def read_questions(paths: Sequence[str | Path]) -> list[Question]:
     questions: dict[tuple[str, ...], Question] = {}
     for path in map(Path, paths):
         stem = path.name.split(".")[0]
-        for number, (category, turns) in enumerate(parse_records(path, _read), 1):
+        empty = LeftOut()
+        read = parse_records(path, _read, on_failed="skip", left_out=empty)
+        for number, (category, turns) in enumerate(read, 1):
             question = Question(f"{stem}/{number}", category or stem, turns)
             questions.setdefault(turns[:1], question)
+        for kind, count in empty.lines.items():
+            warnings.warn(f"left out: {count} {kind}: {empty.first[kind]}", stacklevel=2)
     return list(questions.values())
 
 
@@ -97,6 +105,39 @@ class _Prompt(msgspec.Struct):
     category: Text = ""
 
 
+class _ShareGptTurn(msgspec.Struct):
+    speaker: str = msgspec.field(name="from")
+    value: str
+
+
+class _Message(msgspec.Struct):
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+
+    @property
+    def text(self) -> str:
+        """The content, whole or in parts.
+
+        Raises:
+            ValueError: A part that is no text, such as a picture.
+        """
+        if not isinstance(self.content, list):
+            return self.content or ""
+        kinds = sorted({str(part.get("type")) for part in self.content} - {"text"})
+        if kinds:
+            raise ValueError(f"content: expected parts of text, got {', '.join(kinds)}")
+        return "\n".join(str(part.get("text", "")) for part in self.content)
+
+
+def _users(name: str, told: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Texts of the user in a conversation of speakers and texts."""
+    turns = tuple(text.strip() for speaker, text in told if speaker in ("human", "user"))
+    turns = tuple(turn for turn in turns if turn)
+    if not turns:
+        raise NoTokensError("prompt", f"{name}: expected a text of the user, got none")
+    return turns
+
+
 def _read(record: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
     """Category (empty where none is told) and turns of one line, which a tokenizer can read."""
     category, turns = _told(record)
@@ -111,6 +152,12 @@ def _told(record: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
     if "turns" in record:
         told = convert(record, _Conversation)
         return _TASKS.get(told.category, "chat"), tuple(turn.strip() for turn in told.turns)
+    if "conversations" in record:
+        spoken = convert(record["conversations"], list[_ShareGptTurn], "conversations")
+        return "", _users("conversations", ((turn.speaker, turn.value) for turn in spoken))
+    if "messages" in record:
+        sent = convert(record["messages"], list[_Message], "messages")
+        return "", _users("messages", ((m.role, m.text) for m in sent if m.role == "user"))
     if "question" in record:
         return "math", (convert(record, _Gsm8k).question.strip(),)
     if "test_list" in record:

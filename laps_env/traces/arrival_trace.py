@@ -17,9 +17,11 @@ class ArrivalTrace:
         prompt_tokens: Prompt lengths [R], >= 1.
         output_tokens: Output lengths [R], >= 1.
         source: Name of the file.
+        form: Format that it was read as, in words.
     """
 
     arrival_ns: NDArray[np.int64]
     prompt_tokens: NDArray[np.int64]
     output_tokens: NDArray[np.int64]
     source: str
+    form: str = ""

@@ -110,7 +110,7 @@ def check_output_folder(path: Path) -> None:
         raise ValueError(f"expected a folder that is writable, or can be made, got {path}")
 
 
-def write_beside(path: Path, chunks: list[bytes]) -> None:
+def write_beside(path: Path, chunks: Iterable[bytes]) -> None:
     """Write `chunks` beside `path` and rename, so that a reader never sees half a file."""
     for left in path.parent.glob(f".{escape(path.name)}.*.part"):  # by a process that was killed
         left.unlink(missing_ok=True)

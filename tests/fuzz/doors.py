@@ -14,6 +14,7 @@ DOORS: dict[str, Callable[[Path], files.Attack]] = {
         *(
             files.specdecode_bench,
             files.eagle,
+            files.counted,
             files.vllm,
             files.step_log,
             files.prompts,

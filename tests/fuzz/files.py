@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -43,26 +44,84 @@ def acceptance_trace(folder: Path) -> Attack:
     return attack
 
 
+#: Arrivals in CSV: Azure's, BurstGPT's, Vidur's.
+CSV = (
+    b"TIMESTAMP,ContextTokens,GeneratedTokens\n"
+    b"2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:50.9951690,396,109\n",
+    b"Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+    b"5,ChatGPT,472,18,490,Conversation log\n45,ChatGPT,1087,230,1317,Conversation log\n",
+    b"arrived_at,num_prefill_tokens,num_decode_tokens\n5.2e-05,374.0,44.0\n2.5,396.0,109.0\n",
+)
+
+#: And in JSON: Mooncake's and its kin, AIPerf's, vLLM's benchmark.
+LENGTHS = {"input_length": 521, "output_length": 132}
+PROFILE = {
+    "metadata": {"x_request_id": "a", "request_start_ns": 1_759_813_207_532_900_363},
+    "metrics": {"input_sequence_length": {"value": 550}, "output_sequence_length": {"value": 9}},
+    "error": None,
+}
+JSON: tuple[list[Any], ...] = (
+    [{"timestamp": 1000 * k, **LENGTHS, "hash_ids": [k, 2]} for k in range(2)],
+    [{"timestamp": 3.5 * k, **LENGTHS, "chat_id": k} for k in range(2)],
+    [{"session_id": "a", **LENGTHS, **when} for when in ({"timestamp": 5}, {"delay": 2.5})],
+    [PROFILE, PROFILE | {"metadata": {"request_start_ns": 5}}],
+    [
+        {
+            "input_lens": [100, 200],
+            "output_lens": [3, 2],
+            "start_times": [5011.5, 5010.0],
+            "errors": ["", "refused"],
+        }
+    ],
+)
+
+
 def arrivals(folder: Path) -> Attack:
     """Arrival traces of every form."""
     from laps_env.traces.importers import read_arrivals
 
-    azure = b"TIMESTAMP,ContextTokens,GeneratedTokens\n"
-    azure += b"2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:50.9951690,396,109\n"
-    burst = b"Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
-    burst += b"5,ChatGPT,472,18,490,Conversation log\n45,ChatGPT,1087,230,1317,Conversation log\n"
-    mooncake = [
-        {"timestamp": 1000 * k, "input_length": 521, "output_length": 132, "hash_ids": [k, 2]}
-        for k in range(2)
-    ]
+    names = {"arrival": "TIMESTAMP", "prompt": "ContextTokens", "output": "GeneratedTokens"}
 
     def attack(rng: Random) -> None:
         if rng.random() < 0.5:
-            path = _written(folder / "a.csv", damaged_bytes(rng.choice((azure, burst)), rng))
+            content = damaged_bytes(rng.choice(CSV), rng)
+        elif rng.random() < 0.7:
+            content = damaged_lines(rng.choice(JSON), rng)
         else:
-            path = _written(folder / "a.jsonl", damaged_lines(mooncake, rng))
-        unit: Any = rng.choice((None, "s", "ms", "us", "ns"))
-        read_arrivals(path, unit=unit, on_error=rng.choice(("raise", "skip")), on_failed="skip")
+            content = damaged_bytes(text_of(rng.choice(JSON)), rng)
+        if rng.random() < 0.2:
+            content = damaged_bytes(gzip.compress(content), rng)
+        read_arrivals(
+            _written(folder / "a", content),
+            columns=names if rng.random() < 0.2 else None,
+            unit=rng.choice((None, None, "s", "ms", "us", "ns")),  # type: ignore[arg-type]
+            sort=rng.random() < 0.5,
+            on_error=rng.choice(("raise", "skip")),
+            on_failed="skip",
+        )
+
+    return attack
+
+
+def counted(folder: Path) -> Attack:
+    """SGLang's responses and AIPerf's records, which count rounds."""
+    from laps_env.traces import TraceInfo
+    from laps_env.traces.importers import import_aiperf, import_sglang
+
+    meta_info = {"prompt_tokens": 11, "completion_tokens": 30, "spec_verify_ct": 9}
+    responses = [{"meta_info": meta_info}, {"choices": [{"meta_info": meta_info}]}]
+    acceptance = {"num_spec_steps": 4, "num_accepted_draft_tokens": 4, "num_spec_tokens": 5}
+    steps = {"spec_decode_steps": {"value": 4}, "spec_decode_accepted_draft_tokens": {"value": 4}}
+    records = [
+        PROFILE | {"spec_decode_acceptance": acceptance},
+        PROFILE | {"metrics": PROFILE["metrics"] | steps},  # type: ignore[operator]
+    ]
+    info = TraceInfo("eagle", "big", "small")
+
+    def attack(rng: Random) -> None:
+        door, lines = rng.choice(((import_sglang, responses), (import_aiperf, records)))
+        path = _written(folder / "a.jsonl", damaged_lines(lines, rng))
+        door(path, info, draft_length=5, on_error=rng.choice(("raise", "skip")))
 
     return attack
 
@@ -221,9 +280,18 @@ def prompts(folder: Path) -> Attack:
         {"text": "Add.", "test_list": ["assert add(1, 1) == 2"]},
         {"task_id": "HumanEval/0", "prompt": "def f():"},
         {"prompt": "Say it.", "category": "chat"},
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": None}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "b"}]}]},
     ]
     path = folder / "prompts.jsonl"
-    return lambda rng: partition(read_questions([_written(path, damaged_lines(records, rng))]))
+
+    def attack(rng: Random) -> None:
+        lines = rng.random() < 0.7
+        damaged = damaged_lines(records, rng) if lines else damaged_bytes(text_of(records), rng)
+        partition(read_questions([_written(path, damaged)]))
+
+    return attack
 
 
 def results(folder: Path) -> Attack:

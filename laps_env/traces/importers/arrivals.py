@@ -1,178 +1,198 @@
-"""Recorded arrivals: the request traces of Azure, BurstGPT, Mooncake and Bailian.
+"""Recorded arrivals: request traces, logs and results of benchmarks.
 
 - Azure, 2023 and 2024: CSV with TIMESTAMP, ContextTokens, GeneratedTokens
-  (github.com/Azure/AzurePublicDataset, AzureLLMInferenceTrace_*.csv); times with up to nine
-  decimals are kept exactly, a time zone must be UTC.
+  (github.com/Azure/AzurePublicDataset, AzureLLMInferenceTrace_*.csv).
 - BurstGPT: CSV with Timestamp (seconds), "Request tokens", "Response tokens"
   (github.com/HPMLL/BurstGPT); a response of 0 tokens is a request that failed.
-- Mooncake: JSONL, plain or gzip, with timestamp (milliseconds), input_length, output_length
-  (github.com/kvcache-ai/Mooncake, FAST25-release/traces).
+- Vidur: CSV with arrived_at (seconds), num_prefill_tokens, num_decode_tokens
+  (github.com/microsoft/vidur, data/processed_traces).
+- Any CSV whose columns are named by the caller.
+- Mooncake: JSONL with timestamp (milliseconds), input_length, output_length
+  (github.com/kvcache-ai/Mooncake, FAST25-release/traces). As AIPerf reads it, a later turn of a
+  session_id may have a delay in place of its timestamp: it is placed that long after the arrival
+  of the turn before.
 - Bailian: as Mooncake's, but timestamp in seconds; told by its chat_id
   (github.com/alibaba-edu/qwen-bailian-usagetraces-anon).
+- AIPerf: profile_export.jsonl (github.com/ai-dynamo/aiperf), of every record
+  metadata.request_start_ns, metrics.input_sequence_length and metrics.output_sequence_length.
+- vLLM's benchmark: the JSON object of `vllm bench serve --save-result --save-detailed`, of which
+  start_times (seconds), input_lens, output_lens and errors.
 - Step logs (`laps_env.traces.step_log`): the requests that have left the server, in order of
   arrival, with what an aborted one came to.
 
-GuideLLM's replay reads Mooncake's columns in seconds, and nothing in such a file says so: the
-caller has to.
+All plain or gzip; JSON lines may be entries of one array. Times of the calendar have up to nine
+decimals, which are kept exactly, and one time zone. GuideLLM's replay reads Mooncake's columns in
+seconds, and nothing in such a file says so: the caller has to.
 """
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Callable
-from decimal import Decimal
-from functools import partial
+from array import array
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any
 
-import msgspec
 import numpy as np
-from msgspec import Meta
 from numpy.typing import NDArray
 
 from laps_env.traces.arrival_trace import ArrivalTrace
-from laps_env.traces.importers.records import (
-    Id,
-    LeftOut,
-    NoOutputError,
-    OnError,
-    Tokens,
-    parse_records,
-    read_header,
-)
+from laps_env.traces.importers.arrival_csv import csv_format
+from laps_env.traces.importers.arrival_format import NAMELESS, Format, Request
+from laps_env.traces.importers.arrival_json import json_format
+from laps_env.traces.importers.arrival_times import UNIT_NS, Unit
+from laps_env.traces.importers.records import LeftOut, NoTokensError, OnError, parse_records, placed
 from laps_env.traces.importers.step_lines import LogLines, is_step_log
+from laps_env.traces.importers.unpacked import first_line
 from laps_env.traces.schema import TraceError
 from laps_env.traces.step_log import LeftRequest, RunHeader
 from laps_env.utils.checks import check_one_of
-from laps_env.utils.documents import convert, shown
 
-Unit = Literal["s", "ms", "us", "ns"]
-
-#: Nanoseconds of each.
-UNIT_NS: dict[Unit, int] = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+__all__ = ["PLAUSIBLE_RPS", "Unit", "read_arrivals"]
 
 #: Requests per second that a recording of one service has on average. All public ones are well
 #: inside (0.3 to 7), and leave it when seconds and milliseconds are taken for each other.
 PLAUSIBLE_RPS = (0.01, 50.0)
 
-#: Latest time of a trace in seconds; int64 nanoseconds hold little more.
-LATEST_S = 9 * 10**9
-
-_JSON_LINES = (".jsonl", ".jsonl.gz")
-
-_AZURE_TIME = re.compile(
-    r"(20\d\d-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,9})?)(?:Z|\+00:00)?", re.ASCII
-)
-_NUMBER = re.compile(r"\d{1,19}(\.\d{1,9})?", re.ASCII)
-_TOKENS = re.compile(r"\d{1,18}", re.ASCII)
-
-#: Arrival in nanoseconds, prompt tokens, output tokens.
-_Request = tuple[int, int, int]
-
-
-class _Columns(NamedTuple):
-    """Names of what is read, in one format."""
-
-    time: str
-    prompt: str
-    output: str
-
-
-_AZURE = _Columns("TIMESTAMP", "ContextTokens", "GeneratedTokens")
-_BURSTGPT = _Columns("Timestamp", "Request tokens", "Response tokens")
-_MOONCAKE = _Columns("timestamp", "input_length", "output_length")
+#: Longest time without a request that is nothing to warn of: a day.
+PLAUSIBLE_GAP_NS = 86_400 * 10**9
 
 
 def read_arrivals(
     path: str | Path,
     *,
+    columns: Mapping[str, str] | None = None,
     unit: Unit | None = None,
+    sort: bool = False,
     on_error: OnError = "raise",
     on_failed: OnError = "raise",
     left_out: LeftOut | None = None,
 ) -> ArrivalTrace:
-    """Read any of the formats, told apart by the file's ending and its columns.
+    """Read any of the formats, told apart by what the file holds.
 
-    Warns of a mean rate outside `PLAUSIBLE_RPS`, where the unit of the times may be another.
+    Requests are kept in 32 bytes each, or 40 where they have names of their own. Warns of a mean
+    rate outside `PLAUSIBLE_RPS`, where the unit of the times may be another, and of a gap of more
+    than a day. Records of AIPerf and of vLLM's benchmark, which are in another order, and turns
+    that were placed by a delay are sorted.
 
     Args:
-        path: File that ends in ``.csv``, ``.jsonl`` or ``.jsonl.gz``.
-        unit: Unit of the times; None = the format's own (see the module). Times of the calendar,
-            as Azure's, and those of step logs have none.
-        on_error: Treatment of a malformed line, one before the line above in time among them:
-            "raise" the error, or "skip" the line.
-        on_failed: Treatment of a request without output, likewise.
-        left_out: Report, to which skipped lines are added.
+        path: File of one of the formats, plain or gzip.
+        columns: Names of the columns of another CSV, by ``arrival``, ``prompt``, ``output`` and,
+            where requests have names that must not be repeated, ``id``.
+        unit: Unit of the times; None = the format's own (see the module), of another CSV seconds.
+            Times of the calendar have none, nor have those of AIPerf, vLLM and step logs.
+        sort: Whether requests are put in order of arrival, where the file's order is another.
+        on_error: Treatment of a malformed line, one before a line above in time or with a repeated
+            name among them: "raise" the error, or "skip" the line.
+        on_failed: Treatment of a request without prompt or output, likewise.
+        left_out: Report, to which skipped lines and what was assumed are added.
 
     Raises:
         TraceError: Missing columns, a line that is not skipped, or no request at all; the message
             names the file, the line and the column.
-        ValueError: Another unit, or one for times that have none.
+        ValueError: Another unit or other columns, or some for a format that has its own.
         OSError: The file cannot be read.
     """
-    path = Path(path)
+    path, left_out = Path(path), LeftOut() if left_out is None else left_out
     if unit is not None:
         check_one_of("unit", unit, UNIT_NS)
-    if path.name.endswith(_JSON_LINES) and is_step_log(path):
-        if unit is not None:
-            raise ValueError(f"unit: expected none for a step log's seconds, got {unit!r}")
-        logged = _logged_requests(path, on_error=on_error, on_failed=on_failed, left_out=left_out)
-        return _trace(path, logged)
-    columns, request_of = _format_of(path, unit)
-    latest = 0
-
-    def parse(record: dict[str, Any]) -> _Request:
-        nonlocal latest
-        request = time_ns, _, output = request_of(record)
-        if time_ns < latest:
-            before = f"{latest - time_ns} ns before it"
-            raise ValueError(
-                f"{columns.time}: expected a time not before the line above, got {before}"
-            )
-        if output == 0:
-            raise NoOutputError(f"{columns.output}: expected an integer >= 1, got 0")
-        latest = time_ns
-        return request
-
-    requests = parse_records(path, parse, on_error=on_error, on_failed=on_failed, left_out=left_out)
-    trace = _trace(path, list(requests))
-    if columns is not _AZURE:
+    errors: dict[str, Any] = {"on_error": on_error, "left_out": left_out}
+    if is_step_log(path):
+        if unit is not None or columns is not None:
+            given = f"{unit!r}" if columns is None else f"{dict(columns)}"
+            raise ValueError(f"unit: expected none for a step log's seconds, got {given}")
+        logged = _logged_requests(path, on_failed=on_failed, **errors)
+        return _trace(path, "a step log", np.array(logged, np.int64))
+    form = _format_of(path, columns, unit)
+    requests = form.requests(on_failed=on_failed, **errors)
+    table = _in_order(path, form, _table(form, requests), sort=sort, **errors)
+    left_out.assumed += form.assumed()
+    _check_gaps(path, form, table)
+    trace = _trace(path, form.name, table)
+    if form.any_unit:
         _check_rate(path, trace.arrival_ns)
     return trace
 
 
-def _trace(path: Path, requests: list[_Request]) -> ArrivalTrace:
-    times, prompts, outputs = np.array(requests, np.int64).T.copy()
-    return ArrivalTrace(times - times[0], prompts, outputs, path.name)
+def _format_of(path: Path, columns: Mapping[str, str] | None, unit: Unit | None) -> Format:
+    if not first_line(path).startswith((b"{", b"[")):
+        return csv_format(path, columns, unit)
+    if columns is not None:
+        raise ValueError(f"columns: expected none for JSON, got {dict(columns)}")
+    return json_format(path, unit)
 
 
-def _logged_requests(path: Path, **errors: Any) -> list[_Request]:
-    """Requests of a step log by their arrivals, those of a server that started again behind."""
-    lines, servers = LogLines(), list[list[_Request]]()
+def _table(form: Format, requests: Iterable[tuple[int, Request]]) -> NDArray[np.int64]:
+    """Requests [R, 4 or 5]: arrival, prompt, output, number of the line, hash of the name."""
+    width = 4 if form.identity is None else 5
+    flat = array("q")
+    for number, (time, prompt, output, name) in requests:
+        flat.extend((time, prompt, output, number, name)[:width])
+    return np.frombuffer(flat, np.int64).reshape(-1, width)
 
-    def parse(record: dict[str, Any]) -> None:
-        line = lines.parse(record)
-        if isinstance(line, RunHeader):
-            servers.append([])
-        elif isinstance(line, LeftRequest):
-            if line.output_tokens == 0:
-                raise NoOutputError("request.output_tokens: expected an integer >= 1, got 0")
-            time_ns = round(line.arrival_s * 1e9)
-            servers[-1].append((time_ns, line.prompt_tokens, line.output_tokens))
 
-    for _ in parse_records(path, parse, on_cut="skip", **errors):
-        pass  # parsed into `servers`
-    requests = [request for server in servers for request in sorted(server)]
-    if not requests:
-        raise TraceError(f"{path}: expected at least one request, got none")
-    if min(later[0] - before[0] for before, later in pairwise([requests[0], *requests])) < 0:
-        raise TraceError(
-            f"{path}: request.arrival_s: expected one clock for all servers of the log, got one "
-            "that starts again: import each server's lines from a file of their own"
+def _trace(path: Path, form: str, table: NDArray[np.int64]) -> ArrivalTrace:
+    times, prompts, outputs = (np.ascontiguousarray(table[:, k]) for k in range(3))
+    times -= times[0]
+    return ArrivalTrace(times, prompts, outputs, path.name, form)
+
+
+def _in_order(
+    path: Path,
+    form: Format,
+    table: NDArray[np.int64],
+    *,
+    sort: bool,
+    on_error: OnError,
+    left_out: LeftOut,
+) -> NDArray[np.int64]:
+    """The requests in order of arrival, none of them twice."""
+
+    def without(bad: NDArray[np.bool_], reason: Callable[[int], str]) -> NDArray[np.int64]:
+        for i in map(int, np.flatnonzero(bad)):
+            message = placed(path, f"{form.place} {table[i, 3]}", reason(i))
+            if on_error == "raise":
+                raise TraceError(message)
+            left_out.add("malformed", message)
+        return table[~bad] if bad.any() else table
+
+    if form.identity is not None:
+        expected = f"{form.identity}: expected one that no {form.place} above has, got it again"
+        table = without(_repeated(table[:, 4]), lambda _: expected)
+    if sort or not form.ordered():
+        return table[np.argsort(table[:, 0], kind="stable")]
+    latest = np.maximum.accumulate(table[:, 0])
+    return without(
+        table[:, 0] < latest,
+        lambda i: (
+            f"{form.time}: expected a time not before the {form.place} above, got "
+            f"{latest[i] - table[i, 0]} ns before it (`laps-env import arrivals --sort`)"
+        ),
+    )
+
+
+def _repeated(names: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Where a name [R] was seen before; the nameless are all different."""
+    order = np.argsort(names, kind="stable")
+    ordered = names[order]
+    again = np.zeros(len(names), bool)
+    again[order[1:]] = (ordered[1:] == ordered[:-1]) & (ordered[1:] != NAMELESS)
+    return again
+
+
+def _check_gaps(path: Path, form: Format, table: NDArray[np.int64]) -> None:
+    """Warn of times without a request for days, as between two recordings in one file."""
+    gaps = np.diff(table[:, 0])
+    long = np.flatnonzero(gaps > PLAUSIBLE_GAP_NS)
+    if long.size:
+        first = long[0]
+        warnings.warn(
+            f"{path}: {form.place} {table[first + 1, 3]}, {form.time}: expected a request within a "
+            f"day of the one before, got {gaps[first] / PLAUSIBLE_GAP_NS:.1f} days, and "
+            f"{long.size - 1} more such gaps",
+            stacklevel=3,
         )
-    return requests
 
 
 def _check_rate(path: Path, times: NDArray[np.int64]) -> None:
@@ -187,76 +207,29 @@ def _check_rate(path: Path, times: NDArray[np.int64]) -> None:
         )
 
 
-def _format_of(
-    path: Path, unit: Unit | None
-) -> tuple[_Columns, Callable[[dict[str, Any]], _Request]]:
-    """Names of a file's columns, and what reads one of its records."""
-    if path.name.endswith(_JSON_LINES):
-        return _MOONCAKE, partial(_json_request, unit)
-    if path.suffix != ".csv":
-        raise TraceError(f"arrival trace: expected a .csv, .jsonl or .jsonl.gz file, got {path}")
-    header = read_header(path)
-    columns = _BURSTGPT if _BURSTGPT.time in header else _AZURE
-    if columns.time not in header:
-        expected = f"a column {_AZURE.time} (Azure) or {_BURSTGPT.time} (BurstGPT)"
-        raise TraceError(f"{path}: line 1, header: expected {expected}, got {header}")
-    for name in columns:
-        if header.count(name) != 1:
-            expected = f"one column of that name, of {list(columns)}"
-            raise TraceError(f"{path}: line 1, {name}: expected {expected}, got {header}")
-    if columns is _AZURE and unit is not None:
-        raise ValueError(f"unit: expected none for times of the calendar, got {unit!r}")
-    return columns, partial(_csv_request, columns, unit or "s")
+def _logged_requests(path: Path, **errors: Any) -> list[tuple[int, int, int]]:
+    """Requests of a step log by their arrivals, those of a server that started again behind."""
+    lines, servers = LogLines(), list[list[tuple[int, int, int]]]()
 
+    def parse(record: dict[str, Any]) -> None:
+        line = lines.parse(record)
+        if isinstance(line, RunHeader):
+            servers.append([])
+        elif isinstance(line, LeftRequest):
+            if line.output_tokens == 0:
+                place = "request.output_tokens"
+                raise NoTokensError("output", f"{place}: expected an integer >= 1, got 0")
+            time_ns = round(line.arrival_s * 1e9)
+            servers[-1].append((time_ns, line.prompt_tokens, line.output_tokens))
 
-class _Timed(msgspec.Struct):
-    timestamp: Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0)]
-    input_length: Tokens
-    output_length: Id
-
-
-def _json_request(unit: Unit | None, record: dict[str, Any]) -> _Request:
-    request = convert(record, _Timed)
-    own: Unit = "s" if "chat_id" in record else "ms"
-    time_ns = _nanoseconds(_MOONCAKE.time, request.timestamp, unit or own)
-    return time_ns, request.input_length, request.output_length
-
-
-def _nanoseconds(name: str, time: float | Decimal, unit: Unit) -> int:
-    """Exact for integers and decimals, which a float would round."""
-    if not time * UNIT_NS[unit] <= LATEST_S * 10**9:
-        latest = LATEST_S * 10**9 // UNIT_NS[unit]
-        raise ValueError(f"{name}: expected a number in 0 .. {latest} {unit}, got {shown(time)}")
-    return round(time * UNIT_NS[unit])
-
-
-def _csv_request(columns: _Columns, unit: Unit, record: dict[str, Any]) -> _Request:
-    time = record[columns.time]
-    return (
-        _azure_ns(time) if columns is _AZURE else _burstgpt_ns(time, unit),
-        _tokens(columns.prompt, record[columns.prompt], 1),
-        _tokens(columns.output, record[columns.output], 0),  # 0 is told apart by `read_arrivals`
-    )
-
-
-def _azure_ns(text: str) -> int:
-    found = _AZURE_TIME.fullmatch(text)
-    if found is None:
-        expected = "YYYY-MM-DD hh:mm:ss.fffffff, in UTC"
-        raise ValueError(f"{_AZURE.time}: expected {expected}, got {text!r}")
-    try:
-        return int(np.datetime64(found[1], "ns").astype(np.int64))
-    except ValueError:
-        raise ValueError(f"{_AZURE.time}: expected a time of the calendar, got {text!r}") from None
-
-
-def _burstgpt_ns(text: str, unit: Unit) -> int:
-    if not _NUMBER.fullmatch(text):
-        raise ValueError(f"{_BURSTGPT.time}: expected a number in {unit}, got {text!r}")
-    return _nanoseconds(_BURSTGPT.time, Decimal(text), unit)
-
-
-def _tokens(name: str, text: str, least: int) -> int:
-    if not _TOKENS.fullmatch(text) or int(text) < least:
-        raise ValueError(f"{name}: expected an integer >= 1, got {text!r}")
-    return int(text)
+    for _ in parse_records(path, parse, on_cut="skip", **errors):
+        pass  # parsed into `servers`
+    requests = [request for server in servers for request in sorted(server)]
+    if not requests:
+        raise TraceError(f"{path}: expected at least one request, got none")
+    if min(later[0] - before[0] for before, later in pairwise([requests[0], *requests])) < 0:
+        raise TraceError(
+            f"{path}: request.arrival_s: expected one clock for all servers of the log, got one "
+            "that starts again: import each server's lines from a file of their own"
+        )
+    return requests

@@ -28,14 +28,14 @@ from laps_env.traces.importers.records import (
     read_files,
 )
 from laps_env.traces.importers.runs import Fill, bernoulli_fill
-from laps_env.traces.importers.totals import RequestTotals, build_from_totals
+from laps_env.traces.importers.totals import MOST_COUNTED, RequestTotals, build_from_totals
 from laps_env.traces.schema import MAX_RUN
 from laps_env.utils.checks import check_count
 from laps_env.utils.documents import convert
 
-#: Numbers of each turn; the longest answer is bounded, for a number alone can fill the memory.
-_Tokens = Annotated[list[Annotated[int, Meta(ge=1, le=2**20)]], Meta(min_length=1)]
-_Indices = Annotated[list[Annotated[int, Meta(ge=0, le=2**20)]], Meta(min_length=1)]
+#: Numbers of each turn.
+_Tokens = Annotated[list[Annotated[int, Meta(ge=1, le=MOST_COUNTED)]], Meta(min_length=1)]
+_Indices = Annotated[list[Annotated[int, Meta(ge=0, le=MOST_COUNTED)]], Meta(min_length=1)]
 
 
 class _Answer(msgspec.Struct):
@@ -125,6 +125,7 @@ class _Reader:
                 run={} if answer.model_id is None else {"model_id": answer.model_id},
                 tokens=tokens,
                 rounds=self._rounds(turn, index + 1, tokens),
+                accepted=tokens - (index + 1),
             )
             for turn, (tokens, index) in enumerate(zip(choice.new_tokens, choice.idxs, strict=True))
         ]

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 from msgspec.structs import asdict
 
-from laps_env.traces.importers.records import parse_records, read_lines
+from laps_env.traces.importers.records import parse_records
+from laps_env.traces.importers.unpacked import first_line
 from laps_env.traces.step_log import (
     FORMAT,
     VERSION,
@@ -107,12 +108,9 @@ def is_step_log(path: Path) -> bool:
     """Whether a file's first line says that it is one.
 
     Raises:
-        TraceError: A file that cannot be unpacked.
         OSError: The file cannot be read.
     """
-    for _, line in read_lines(path):
-        try:
-            return bool(json.loads(line)["format"] == FORMAT)
-        except (KeyError, RecursionError, TypeError, ValueError):
-            return False
-    return False
+    try:
+        return bool(json.loads(first_line(path))["format"] == FORMAT)
+    except (KeyError, RecursionError, TypeError, ValueError):
+        return False

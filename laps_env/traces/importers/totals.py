@@ -1,4 +1,4 @@
-"""Accepted lengths from the totals of each output: its tokens, and the rounds that they took.
+"""Accepted lengths from the totals of each output: its tokens, its rounds, what these accepted.
 
 Where a file does not say what its rounds committed, nothing is known of any position. All of them
 are filled, at the alpha with which rounds of the given draft length commit as many tokens on
@@ -10,13 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from laps_env.traces import AcceptanceTrace, TraceInfo
 from laps_env.traces.importers.requests import Recorded, shared_columns
 from laps_env.traces.importers.runs import Fill, filled_trace, run_lengths
+
+#: Most tokens of an output, and rounds: a number alone could fill the memory.
+MOST_COUNTED = 2**20
+
+#: A count of tokens or rounds.
+Count = Annotated[int, Meta(ge=0, le=MOST_COUNTED)]
 
 #: Weight of the mean of a category against a request's own rounds.
 PRIOR_ROUNDS = 20.0
@@ -28,11 +36,13 @@ class RequestTotals(Recorded):
 
     Attributes:
         tokens: Output length.
-        rounds: Rounds that it took, 1 .. tokens.
+        rounds: Rounds that drafted for it, 0 .. tokens.
+        accepted: Draft tokens that they accepted.
     """
 
     tokens: int
     rounds: int
+    accepted: int
 
     @property
     def output_tokens(self) -> int:
@@ -73,6 +83,14 @@ def build_from_totals(
     )
 
 
+def check_accepted(name: str, accepted: int, rounds: int, draft_length: int) -> None:
+    """Raise ``ValueError`` where so many rounds cannot have accepted so many draft tokens."""
+    most = rounds * draft_length
+    if accepted > most:
+        expected = f"at most {most} draft tokens accepted in {rounds} rounds that draft up to "
+        raise ValueError(f"{name}: expected {expected}{draft_length}, got {accepted}")
+
+
 def alpha_of_rounds(accepted: NDArray[np.float64], draft_length: int) -> NDArray[np.float64]:
     """Alpha at which a round accepts so many draft tokens on average: the sum of its powers 1 .. n.
 
@@ -96,7 +114,7 @@ def _shrunk_mean(
     A round that accepts half of what it drafts keeps that mean away from the ends.
     """
     rounds = np.array([request.rounds for request in requests], float)
-    accepted = np.array([request.tokens for request in requests]) - rounds
+    accepted = np.array([request.accepted for request in requests], float)
     mean = (np.bincount(category, accepted) + draft_length / 2) / (
         np.bincount(category, rounds) + 1
     )

@@ -12,6 +12,7 @@ A line holds the response as it came, the last event of a stream (`data: {...}`)
 (`{"data": {...}}`), or what speculators' evaluation writes to `raw_requests.jsonl`:
 `prompt_tokens`, and the speculative metrics themselves under `metrics`. The last says no output
 length; what the steps committed is taken for it, up to a step too long where the end cut the last.
+Records of AIPerf of such a server are read by `aiperf`: of their steps it takes the totals.
 
 The first token comes with the prefill; it is read as a round that drafts nothing, and an answer of
 one token has no other. A step that drafted nothing is not among the verification steps, and the
