@@ -105,7 +105,7 @@ def test_quick_prints_a_table_and_writes_nothing(
         (["--acceptance-trace", "empty.safetensors"], ["empty.safetensors", "expected"]),
         (["--acceptance-trace", "empty.jsonl"], ["empty.jsonl: expected at least one request"]),
         (["--arrival-trace", "empty.csv"], ["empty.csv", "expected"]),
-        (["--arrival-trace", "empty.txt"], ["expected a .csv, .jsonl", "got empty.txt"]),
+        (["--arrival-trace", "empty.txt"], ["empty.txt: expected a line with the names of"]),
         (["--lengths", "arrivals"], ["expected an arrival trace"]),
         (["--lengths", "both"], ["--lengths", "'both'"]),
         (["--plot", "out.gif"], ["expected a file ending in .png", "got out.gif"]),
