@@ -10,7 +10,7 @@ from importlib.resources import files
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
-from laps_env.catalog import list_policies, list_scenarios
+from laps_env.catalog import check_scenarios, list_policies
 from laps_env.utils.checks import (
     check_count,
     check_not_negative,
@@ -55,8 +55,7 @@ class Traffic:
         for name in ("scenario", "predictor_errors", "loads"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: expected at least one, got none")
-        for scenario in self.scenario:
-            check_one_of("scenario", scenario, list_scenarios())
+        check_scenarios("scenario", self.scenario)
         for error in self.predictor_errors:
             if error not in (None, "recorded"):
                 check_not_negative("predictor error", error)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ast
 import json
+import tomllib
+from collections.abc import Iterable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from laps_env.utils.checks import check_one_of
 
 #: End of a policy's name with tuned parameters, and the objective that they were tuned for.
 TUNED_FOR = {
@@ -18,6 +22,8 @@ TUNED_FOR = {
 #: Stands for a scenario among the tuned parameters: those that are best on average over all.
 OVERALL = "all"
 
+_SCENARIOS = Path(__file__).parent / "data" / "scenarios"
+
 
 def list_scenarios() -> list[str]:
     """Names of the scenarios that the package carries."""
@@ -26,10 +32,33 @@ def list_scenarios() -> list[str]:
 
 @cache
 def scenario_entries() -> dict[str, dict[str, Any]]:
-    """Definition of each scenario, by name, as `docs/scenarios.md` documents it."""
-    path = Path(__file__).parent / "data" / "scenarios.json"
-    entries: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["scenarios"]
-    return entries
+    """Definition of each scenario, by name and family, as `docs/scenarios.md` documents it."""
+    names = (file.stem for file in _SCENARIOS.glob("*.toml"))
+    ordered = sorted(names, key=lambda name: (name.split("-")[-1], name))
+    return {name: tomllib.loads(scenario_path(name).read_text("utf-8")) for name in ordered}
+
+
+def scenario_path(name: str) -> Path:
+    """File of a scenario of the package."""
+    return _SCENARIOS / f"{name}.toml"
+
+
+def is_scenario_file(scenario: str) -> bool:
+    """Whether this is the path of a scenario's file, and not a name."""
+    return isinstance(scenario, str) and scenario.endswith(".toml")
+
+
+def check_scenarios(name: str, scenarios: Iterable[str]) -> None:
+    """Check names and paths of scenarios without reading them.
+
+    Raises:
+        ValueError: An unknown name, or a path at which no file is.
+    """
+    for scenario in scenarios:
+        if not is_scenario_file(scenario):
+            check_one_of(name, scenario, list_scenarios())
+        elif not Path(scenario).is_file():
+            raise ValueError(f"{name}: expected a file, got {scenario}, which is none")
 
 
 @cache

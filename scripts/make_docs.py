@@ -13,8 +13,6 @@ from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
-
 from laps_env.catalog import list_policies, list_rules
 from laps_env.envs.replay import SpecDecodeReplay
 from laps_env.policies import Parameter, get_rule
@@ -23,13 +21,9 @@ from laps_env.report.tables import markdown_table
 from laps_env.sim.costs import CostModel
 from laps_env.sim.observation import QUEUE_COLUMNS, SERVER_COLUMNS, Column
 from laps_env.utils.files import write_beside
-from laps_env.workloads.scenarios import (
-    Scenario,
-    get_cost,
-    get_scenario,
-    list_costs,
-    list_scenarios,
-)
+from laps_env.workloads.numbers import numbers_of
+from laps_env.workloads.scenario_file import get_cost, list_costs
+from laps_env.workloads.scenarios import Scenario, get_scenario, list_scenarios
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -116,25 +110,16 @@ def scenarios_table() -> str:
 
 
 def scenario_numbers(scenario: Scenario) -> list[object]:
-    """Lengths and acceptance over 2,000 requests of the calibration split, stored saturation."""
-    workload = scenario.workload(load=1.0, num_requests=2000, split="calibration")
-    n = scenario.server.reference_draft_length
-    position, end = workload.offset[:-1].copy(), workload.offset[1:]
-    accepted = rounds = 0
-    while (running := position < end).any():
-        position, end = position[running], end[running]
-        hits = np.minimum(workload.accepted_length[position], n).astype(np.int64)
-        accepted += int(hits.sum())
-        rounds += hits.size
-        position = position + hits + 1
+    """Lengths and acceptance, stored saturation."""
+    numbers = numbers_of(scenario)
     return [
         f"`{scenario.name}`",
         scenario.server.batch_size,
-        n,
-        f"{workload.prompt_tokens.mean():.0f}",
-        f"{workload.output_tokens.mean():.0f}",
-        f"{accepted / (n * rounds):.3f}",
-        f"{workload.output_tokens.sum() / rounds:.2f}",
+        scenario.server.reference_draft_length,
+        f"{numbers.prompt_tokens:.0f}",
+        f"{numbers.output_tokens:.0f}",
+        f"{numbers.acceptance:.3f}",
+        f"{numbers.tokens_per_round:.2f}",
         f"{scenario.saturation('test'):.4f}",
         scenario.description,
     ]

@@ -75,7 +75,7 @@ def test_quick_prints_a_table_and_writes_nothing(
 @pytest.mark.parametrize(
     ("arguments", "messages"),
     [
-        (["--scenario", "chat"], ["expected one of chat-serial-135m", "got 'chat'"]),
+        (["--scenario", "chat"], ["expected one of bursty-batch8-135m", "got 'chat'"]),
         (["--policies", "fcfs,best"], ["expected one of bayes_srpt, ", "got 'best'"]),
         (["--policies", ","], ["policies: expected at least one, got none"]),
         (["--polices", "fcfs"], ["--polices", "--policies"]),
@@ -90,7 +90,7 @@ def test_quick_prints_a_table_and_writes_nothing(
         (["--loads", "0"], ["load: expected a finite number > 0, got 0"]),
         (["--loads", "0.7,-1"], ["load: expected a finite number > 0, got -1"]),
         (["--loads", "high"], ["expected a number or 'recorded', got 'high'"]),
-        (["--loads", "recorded"], ["expected an arrival trace, got none"]),
+        (["--loads", "recorded"], ["expected recorded arrivals"]),
         (["--episodes", "0"], ["episodes: expected an integer >= 1, got 0"]),
         (["--episodes", "many"], ["--episodes", "'many'"]),
         (["--loads", "1e-300"], ["load: expected the last of 40 requests within 1e+09 s, got"]),

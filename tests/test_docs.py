@@ -130,7 +130,7 @@ def test_what_is_not_run_could_be(page: Path) -> None:
 def script_of(words: list[str]) -> tuple[str, ...]:
     """The script or sub-command of a command, without its options."""
     if words[:2] == ["-m", "laps_env"]:
-        return tuple(words[: 4 if words[2] == "import" else 3])
+        return tuple(words[: 4 if words[2] in ("import", "scenario") else 3])
     return tuple(word for word in words if not word.startswith("-"))[:1]
 
 
@@ -147,7 +147,7 @@ def help_of(script: tuple[str, ...]) -> str:
 def test_all_code_is_in_blocks_that_the_tests_know(page: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
     assert not re.findall(r"\n\n(    \S.*)", text)
-    known = {"python", "sh", "json", "text", "csv", "jsonl"}
+    known = {"python", "sh", "json", "text", "csv", "jsonl", "toml"}
     assert {example.language for example in examples(page)} <= known
 
 

@@ -21,7 +21,8 @@ from laps_env.workloads.arrivals import (
 )
 from laps_env.workloads.predictors import BucketPredictor, LogNormalPredictor
 from laps_env.workloads.random import make_key
-from laps_env.workloads.scenarios import get_scenario, make_arrivals
+from laps_env.workloads.scenario_file import make_arrivals
+from laps_env.workloads.scenarios import get_scenario
 
 BUCKETS = BucketPredictor((1, 64, 128, 256, 512, 1024, 4096), accuracy=0.8)
 
@@ -132,10 +133,10 @@ def test_recorded_arrivals_of_which_a_half_has_no_gaps(seconds: list[int], messa
 @pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
-        ({"kind": "comet"}, ValueError, r"arrivals: expected one of poisson, .*; got 'comet'"),
+        ({"kind": "comet"}, ValueError, r"arrivals.kind: expected one of poisson, .*; got 'comet'"),
         ({"kind": "gamma", "cv": 0.0}, ValueError, "cv: expected a finite number > 0, got 0.0"),
         ({"kind": "gamma", "cv": np.inf}, ValueError, "cv: expected a finite number > 0, got inf"),
-        ({"kind": "gamma"}, TypeError, "cv"),
+        ({"kind": "gamma"}, ValueError, "arrivals: expected cv, got"),
         (
             {
                 "kind": "modulated_poisson",

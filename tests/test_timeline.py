@@ -156,7 +156,7 @@ def test_any_evaluated_episode_has_its_timeline(tmp_path: Path) -> None:
     evaluation.run()
     results, path = evaluation.results(), tmp_path / "results.json"
     for row, episode in product(results.rows, range(2)):
-        requests = record_row(row, episode).requests
+        requests = record_row(results, row, episode).requests
         latency = (requests["completion_ns"] - requests["arrival_ns"]) * 1e-9
         assert latency.mean() == pytest.approx(row.episode_mean_latency_s[episode], rel=1e-12)
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from laps_env.cli.advise import Advise
 from laps_env.cli.board import Board
 from laps_env.cli.calibrate import Calibrate
 from laps_env.cli.check import Check
@@ -23,6 +24,7 @@ from laps_env.cli.import_ import Import
 from laps_env.cli.list_ import List
 from laps_env.cli.record import Record
 from laps_env.cli.report import Report
+from laps_env.cli.scenario import Scenario
 from laps_env.cli.score import Score
 from laps_env.cli.sweep import Sweep
 from laps_env.cli.timeline import Timeline
@@ -31,7 +33,9 @@ from laps_env.cli.tune import Tune
 
 COMMANDS: dict[str, type[Command]] = {
     "list": List,
+    "scenario": Scenario,
     "evaluate": Evaluate,
+    "advise": Advise,
     "check": Check,
     "board": Board,
     "report": Report,

@@ -16,7 +16,8 @@ class FitTraffic(Command):
     """Fit what a server's policies may know of its traffic, on its own recordings.
 
     The file has the laws of lengths and speed by category, the saturation, and how a step's time
-    divides into draft and verification; a scheduler in a serving engine reads it.
+    divides into draft and verification; a scheduler in a serving engine reads it. Printed are the
+    lengths, acceptance and prediction errors by category, and what changed over the recording.
 
     $ laps-env import steps steps.jsonl runs.safetensors
     $ laps-env calibrate --from-log steps.jsonl --out calibration.json
@@ -43,14 +44,16 @@ class FitTraffic(Command):
     def run(self) -> int:
         """Fit, write, print."""
         from laps_env.policies.base.traffic_file import fit_traffic, write_traffic
+        from laps_env.report.traffic_text import traffic_text
         from laps_env.sim.calibration_file import read_calibration
         from laps_env.traces import AcceptanceTrace
         from laps_env.workloads.recorded import recorded_scenario
 
         inputs = [self.runs, self.calibration]
         with outputs(self.output, inputs=inputs, overwrite=self.overwrite):
+            trace = AcceptanceTrace.load(self.runs)
             scenario = recorded_scenario(
-                AcceptanceTrace.load(self.runs),
+                trace,
                 read_calibration(self.calibration),
                 batch_size=self.batch_size,
                 draft_length=self.draft_length,
@@ -58,6 +61,7 @@ class FitTraffic(Command):
             )
             traffic = fit_traffic(scenario, self.predictor_error)
             write_traffic(self.output, traffic)
+        print(traffic_text(trace))
         speeds = zip(traffic.categories, traffic.laws.tokens_per_round, strict=True)
         print("tokens per round: " + ", ".join(f"{name} {speed:.2f}" for name, speed in speeds))
         print(f"saturation: {traffic.saturation_rps:.3f} requests per second")

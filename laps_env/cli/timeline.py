@@ -99,6 +99,6 @@ class Timeline(Command):
         results = read_results(self.results)
         try:
             rows = [results.find(self.scenario, self.load, name) for name in names]
-            return [record_row(row, row.episode_of(self.seed)) for row in rows]
+            return [record_row(results, row, row.episode_of(self.seed)) for row in rows]
         except ValueError as error:
             raise ValueError(f"{self.results}: {error}") from None

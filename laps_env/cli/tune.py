@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import ClassVar
 
-from laps_env.catalog import list_rules, list_scenarios, tuned_file
+from laps_env.catalog import (
+    check_scenarios,
+    is_scenario_file,
+    list_rules,
+    list_scenarios,
+    tuned_file,
+)
 from laps_env.cli.command import Command
 from laps_env.utils.checks import check_count, check_list, check_one_of
 from laps_env.utils.files import outputs
@@ -48,8 +55,7 @@ class Tune(Command):
 
         check_count("trials", self.trials, least=4)
         check_list("scenarios", self.scenarios)
-        for name in self.scenarios:
-            check_one_of("scenarios", name, list_scenarios())
+        check_scenarios("scenarios", self.scenarios)
         known = [name for name in list_rules() if get_rule(name).parameters]
         rules = self.rules or tuple(known)
         own = [rule for rule in rules if rule not in known]
@@ -58,9 +64,9 @@ class Tune(Command):
             JOURNAL.parent.mkdir(exist_ok=True)
             budget = TuningBudget(sampled=self.trials // 2, refined=self.trials // 4)
             found = tune_all(budget, self.out, rules, self.scenarios, JOURNAL)
-        for rule in own:
-            for scenario, by_objective in found[rule].items():
-                for objective, best in by_objective.items():
+        for rule, scenario in product(rules, self.scenarios):
+            if rule in own or is_scenario_file(scenario):
+                for objective, best in found[rule][scenario].items():
                     settings = ",".join(f"{k}={v:g}" for k, v in best["settings"].items())
                     print(f"{scenario}, {objective}: {rule}:{settings}")
         return 0
@@ -75,5 +81,7 @@ class Tune(Command):
                 check_one_of("rules", rule, known)
             if not make(rule).spec.parameters:
                 raise ValueError(f"{rule}: expected a rule with parameters, got one without")
-        if own and self.out == tuned_file():
-            raise ValueError("out: expected a file of your own for your own rules, got none")
+        if self.out == tuned_file() and (own or any(map(is_scenario_file, self.scenarios))):
+            raise ValueError(
+                "out: expected a file of your own for your own rules and scenarios, got none"
+            )

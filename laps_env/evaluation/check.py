@@ -41,13 +41,13 @@ def check_results(path: Path, count: int) -> Iterator[Check]:
         OSError: The file cannot be read.
     """
     check_count("sample", count)
-    rows = read_results(path).rows
-    places = [(row, episode) for row in rows for episode in range(row.episodes)]
+    results = read_results(path)
+    places = [(row, episode) for row in results.rows for episode in range(row.episodes)]
     rng = np.random.default_rng()  # whoever made the file must not know which
     for number in rng.permutation(len(places))[:count].tolist():
         row, episode = places[number]
         try:
-            found = rerun(row, episode)
+            found = rerun(results, row, episode)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         yield Check(

@@ -10,7 +10,7 @@ from laps_env.utils.checks import MAX_COUNT, check_count, check_list, check_posi
 from laps_env.utils.splits import Split, as_split
 from laps_env.workloads.predictors import RECORDED, make_predictor
 from laps_env.workloads.random import make_key
-from laps_env.workloads.scenarios import AS_RECORDED, Scenario, get_scenario
+from laps_env.workloads.scenarios import AS_RECORDED, Scenario, get_scenario, list_scenarios
 
 #: Workloads that results are reported on. The split ``test`` and these seeds of it are used for
 #: nothing else: laws are fitted on ``train``, parameters chosen on ``validation``, saturation
@@ -30,8 +30,9 @@ class Grid:
 
     Attributes:
         policies: Names for `laps_env.policies.make`, at least one.
-        scenarios: Names of the package's scenarios, or your own `Scenario` objects with names of
-            their own; at least one. Rows of your own scenarios cannot be run again from a file.
+        scenarios: Names of the package's scenarios, paths of your own (``mine.toml``), or
+            `Scenario` objects with names of their own; at least one. Rows of an object of yours
+            that was not read from a file cannot be run again from results.
         loads: Fractions of saturation, > 0 and finite, or ``"recorded"`` (with recorded arrivals).
         episodes: Workloads per scenario and load, >= 1.
         num_requests: Requests of a workload, >= 1.
@@ -66,7 +67,8 @@ class Grid:
             if not isinstance(name, str):
                 raise ValueError(f"policies: expected names, got {name!r}")
         for load in self.loads:
-            self._check_load(load)
+            if load != AS_RECORDED:
+                check_positive("load", load)
         for name in ("policies", "loads"):
             object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
         for name in ("episodes", "num_requests", "slots"):
@@ -75,12 +77,9 @@ class Grid:
             make_predictor(self.predictor_error)
         make_key(as_split(self.split), self.first_seed)
         object.__setattr__(self, "scenarios", self._different_scenarios())
-
-    def _check_load(self, load: float | str) -> None:
-        if load != AS_RECORDED:
-            check_positive("load", load)
-        elif self.recordings.arrival_trace is None:
-            raise ValueError(f"load {AS_RECORDED!r}: expected an arrival trace, got none")
+        if AS_RECORDED in self.loads and self.recordings.arrival_trace is None:
+            for scenario in map(get_scenario, self.scenarios):
+                scenario.mean_gap_s(AS_RECORDED, self.split)
 
     def _different_scenarios(self) -> tuple[str | Scenario, ...]:
         """Each scenario once, told by its name, which is all that results have of it."""
@@ -90,7 +89,8 @@ class Grid:
             name, batch = scenario.name, scenario.server.batch_size
             if not name or not name.isprintable():
                 raise ValueError(f"scenarios: expected a name of one line for each, got {name!r}")
-            if get_scenario(named.setdefault(name, given)) is not scenario:
+            known = given if given in list_scenarios() else scenario
+            if named.setdefault(name, known) is not known:
                 raise ValueError(f"scenarios: expected different names, got {name!r} twice")
             if batch > self.slots:
                 raise ValueError(

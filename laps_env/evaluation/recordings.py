@@ -111,14 +111,14 @@ class Recordings:
         """
         generated = scenario.requests
         source = dict.fromkeys(("acceptance", "output_lengths", "prompt_lengths"), generated.name)
-        source["arrivals"] = repr(scenario.arrivals)
+        source["arrivals"] = str(scenario.arrivals)
         filled_share = None
         if self.arrival_trace is not None:
             arrivals = RecordedArrivals(
                 _read_arrivals(self.arrival_trace, _sha256(self.arrival_trace)), self.scaling
             )
             scenario = scenario.with_arrivals(arrivals)
-            source["arrivals"] = f"recorded {arrivals.trace.source}, its second half"
+            source["arrivals"] = str(arrivals)
             if self.lengths == "arrivals":
                 scenario = scenario.with_lengths_of(arrivals)
                 source["output_lengths"] = source["prompt_lengths"] = source["arrivals"]

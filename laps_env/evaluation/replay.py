@@ -11,12 +11,13 @@ from laps_env.evaluation.backend import Setting
 from laps_env.evaluation.episodes import evaluate_episode
 from laps_env.evaluation.grid import ORACLE, Grid
 from laps_env.evaluation.recordings import Played, Recordings
-from laps_env.evaluation.results import Answers, Row
+from laps_env.evaluation.results import Answers, Results, Row
 from laps_env.policies import Policy
 from laps_env.sim import SIMULATOR_VERSION
 from laps_env.sim.metrics import time_alone_ns
 from laps_env.workloads import Workload
 from laps_env.workloads.load import realised_load
+from laps_env.workloads.scenario_file import restored
 from laps_env.workloads.scenarios import Scenario, get_scenario
 
 
@@ -71,28 +72,34 @@ class Replay:
             yield name, metrics | brought
 
 
-def rerun(row: Row, episode: int) -> dict[str, float]:
+def rerun(results: Results, row: Row, episode: int) -> dict[str, float]:
     """Run one workload of a results row again; its latencies equal the row's bit for bit.
 
     Args:
-        row: Row of a results file.
+        results: Content of a results file.
+        row: One of its rows.
         episode: Index into the row's ``seeds`` and ``episode_mean_latency_s``.
 
     Raises:
         ValueError: A row that cannot be run again, as `parts_of` says.
     """
-    return evaluate_episode(*parts_of(row, episode), split=row.split, slots=row.slots)
+    return evaluate_episode(*parts_of(results, row, episode), split=row.split, slots=row.slots)
 
 
-def parts_of(row: Row, episode: int) -> tuple[Policy, Workload, Scenario]:
+def parts_of(results: Results, row: Row, episode: int) -> tuple[Policy, Workload, Scenario]:
     """Policy, workload and scenario of one workload of a results row.
+
+    Args:
+        results: Content of a results file.
+        row: One of its rows.
+        episode: Index into the row's ``seeds``.
 
     Raises:
         ValueError: A row of a live server or of another simulator version; or its scenario, policy
             or recording is not the one that the row was made from, whose name the message has.
     """
     try:
-        scenario = _scenario_of(row)
+        scenario = _scenario_of(results, row)
         policy = policies.make(
             row.policy,
             scenario,
@@ -112,8 +119,8 @@ def parts_of(row: Row, episode: int) -> tuple[Policy, Workload, Scenario]:
     return policy, workload, scenario
 
 
-def _scenario_of(row: Row) -> Scenario:
-    """The scenario of a results row, on its recordings."""
+def _scenario_of(results: Results, row: Row) -> Scenario:
+    """The scenario of a results row, on its recordings, from its definition where it has one."""
     if row.backend == "live":
         raise ValueError("expected a row of the replay, got one of a live server")
     if row.simulator != SIMULATOR_VERSION:
@@ -124,7 +131,9 @@ def _scenario_of(row: Row) -> Scenario:
     for name, digest in row.recordings.digests().items():
         path = getattr(row.recordings, name)
         _check_same(f"recording {path}", row.recording_digests.get(name), digest)
-    scenario = _on_recordings(row.recordings, row.scenario).scenario
+    definition = results.definitions.get(row.scenario)
+    known = row.scenario if definition is None else restored(definition)
+    scenario = _on_recordings(row.recordings, known).scenario
     named = f"scenario {row.scenario}"
     _check_same(named, row.scenario_digest, scenario.digest)
     _check_same(named, row.saturation_rps, scenario.saturation(row.split), "saturation")

@@ -17,7 +17,7 @@ from laps_env.evaluation.recordings import Recordings
 from laps_env.utils.checks import check_positive
 from laps_env.utils.documents import read_document, write_document
 from laps_env.workloads.predictors import RECORDED
-from laps_env.workloads.scenarios import AS_RECORDED
+from laps_env.workloads.scenario import AS_RECORDED, Definition
 
 FORMAT, VERSION = "laps-env results", 2
 
@@ -202,12 +202,14 @@ class Results:
         platform: Versions of Python, numpy and numba, system and machine.
         rows: One row per scenario, load and policy, the reference among the policies.
         texts: Answers of a live server, else none.
+        definitions: Files of the scenarios that are not the package's own, by scenario.
     """
 
     created: str
     platform: dict[str, str]
     rows: Annotated[list[Row], Meta(min_length=1)]
     texts: list[Answers] = field(default_factory=list)
+    definitions: dict[str, Definition] = field(default_factory=dict)
 
     @property
     def reference(self) -> str:
@@ -293,6 +295,8 @@ def _check(results: Results) -> None:
             _check_row(row)
         except ValueError as reason:
             raise ValueError(f"rows[{k}]: {reason}") from None
+    for name in results.definitions:
+        _check_line("definitions", name)
     for name in ("reference", "oracle", "backend", "simulator"):
         values = list(dict.fromkeys(getattr(row, name) for row in results.rows))
         if len(values) > 1:

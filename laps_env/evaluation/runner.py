@@ -190,6 +190,11 @@ class Evaluation:
                 for policy in self.grid.listed
             ],
             texts=self._backend.texts,
+            definitions={
+                setting.scenario.name: setting.scenario.definition
+                for setting in self._settings
+                if setting.scenario.definition is not None
+            },
         )
 
     def _row(self, setting: Setting, load: float | str, policy: str) -> Row:

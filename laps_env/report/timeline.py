@@ -13,7 +13,7 @@ import laps_env
 from laps_env import policies
 from laps_env.evaluation.episodes import play
 from laps_env.evaluation.replay import parts_of
-from laps_env.evaluation.results import Row
+from laps_env.evaluation.results import Results, Row
 from laps_env.policies import Policy
 from laps_env.sim.state import FREE
 from laps_env.workloads.predictors import PredictorError
@@ -215,17 +215,18 @@ def record_policy(
     return recorder.timeline
 
 
-def record_row(row: Row, episode: int) -> Timeline:
+def record_row(results: Results, row: Row, episode: int) -> Timeline:
     """The timeline of one workload of a results row, bit for bit what was evaluated.
 
     Args:
-        row: Row of a results file.
+        results: Content of a results file.
+        row: One of its rows.
         episode: Index into the row's ``seeds``.
 
     Raises:
         ValueError: A row that cannot be run again, as `laps_env.evaluation.replay.parts_of` says.
     """
-    policy, _, scenario = parts_of(row, episode)
+    policy, _, scenario = parts_of(results, row, episode)
     options = {name: getattr(row, name) for name in _CONDITIONS}
     return record_policy(policy, row.seeds[episode], scenario=scenario, **options)
 

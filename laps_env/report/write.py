@@ -49,7 +49,7 @@ def write_report(
     links: Links = {}
     for scenario, rows in _busiest(results).items():
         address = f"timelines/{file_name(scenario)}.html"
-        pages[address] = _timeline_page(rows)
+        pages[address] = _timeline_page(results, rows)
         links[scenario] = {f"timelines, load {rows[0].load}": address}
         on_progress(1)
     (folder / "timelines").mkdir(parents=True, exist_ok=True)
@@ -74,13 +74,14 @@ def _busiest(results: Results) -> dict[str, list[Row]]:
     return highest
 
 
-def _timeline_page(rows: list[Row]) -> str:
+def _timeline_page(results: Results, rows: list[Row]) -> str:
     """The reference and the fastest other rule, on the first seed but fewer requests."""
     first = rows[0]
     shown = [row for row in rows if row.policy == first.reference]
     others = [row for row in rows if row.policy not in (first.reference, first.oracle)]
     shown += sorted(others, key=lambda row: row.mean_latency_s)[:1]
-    recorded = [record_row(replace(row, num_requests=TIMELINE_REQUESTS), 0) for row in shown]
+    shorter = [replace(row, num_requests=TIMELINE_REQUESTS) for row in shown]
+    recorded = [record_row(results, row, 0) for row in shorter]
     return comparison_page(recorded, f"{first.place}, {TIMELINE_REQUESTS} requests")
 
 

@@ -138,6 +138,9 @@ class RecordedArrivals:
                     f"got {count} of which the {name} half came at one instant"
                 )
 
+    def __str__(self) -> str:
+        return f"recorded {self.trace.source}, its second half"
+
     def rows(self, key: Key, episode: int, count: int, split: Split) -> npt.NDArray[np.int64]:
         """Trace rows [count] of a workload's requests."""
         total = self.trace.arrival_ns.size
