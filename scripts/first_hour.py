@@ -23,10 +23,9 @@ from laps_env.utils.files import write_beside
 
 SCENARIO, LOAD = "mixed-serial-8b", 0.9
 ENVS, REQUESTS, SLOTS, REWARD_SCALE = 128, 100, 64, 10.0
-#: Of all algorithms: steps of each environment in a rollout, and the discount a step.
-STEPS, GAMMA = 128, 0.998
-
-
+#: Of all algorithms: steps of each environment in a rollout, rounds that a step stands for in
+#: training, and the discount a step.
+STEPS, ROUNDS, GAMMA = 128, 24, 0.97
 #: Algorithms, and whether they know the mask.
 ALGORITHMS = {"shared": True, "flat": True, "unmasked": False, "recurrent": False}
 
@@ -53,16 +52,17 @@ def run(name: str, seed: int, minutes: int, file: Path) -> None:
     """Train one model, and write its curve."""
     import torch
 
+    from laps_env.agents.action_repeat import ActionRepeat
     from laps_env.agents.judge import Judge
     from laps_env.agents.progress import EpisodeProgress
     from laps_env.agents.vec_env import ReplayVecEnv
     from laps_env.envs.normalized import NormalizedVectorObservation
-    from laps_env.envs.vector import SpecDecodeReplayVectorEnv
 
     torch.set_num_threads(1)
     judge = Judge(SCENARIO, load=LOAD)
-    servers = SpecDecodeReplayVectorEnv(
+    servers = ActionRepeat(
         ENVS,
+        rounds=ROUNDS,
         scenario=SCENARIO,
         load=LOAD,
         num_requests=REQUESTS,
