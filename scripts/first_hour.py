@@ -1,6 +1,6 @@
 """Train schedulers from scratch with stable-baselines3, and draw how they learn.
 
-A run is one algorithm and seed on one core; every minute its most probable actions play 16 *test*
+A run is one algorithm and seed on one core; every half minute its most probable actions play 16 *test*
 workloads of 300 requests. The journal goes on where it was broken off, run by run.
 
     python scripts/first_hour.py --out runs/first_hour --minutes 10 --seeds 5
@@ -26,6 +26,8 @@ ENVS, REQUESTS, SLOTS, REWARD_SCALE = 128, 100, 64, 10.0
 #: Of all algorithms: steps of each environment in a rollout, rounds that a step stands for in
 #: training, and the discount a step.
 STEPS, ROUNDS, GAMMA = 128, 24, 0.97
+#: Seconds of training between two points of a curve.
+EVERY = 30
 #: Algorithms, and whether they know the mask.
 ALGORITHMS = {"shared": True, "flat": True, "unmasked": False, "recurrent": False}
 
@@ -86,10 +88,10 @@ def run(name: str, seed: int, minutes: int, file: Path) -> None:
         if seconds >= 60 * minutes:
             break
         began = time.perf_counter()
-        while time.perf_counter() - began < 60:
+        while time.perf_counter() - began < EVERY:
             model.learn(
                 ENVS * STEPS,
-                callback=EpisodeProgress(),
+                callback=progress,
                 reset_num_timesteps=not model.num_timesteps,
             )
         seconds += time.perf_counter() - began
