@@ -121,9 +121,9 @@ def summarize(
     """
     now = int(server["now"])
     arrived = requests["arrival_ns"] <= now
-    seen, alone = requests[arrived], alone_ns[arrived]
+    seen, alone = _those(requests, arrived), _those(alone_ns, arrived)
     done = seen["completion_ns"] > 0
-    finished, started = seen[done], seen[seen["first_token_ns"] > 0]
+    finished, started = _those(seen, done), _those(seen, seen["first_token_ns"] > 0)
     latency_ns = np.where(done, seen["completion_ns"], now) - seen["arrival_ns"]
     latency, slowdown = latency_ns * 1e-9, latency_ns / alone
     rate = 1.0 / np.maximum(slowdown, 1e-12)
@@ -131,7 +131,7 @@ def summarize(
     idle = max(_largest(seen["longest_idle_ns"]), _largest(now - waiting["arrival_ns"]))
     elapsed_ns = now - int(requests["arrival_ns"][0])
     span_s = max(elapsed_ns, 1) * 1e-9  # before the first round, nothing has been done in no time
-    limited = seen[has_limits(seen)]
+    limited = _those(seen, has_limits(seen))
     met = int(within_limits(limited).sum())
     return {
         "requests": float(seen.size),
@@ -190,9 +190,14 @@ def within_limits(requests: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 
 def _time_per_token_ns(finished: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Of the finished requests of more than one output token."""
-    long = finished[finished["output_tokens"] > 1]
+    long = _those(finished, finished["output_tokens"] > 1)
     spent: npt.NDArray[np.float64] = long["completion_ns"] - long["first_token_ns"]
     return spent / (long["output_tokens"] - 1)
+
+
+def _those(values: npt.NDArray[Any], chosen: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """The chosen of some values; no copy of a million records where all are."""
+    return values if chosen.all() else values[chosen]
 
 
 def _distribution(name: str, values: npt.NDArray[np.float64]) -> dict[str, float]:

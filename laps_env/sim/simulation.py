@@ -146,8 +146,9 @@ def limit_ns(time_limit_s: float | None) -> int:
 
 
 def _widened(array: npt.NDArray[Any], columns: int, fill: int) -> npt.NDArray[Any]:
-    """A copy with at least ``columns`` columns, some to spare."""
-    wide = np.full((array.shape[0], columns + columns // 4), fill, array.dtype)
+    """A copy with at least ``columns`` columns, some to spare where it grows again."""
+    spare = columns // 4 if array.shape[1] else 0
+    wide = np.full((array.shape[0], columns + spare), fill, array.dtype)
     wide[:, : array.shape[1]] = array
     return wide
 
