@@ -1,7 +1,7 @@
 """Train schedulers from scratch with stable-baselines3, and draw how they learn.
 
-A run is one algorithm and seed on one core; every half minute its most probable actions play 16 *test*
-workloads of 300 requests. The journal goes on where it was broken off, run by run.
+A run is one algorithm and seed on one core; every half minute its most probable actions play 16
+*test* workloads of 300 requests. The journal goes on where it was broken off, run by run.
 
     python scripts/first_hour.py --out runs/first_hour --minutes 10 --seeds 5
     python scripts/first_hour.py --out runs/first_hour --draw docs/first_hour.png

@@ -91,6 +91,7 @@ def test_quick_prints_a_table_and_writes_nothing(
         (["--loads", "0.7,-1"], ["load: expected a finite number > 0, got -1"]),
         (["--loads", "high"], ["expected a number or 'recorded', got 'high'"]),
         (["--loads", "recorded"], ["expected recorded arrivals"]),
+        (["--step-log", "steps.jsonl"], ["step_log: expected none without --env live"]),
         (["--episodes", "0"], ["episodes: expected an integer >= 1, got 0"]),
         (["--episodes", "many"], ["--episodes", "'many'"]),
         (["--loads", "1e-300"], ["load: expected the last of 40 requests within 1e+09 s, got"]),

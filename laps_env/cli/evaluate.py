@@ -126,6 +126,8 @@ class Evaluate(Command):
     """Live: who judges drafts, the target, or the scenario's recording over any weights."""
     max_new_tokens: int = 128
     """Live: most output tokens of a request."""
+    step_log: File = None
+    """Live: log of the rounds, .jsonl, gone on with; laps-env import and calibrate read it."""
     json: File = None
     """Results file, by default results.json; none with --quick or live."""
     plot: File = None
@@ -179,6 +181,8 @@ class Evaluate(Command):
             if results is None:
                 results, report = Path("results.json"), report or Path("report")
             plot = plot or _usual_picture(results)
+        if self.step_log is not None and self.env != "live":
+            raise ValueError(f"step_log: expected none without --env live, got {self.step_log}")
         if plot is not None:
             from laps_env.report.picture import check_picture
 
@@ -285,6 +289,7 @@ class Evaluate(Command):
             clock=self.clock,
             acceptance=self.acceptance,
             max_new_tokens=self.max_new_tokens,
+            step_log=self.step_log,
             **({} if self.prompts is None else {"prompts": (self.prompts,)}),
         )
 
