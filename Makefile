@@ -42,8 +42,8 @@ fuzz: $(VENV)/.dev  ## attack every door with damaged input, 20,000 cases each (
 faults: $(VENV)/.dev  ## kill long jobs at random instants, 20 times each, and compare the results
 	PYTHONPATH=tests $(RUN) -m kills $(ARGS)
 
-bench: $(VENV)/.evaluate  ## measure the speed: table and bench.json
-	$(RUN) scripts/bench.py $(ARGS)
+bench: $(VENV)/.evaluate  ## measure the speed: table and bench.json; PEERS=python with gymnax
+	PEERS="$(PEERS)" $(RUN) scripts/bench.py $(ARGS)
 
 bench-vllm: $(VLLM)/.installed  ## measure what a step's decision costs inside vLLM
 	PYTHONPATH=tests $(VLLM)/bin/python scripts/bench_vllm.py $(ARGS)

@@ -6,8 +6,13 @@ import gymnasium as gym
 
 __version__ = version("laps-env")
 
-#: The replay server, picked for one by one or scored whole rounds at a time.
-REPLAY_IDS = ("laps_env/SpecDecodeReplay-v0", "laps_env/SpecDecodeReplayScores-v0")
+#: The replay server: picked for one by one, scored whole rounds at a time, or picked for with
+#: draft lengths.
+REPLAY_IDS = (
+    "laps_env/SpecDecodeReplay-v0",
+    "laps_env/SpecDecodeReplayScores-v0",
+    "laps_env/SpecDecodeReplayDrafts-v0",
+)
 #: Real models behind the same table (extra ``live``).
 LIVE_ID = "laps_env/SpecDecodeLive-v0"
 #: Every environment that this package registers.
@@ -15,7 +20,7 @@ ENV_IDS = (*REPLAY_IDS, LIVE_ID)
 
 
 def _register() -> None:
-    for env_id, interface in zip(REPLAY_IDS, ("sequential", "scores"), strict=True):
+    for env_id, interface in zip(REPLAY_IDS, ("sequential", "scores", "drafts"), strict=True):
         if env_id not in gym.registry:
             gym.register(
                 id=env_id,

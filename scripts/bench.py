@@ -1,8 +1,9 @@
 """Measure speed, beside the peers that can be measured in the same run.
 
 Prints a table and writes bench.json. Peers: Gymnasium's CartPole, native vector and single; what
-counts is the time in ``step``. A figure that names no threads is of one core. Nothing here is
-asserted: machines differ, so read the ratios.
+counts is the time in ``step``. With ``PEERS=python``, an interpreter that has them, also gymnax's
+CartPole and jumanji's job shop (scripts/bench_peers.py). A figure that names no threads is of one
+core. Nothing here is asserted: machines differ, so read the ratios.
 """
 
 from __future__ import annotations
@@ -285,7 +286,17 @@ def measure(repeats: int) -> dict[str, Any]:
         figures["single_steps_per_s"] / figures["cartpole_single_steps_per_s"]
     )
     figures["first_step_s"] = first_step_seconds(repeats)
+    if peers := os.environ.get("PEERS"):
+        figures |= peer_figures(peers)
     return figures
+
+
+def peer_figures(python: str) -> dict[str, Any]:
+    """Figures of peers that another interpreter has."""
+    script = Path(__file__).with_name("bench_peers.py")
+    done = subprocess.run([python, str(script)], stdout=subprocess.PIPE, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def use_cores(count: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 import laps_env
 from laps_env.workloads import Workload
 
-SEQUENTIAL, SCORES = laps_env.REPLAY_IDS
+SEQUENTIAL, SCORES, DRAFTS = laps_env.REPLAY_IDS
 SLOTS = 6
 
 

@@ -98,6 +98,8 @@ def of_steps(
             action, state = policy.predict(observation, state)
         elif "action_mask" in info:
             action = rng.choice(np.flatnonzero(info["action_mask"]))
+            if isinstance(env.action_space, gym.spaces.MultiDiscrete):
+                action = np.array([action, rng.integers(env.action_space.nvec[1])])
         else:
             action = rng.uniform(-1, 1, env.action_space.shape).astype(np.float32)
         observation, reward, terminated, truncated, info = env.step(action)

@@ -12,7 +12,7 @@ from random_instances import random_server, random_workload
 from reference import ReferenceServer
 
 from laps_env.sim.costs import CostModel
-from laps_env.sim.loops import step_scores, step_sequential
+from laps_env.sim.loops import step_drafts, step_scores, step_sequential
 from laps_env.sim.server_model import ServerModel
 from laps_env.sim.simulation import UNLIMITED, Simulation
 from laps_env.workloads import Workload
@@ -45,6 +45,7 @@ class Pair:
         slots: int,
         time_limit_ns: int | None = None,
         queue_limit: int | None = None,
+        drafts_by_agent: bool = False,
     ) -> None:
         self.slots = slots
         self.workload = make_workload(workload)
@@ -57,6 +58,7 @@ class Pair:
             time_limit_ns=time_limit_ns,
             queue_limit=queue_limit,
             saturation_rps=SATURATION_RPS,
+            drafts_by_agent=drafts_by_agent,
         )
         self.simulation = Simulation(
             server,
@@ -64,6 +66,7 @@ class Pair:
             saturation_rps=SATURATION_RPS,
             time_limit_ns=UNLIMITED if time_limit_ns is None else time_limit_ns,
             queue_limit=UNLIMITED if queue_limit is None else queue_limit,
+            drafts_by_agent=drafts_by_agent,
         )
         self.restart()
 
@@ -107,6 +110,18 @@ class Pair:
             NOT_COPIED,
         )
         self._check_step(*self.reference.step(action))
+
+    def step_draft(self, action: int, draft: int) -> None:
+        """One single action with the draft length of what it picks."""
+        step_drafts(
+            self.simulation.constants,
+            REWARD_SCALE,
+            self.simulation.state,
+            np.array([[action, draft]]),
+            NOBODY,
+            NOT_COPIED,
+        )
+        self._check_step(*self.reference.step(action, draft))
 
     def step_priorities(self, priorities: npt.NDArray[np.float64]) -> None:
         """One whole round, lowest priority first."""

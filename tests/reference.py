@@ -77,7 +77,9 @@ class ReferenceServer:
         time_limit_ns: int | None = None,
         queue_limit: int | None = None,
         saturation_rps: float = 1.0,
+        drafts_by_agent: bool = False,
     ) -> None:
+        self.drafts_by_agent = drafts_by_agent
         self.server, self.cost = server, server.cost
         self.reward_scale, self.saturation_rps = reward_scale, saturation_rps
         self.time_limit_ns, self.queue_limit = time_limit_ns, queue_limit
@@ -85,6 +87,7 @@ class ReferenceServer:
         self.nominal = server.draft_length if self.rule is None else 0
         self.adaptive = {batch: AdaptiveSteps(*given) for batch, given in SGLANG_STEPS.items()}
         longest = SCHEDULE_MAX if workload.draft_schedule is not None else self.nominal
+        longest = SMARTSPEC_MAX if drafts_by_agent else longest
         self.lookahead = longest + 1  # a rule reserves for its draft when it has chosen one
         self.requests = requests_of(workload)
         self.arrived = 0  # requests 0 .. arrived - 1 have arrived
@@ -168,15 +171,20 @@ class ReferenceServer:
             raise ValueError(f"expected a slot of {sorted(self.selectable())}, got {slot}")
         self.picked.append(request)
 
-    def step(self, action: int) -> StepResult:
-        """Pick slot `action`, or start the round (action == slots); a masked action starts it."""
+    def step(self, action: int, draft: int = 0) -> StepResult:
+        """Pick slot `action`, or start the round (action == slots); a masked action starts it.
+
+        `draft` is what the picked request drafts, where the agent decides.
+        """
         self._expect_running()
         start = action == len(self.table)
         invalid = not self.picked if start else action not in self.selectable()
         if invalid and not self.picked:
             self.picked = [min(self.in_slots(), key=lambda request: request.number)]
+            self.picked[0].asked = self.nominal
         if not invalid and not start:
             self.pick(action)
+            self.picked[-1].asked = draft
             if self.selectable():  # none in a full batch
                 return 0.0, 0, False, False, False, False
         return self._start_round(invalid)
@@ -217,7 +225,10 @@ class ReferenceServer:
             chosen = min(self._chosen_length(batch, room), room // len(batch))
             reserved += len(batch) * chosen
         moved = self._make_room(batch, reserved)
-        lengths = [request.draft_length(chosen) for request in batch]
+        lengths = [
+            request.asked if self.drafts_by_agent else request.draft_length(chosen)
+            for request in batch
+        ]
         drafts = [r.drafts(n, r.generated) for r, n in zip(batch, lengths, strict=True)]
         prefill = prefills = 0
         for request in batch:

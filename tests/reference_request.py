@@ -23,6 +23,7 @@ class Request:
     slot: int = -1  # -1 outside the table
     rounds_at_entry: int = 0  # the server's rounds when it entered its slot
     generated: int = 0
+    asked: int = 0  # what the agent wants it to draft, where the agent decides
     history: list[tuple[int, int]] = field(default_factory=list)  # (drafted, accepted) by round
     last_round: int = 0  # number (from 1) of the last round it ran in
     last_end_ns: int = 0  # when that round ended

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ GENERATED = MINE.replace(
 )
 
 
-def trace(categories: tuple[str, ...], requests: int, **changes: object) -> AcceptanceTrace:
+def trace(categories: tuple[str, ...], requests: int, **changes: Any) -> AcceptanceTrace:
     """Requests of 5 to 8 tokens, a category after the other."""
     tokens = 5 + np.arange(requests) % 4
     made = AcceptanceTrace(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from laps_env.traces.schema import TraceError
 from laps_env.traces.summary import drift_of, summarize_trace
 
 
-def trace(tokens: list[int], accepted: list[int], **arrays: np.ndarray) -> AcceptanceTrace:
+def trace(tokens: list[int], accepted: list[int], **arrays: Any) -> AcceptanceTrace:
     """Requests of these lengths, each position of which accepts so much; categories in turn."""
     return AcceptanceTrace(
         accepted_length=np.repeat(np.array(accepted, np.uint8), tokens),

@@ -23,7 +23,7 @@ from laps_env.utils.checks import (
 from laps_env.workloads.predictors import PredictorError
 from laps_env.workloads.scenarios import Scenario, get_scenario
 
-INTERFACES = ("sequential", "scores")
+INTERFACES = ("sequential", "scores", "drafts")
 #: What a masked action does: the round starts without it, that and a cost of 1 more, or an error.
 ON_INVALID = ("serve_first", "penalty", "error")
 
@@ -66,6 +66,11 @@ class EnvOptions:
         check_one_of("on_invalid", self.on_invalid, ON_INVALID)
         if self.interface not in INTERFACES:
             raise ValueError(f"interface: expected one of {INTERFACES}, got {self.interface!r}")
+        if self.interface == "drafts" and not isinstance(self.server.draft_length, int):
+            raise ValueError(
+                "draft_length: expected a number for the interface 'drafts', whose actions choose "
+                f"it, got {self.server.draft_length!r}"
+            )
         if self.server.batch_size > self.slots:
             raise ValueError(
                 f"batch_size: expected at most the number of slots ({self.slots}), "

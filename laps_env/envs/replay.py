@@ -49,6 +49,11 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
     plays first come, first served. ``on_invalid`` makes it cost more, or an error. An action
     outside the space raises ``ValueError``.
 
+    With ``interface="drafts"`` (``laps_env/SpecDecodeReplayDrafts-v0``) the agent decides how much
+    to speculate, too: ``MultiDiscrete([slots + 1, 17])``, a pick with the tokens that the request
+    drafts in the coming round, 0 to 16; the pool holds room for all of them while it is picked.
+    What is served in place of a masked action drafts as the scenario does.
+
     With ``interface="scores"`` (``laps_env/SpecDecodeReplayScores-v0``) an action is a whole
     round: ``Box(-1, 1, (slots,))`` scores, and the highest that fit are served, ties by arrival.
 
@@ -118,7 +123,7 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
             where none is given.
         split: Part of all traffic that episodes are drawn from: ``"train"`` (default),
             ``"validation"`` or ``"test"``, which share nothing.
-        interface: Kind of action, ``"sequential"`` or ``"scores"``.
+        interface: Kind of action, ``"sequential"``, ``"drafts"`` or ``"scores"``.
         on_invalid: What a masked action does: ``"serve_first"`` (default) starts the round without
             it, ``"penalty"`` costs 1 in addition, before ``reward_scale``, ``"error"`` raises
             ``ValueError`` before anything moves.
@@ -232,7 +237,7 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
             "round": state.ran_round.item(),
             "invalid_action": state.invalid.item(),
         }
-        if self.options.interface == "sequential":
+        if self.options.interface != "scores":
             info["action_mask"] = state.mask[0].copy()
         if not self._envs.is_running:
             info["summary"] = self.summary()
@@ -240,7 +245,7 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         return observation, reward.item(), terminated.item(), truncated.item(), info
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
-        """Valid actions now, bool [slots + 1] (the name that sb3-contrib looks for)."""
+        """Valid actions now, bool [slots + 1] or, with draft lengths, [slots + 18] (for SB3)."""
         mask: npt.NDArray[np.bool_] = self._envs.action_masks()[0]
         return mask
 

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
 from laps_env.sim.observation import QUEUE_COLUMNS, SERVER_COLUMNS
 
 
@@ -25,14 +26,16 @@ def observation_space(slots: int) -> gym.spaces.Dict:
 
 
 def action_space(interface: str, slots: int) -> gym.Space[Any]:
-    """Space of actions: ``Discrete(slots + 1)``, or ``Box(-1, 1, (slots,))`` for scores."""
+    """Space of actions: a pick, a pick with its draft length, or scores of all slots."""
     if interface == "sequential":
         return gym.spaces.Discrete(slots + 1)
+    if interface == "drafts":
+        return gym.spaces.MultiDiscrete([slots + 1, MAX_DRAFT_LENGTH + 1])
     return gym.spaces.Box(-1.0, 1.0, (slots,), np.float32)
 
 
 def check_actions(name: str, actions: Any, space: gym.Space[Any], slots: int) -> npt.NDArray[Any]:
-    """Actions as the kernel takes them, C-contiguous: int64 ([E]) picks or float64 scores.
+    """Actions as the kernel takes them, C-contiguous: int64 picks or float64 scores.
 
     Args:
         name: Name of what is checked, for messages.
@@ -49,17 +52,32 @@ def check_actions(name: str, actions: Any, space: gym.Space[Any], slots: int) ->
         raise ValueError(f"{name}: expected shape {space.shape}, got {actions!r:.80}") from None
     if actions.shape != space.shape:
         raise ValueError(f"{name}: expected shape {space.shape}, got {actions.shape}")
-    scores = isinstance(space, gym.spaces.Box)
+    assert space.dtype is not None
+    scores = space.dtype.kind == "f"
     if actions.dtype.kind not in ("iuf" if scores else "iu"):
         raise ValueError(
             f"{name}: expected {'numbers' if scores else 'integers'}, got {actions.dtype}"
         )
-    low, high = (-1, 1) if scores else (0, slots)
-    least, most = (actions, actions) if actions.ndim == 0 else (actions.min(), actions.max())
-    if not (least >= low and most <= high):  # also catches NaN
-        bad = actions[~((actions >= low) & (actions <= high))].flat[0]
-        raise ValueError(f"{name}: expected {low}..{high}, got {bad}")
+    if _has_draft_lengths(space, slots):
+        _check_range(f"{name}, pick", actions[..., 0], 0, slots)
+        _check_range(f"{name}, draft length", actions[..., 1], 0, MAX_DRAFT_LENGTH)
+    else:
+        _check_range(name, actions, *((-1, 1) if scores else (0, slots)))
     return np.asarray(actions, np.float64 if scores else np.int64, order="C")
+
+
+def _has_draft_lengths(space: gym.Space[Any], slots: int) -> bool:
+    """Whether actions are pairs; Gymnasium makes a box of integers of a batch of such."""
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return bool(space.nvec[-1] != slots + 1)
+    return isinstance(space, gym.spaces.Box) and space.dtype.kind == "i"
+
+
+def _check_range(name: str, values: Any, low: int, high: int) -> None:
+    least, most = (values, values) if values.ndim == 0 else (values.min(), values.max())
+    if not (least >= low and most <= high):  # also catches NaN
+        bad = np.atleast_1d(values[~((values >= low) & (values <= high))]).flat[0]
+        raise ValueError(f"{name}: expected {low}..{high}, got {bad}")
 
 
 def check_allowed(

@@ -24,7 +24,8 @@ from laps_env.envs.spaces import (
     observation_space,
 )
 from laps_env.envs.threads import Threads
-from laps_env.sim.loops import step_scores, step_sequential
+from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
+from laps_env.sim.loops import step_drafts, step_scores, step_sequential
 from laps_env.sim.metrics import summarize, time_alone_ns
 from laps_env.sim.objectives import OBJECTIVES, charge
 from laps_env.sim.server_model import DraftLength
@@ -40,6 +41,10 @@ Observation = dict[str, npt.NDArray[np.float32]]
 Bools = npt.NDArray[np.bool_]
 Table = npt.NDArray[np.float32]
 Step = tuple[Observation, npt.NDArray[np.float64], Bools, Bools, Info]
+
+
+#: Compiled step of each interface.
+STEPS = {"sequential": step_sequential, "scores": step_scores, "drafts": step_drafts}
 
 
 class SpecDecodeReplayVectorEnv(VectorEnv):
@@ -138,10 +143,10 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             saturation_rps=self.options.get_scenario().saturation(split),
             time_limit_ns=limit_ns(time_limit_s),
             queue_limit=queue_limit or UNLIMITED,
+            drafts_by_agent=interface == "drafts",
         )
-        self._sequential = interface == "sequential"
-        self._refuses = on_invalid == "error" and self._sequential
-        step = step_sequential if self._sequential else step_scores
+        self._refuses = on_invalid == "error" and interface != "scores"
+        step = STEPS[interface]
         given = self.simulation.constants, float(reward_scale)
         self._threads = Threads(step, given, num_threads, num_envs)
         self.max_episode_steps = max_episode_steps or UNLIMITED
@@ -241,7 +246,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
                 self._reset_one(index)
         state = self.simulation.state
         if self._refuses:
-            check_allowed(actions, state.mask, skip)
+            check_allowed(actions.reshape(self.num_envs, -1)[:, 0], state.mask, skip)
         queue = np.empty_like(state.queue) if self.copies else state.queue
         self._move(actions, skip, queue)
         self._charge(skip)
@@ -262,7 +267,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
 
     def _move(self, actions: npt.NDArray[Any], skip: Bools, queue: Table) -> None:
         """All that are not skipped take their actions; all tables are copied to ``queue``."""
-        given = actions if self._sequential else -actions
+        given = -actions if self.options.interface == "scores" else actions
         shown = queue if self.copies else queue[:0]
         self._threads.run(self.simulation.state, given, skip, shown)
 
@@ -307,7 +312,7 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             "round": state.ran_round.copy(),
             "invalid_action": state.invalid.copy(),
         }
-        if self._sequential:
+        if self.options.interface != "scores":
             info["action_mask"] = state.mask.copy()
         return unmasked(info, self._everyone)
 
@@ -347,8 +352,14 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
         return self._episodes.is_seeded
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
-        """Valid actions now, bool [E, slots + 1] (the name that sb3-contrib looks for)."""
-        return self.simulation.state.mask.astype(np.bool_)
+        """Valid actions now, bool [E, slots + 1] (the name that sb3-contrib looks for).
+
+        With draft lengths in the actions [E, slots + 18]: every draft length is valid.
+        """
+        masks: Bools = self.simulation.state.mask.astype(np.bool_)
+        if self.options.interface == "drafts":
+            masks = np.pad(masks, ((0, 0), (0, MAX_DRAFT_LENGTH + 1)), constant_values=True)
+        return masks
 
     def workload(self, index: int = 0) -> Workload:
         """Workload of environment ``index`` with its true lengths and acceptance.

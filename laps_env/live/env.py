@@ -124,6 +124,7 @@ class SpecDecodeLive(SpecDecodeReplay):
         render_mode: str | None = None,
     ) -> None:
         check_render_mode(render_mode, self.metadata["render_modes"])
+        check_one_of("interface", interface, ("sequential", "scores"))
         check_one_of("clock", clock, get_args(Clock))
         check_one_of("acceptance", acceptance, get_args(Judge))
         decoding = Decoding(temperature, top_p)

@@ -147,6 +147,38 @@ def step_sequential(
             copy_table(state.servers[i], episode_of(state, i), shown[i])
 
 
+@inlined
+def ask(c: Any, state: BatchedState, i: int, action: int, draft_length: int) -> None:
+    """Note how much the request of an action is to draft, before the action is taken.
+
+    What is served in place of a masked action drafts what the server would.
+    """
+    starts, slots = state.slots.shape[1], state.slots[i]
+    if state.mask[i, action] == 0:
+        if state.servers[i].picked == 0:
+            slots[state.active[i, 0]].asked = c.draft_length
+    elif action != starts:
+        slots[action].asked = draft_length
+
+
+@jit
+def step_drafts(
+    c: Any,
+    scale: float,
+    state: BatchedState,
+    actions: npt.NDArray[np.int64],
+    skip: npt.NDArray[np.bool_],
+    shown: npt.NDArray[np.float32],
+) -> None:
+    """Every server not skipped takes one action [E, 2]: a pick, and how much it drafts."""
+    for i in range(actions.shape[0]):
+        if not skip[i]:
+            ask(c, state, i, actions[i, 0], actions[i, 1])
+            take_action(c, state, i, actions[i, 0], scale)
+        if shown.shape[0] > 0:
+            copy_table(state.servers[i], episode_of(state, i), shown[i])
+
+
 @jit
 def step_scores(
     c: Any,

@@ -23,7 +23,7 @@ from laps_env.sim.draft_length import (
 )
 from laps_env.sim.gaps import count_gap
 from laps_env.sim.observation import show_eviction, show_progress, show_round_begin
-from laps_env.sim.state import Episode
+from laps_env.sim.state import BY_AGENT, BY_SCHEDULE, Episode
 from laps_env.utils.jit import inlined
 
 
@@ -198,8 +198,10 @@ def draft(server: Any, e: Episode) -> tuple[int, int, int, int, int]:
 
 @inlined
 def draft_length_of(server: Any, e: Episode, slot: Any) -> Any:
-    """Draft length in force for one request: its given schedule goes before the round's."""
-    if server.scheduled == 1:
+    """Draft length in force for one request: its own, where there is one, before the round's."""
+    if server.drafts_by == BY_AGENT:
+        return np.int64(slot.asked)
+    if server.drafts_by == BY_SCHEDULE:
         return np.int64(e.schedule[e.requests[slot.request].schedule_offset + slot.rounds])
     return server.draft_length
 

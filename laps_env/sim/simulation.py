@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env.sim.adaptive_steps import BATCHES, SGLANG
+from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
 from laps_env.sim.loops import start_episode
 from laps_env.sim.observation import QUEUE_COLUMNS, SERVER_COLUMNS
 from laps_env.sim.server_model import ServerModel
-from laps_env.sim.state import FREE, LIMITS, NO_LIMIT, make_state
+from laps_env.sim.state import BY_AGENT, FREE, LIMITS, NO_LIMIT, make_state
 from laps_env.sim.workload import Workload
 from laps_env.utils.checks import check_positive
 from laps_env.utils.compile_cache import announce_compilation
@@ -35,6 +36,7 @@ class Simulation:
         saturation_rps: Saturation throughput, for the observed load estimate.
         time_limit_ns: Time at which an episode is cut, or `UNLIMITED`.
         queue_limit: Requests in the system beyond which an episode is cut, or `UNLIMITED`.
+        drafts_by_agent: Whether actions have draft lengths, for the longest of which there is room.
 
     Raises:
         ValueError: A batch may have more requests than there are slots.
@@ -49,6 +51,7 @@ class Simulation:
         saturation_rps: float = 1.0,
         time_limit_ns: int = UNLIMITED,
         queue_limit: int = UNLIMITED,
+        drafts_by_agent: bool = False,
     ) -> None:
         if server.batch_size > slots:
             raise ValueError(
@@ -58,6 +61,7 @@ class Simulation:
         announce_compilation()
         self.server = server
         self.slots = slots
+        self._by_agent = drafts_by_agent
         self.workloads: list[Workload | None] = [None] * num_envs
         self.state = make_state(
             num_envs,
@@ -79,7 +83,13 @@ class Simulation:
             ValueError: A request does not fit the key-value pool.
         """
         scheduled = workload.draft_schedule is not None
+        if scheduled and self._by_agent:
+            raise ValueError(
+                "workload: expected no draft schedule where actions have draft lengths, got one"
+            )
         lookahead = self.server.lookahead(scheduled)
+        if self._by_agent:
+            lookahead = MAX_DRAFT_LENGTH + 1
         check_pool(workload, self.server.pool_tokens, lookahead)
         self._make_room(workload)
         state, count = self.state, workload.num_requests
@@ -100,7 +110,8 @@ class Simulation:
             requests["schedule_offset"] = workload.draft_schedule_offset[:-1]
             state.schedule[index, : workload.draft_schedule.size] = workload.draft_schedule
         server = state.servers[index]
-        server["requests"], server["lookahead"], server["scheduled"] = count, lookahead, scheduled
+        server["requests"], server["lookahead"] = count, lookahead
+        server["drafts_by"] = BY_AGENT if self._by_agent else int(scheduled)
         server["limited"] = workload.limits_ns is not None
         self.workloads[index] = workload
         start_episode(self.constants, state, index)

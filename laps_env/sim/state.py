@@ -54,7 +54,7 @@ SERVER = np.dtype(
         ("trials", np.float64),
         ("lookahead", np.int64),  # cache tokens that a pick reserves beyond the context
         ("limited", np.int64),  # a request has limits
-        ("scheduled", np.int64),  # draft lengths are given round by round
+        ("drafts_by", np.int64),  # who decides draft lengths: `BY_SERVER` and those after it
         ("time_limit_ns", np.int64),  # of an episode, from its first arrival
         ("cut_ns", np.int64),  # when it is cut: first arrival + limit
         ("queue_limit", np.int64),
@@ -92,12 +92,16 @@ SLOT = np.dtype(
         ("rounds", np.int32),
         ("preemptions", np.int32),
         ("drafting", np.int16),  # draft length in the round at hand
+        ("asked", np.int16),  # that the agent wants, where it decides
         ("resident", np.int8),
         ("swapped", np.int8),
         ("ran", np.int8),  # in the last round
     ],
     align=True,
 )
+
+#: Who decides draft lengths: the server's number or rule, a given schedule, the agent.
+BY_SERVER, BY_SCHEDULE, BY_AGENT = range(3)
 
 #: One request of the episode: what was given, and what happened (0 until it does). What a round
 #: reads and writes comes first, so that it shares a line of the cache.
