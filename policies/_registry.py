@@ -19,6 +19,7 @@ from laps_env.catalog import (
     tuning_results,
 )
 from laps_env.policies.base.draft_table import VLLM, best_draft_lengths
+from laps_env.policies.base.draft_threshold import best_confident
 from laps_env.policies.base.policy import Policy
 from laps_env.policies.base.rule_from_file import file_of, is_rule_file, rule_from_file
 from laps_env.policies.base.rule_spec import Floats, Parameter, RuleSpec
@@ -31,6 +32,7 @@ from laps_env.policies.networks.model_file import (
     is_model,
     load_model,
 )
+from laps_env.sim.confidence import CONFIDENCE
 from laps_env.sim.server_model import DRAFT_RULES
 from laps_env.utils.checks import is_finite
 from laps_env.utils.policy_names import split_settings
@@ -42,7 +44,7 @@ _PACKAGE = "laps_env.policies"
 NETWORKS = ("index", "pointer", "attention", "flat")
 
 #: Rules for the draft length that may follow a plus sign.
-DRAFT_NAMES = (*DRAFT_RULES, VLLM)
+DRAFT_NAMES = (*DRAFT_RULES, CONFIDENCE, VLLM)
 
 
 def get_rule(name: str) -> RuleSpec:
@@ -62,8 +64,9 @@ def make(
     """Policy by name.
 
     Args:
-        name: Name from `list_policies`, optionally followed by ``+smartspec``, ``+sglang`` or
-            ``+vllm`` (`laps_env.policies.base.draft_table`); the folder of a trained model
+        name: Name from `list_policies`, optionally followed by ``+smartspec``, ``+sglang``,
+            ``+vllm`` (`laps_env.policies.base.draft_table`) or ``+confidence``
+            (`laps_env.policies.base.draft_threshold`); the folder of a trained model
             (`laps_env.policies.networks.model_file`); or your own rule, or its file
             (``rule.py:spec``). Any of these names may end in parameters
             (``laps_sd:tolerance=0.2,queues=4``).
@@ -85,6 +88,8 @@ def make(
     policy = _without_laws(name, scenario.name, settings)
     if policy.draft_length == VLLM:
         policy = replace(policy, draft_length=best_draft_lengths(scenario))
+    elif policy.draft_length == CONFIDENCE:
+        policy = replace(policy, draft_length=best_confident(scenario))
     spec, params = policy.spec, policy.params
     if spec.fitted is not None:
         known = traffic or fit_traffic(scenario, predictor_error)

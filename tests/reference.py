@@ -84,6 +84,9 @@ class ReferenceServer:
         self.reward_scale, self.saturation_rps = reward_scale, saturation_rps
         self.time_limit_ns, self.queue_limit = time_limit_ns, queue_limit
         self.rule: Any = None if isinstance(server.draft_length, int) else server.draft_length
+        self.threshold = None
+        if isinstance(self.rule, str) and self.rule.startswith("confidence:"):
+            self.threshold = float(self.rule.split(":")[1])
         self.nominal = server.draft_length if self.rule is None else 0
         self.adaptive = {batch: AdaptiveSteps(*given) for batch, given in SGLANG_STEPS.items()}
         longest = SCHEDULE_MAX if workload.draft_schedule is not None else self.nominal
@@ -225,10 +228,7 @@ class ReferenceServer:
             chosen = min(self._chosen_length(batch, room), room // len(batch))
             reserved += len(batch) * chosen
         moved = self._make_room(batch, reserved)
-        lengths = [
-            request.asked if self.drafts_by_agent else request.draft_length(chosen)
-            for request in batch
-        ]
+        lengths = [self._length(request, chosen) for request in batch]
         drafts = [r.drafts(n, r.generated) for r, n in zip(batch, lengths, strict=True)]
         prefill = prefills = 0
         for request in batch:
@@ -303,8 +303,18 @@ class ReferenceServer:
             self.completed.append(request.number)
         return accepted
 
+    def _length(self, request: Request, chosen: int) -> int:
+        """Draft length of one request: its own where there is one, else what the round chose."""
+        if self.drafts_by_agent:
+            return request.asked
+        if request.schedule is None and self.threshold is not None:
+            return request.confident(chosen, self.threshold)
+        return request.draft_length(chosen)
+
     def _chosen_length(self, batch: list[Request], room: int) -> int:
         """What the rule or table in force says, whatever has room."""
+        if self.threshold is not None:
+            return int(self.rule.split(":")[2])
         if self.rule == "smartspec":
             return self._smartspec_length(batch, room)
         if self.rule == "sglang":

@@ -19,6 +19,7 @@ class Request:
     runs: list[int]  # accepted_length by output position
     max_draft: list[int] | None  # most draft tokens by output position
     schedule: list[int] | None  # draft length by own round
+    confidence: list[int] | None = None  # of the draft, in 255ths, by output position
     limits_ns: list[int] | None = None  # to the first token, per token behind it, to the last
     slot: int = -1  # -1 outside the table
     rounds_at_entry: int = 0  # the server's rounds when it entered its slot
@@ -44,6 +45,18 @@ class Request:
         """Draft length of its next round: its schedule goes before what the server chose."""
         return chosen if self.schedule is None else self.schedule[len(self.history)]
 
+    def confident(self, longest: int, threshold: float) -> int:
+        """Tokens drafted until the product of confidences is below the threshold, that one too."""
+        assert self.confidence is not None
+        chance = 1.0
+        for drafted in range(longest):
+            at = self.generated + drafted
+            if at < self.length:
+                chance *= self.confidence[at] / 255
+            if chance < threshold:
+                return drafted + 1
+        return longest
+
     def drafts(self, draft_length: int, position: int) -> int:
         """Tokens drafted at an output position."""
         if self.max_draft is None:
@@ -68,6 +81,7 @@ def requests_of(workload: Any) -> list[Request]:
             runs=_own(workload.accepted_length, workload.offset, i) or [],
             max_draft=_own(workload.max_draft, workload.offset, i),
             schedule=_own(workload.draft_schedule, workload.draft_schedule_offset, i),
+            confidence=_own(getattr(workload, "confidence", None), workload.offset, i),
             limits_ns=None if workload.limits_ns is None else workload.limits_ns[i].tolist(),
         )
         for i in range(len(workload.arrival_ns))

@@ -131,4 +131,5 @@ class EnvOptions:
 
     def _traffic(self) -> dict[str, Any]:
         names = ("load", "num_requests", "split", "predictor_error")
-        return {name: getattr(self, name) for name in names}
+        asked = {"confidences": self.server.needs_confidence}
+        return asked | {name: getattr(self, name) for name in names}

@@ -93,7 +93,9 @@ class PromptRequests:
         """Those that the *test* split draws from, or those of all other splits."""
         return self._prompts[split == Split.TEST]
 
-    def draw(self, key: Key, episode: int, count: int, split: Split) -> Requests:
+    def draw(
+        self, key: Key, episode: int, count: int, split: Split, *, confidences: bool = False
+    ) -> Requests:
         """``count`` requests."""
         prompts = self.prompts(split)
         rows = draw_rows(key, episode, count, len(prompts))

@@ -95,6 +95,11 @@ class LiveServer(SpecDecodeReplayVectorEnv):
         """Raise ``ValueError`` for a workload that this server cannot serve."""
         if workload.draft_schedule is not None:
             raise ValueError("workload: expected no draft schedule on a live server, got one")
+        if self.options.server.needs_confidence:
+            raise ValueError(
+                "draft_length: expected none by confidences on a live server, got "
+                f"{self.options.server.draft_length!r}"
+            )
 
     def begin(self, workload: Workload) -> list[Generation]:
         """A sequence for each request."""

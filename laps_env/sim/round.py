@@ -13,6 +13,7 @@ import numpy as np
 from laps_env.sim.adaptive_steps import note_accepted, sglang_draft_length
 from laps_env.sim.admission import arrival_ns, release
 from laps_env.sim.commit import accepted_tokens, committed_tokens, drafted_tokens
+from laps_env.sim.confidence import BY_CONFIDENCE, confident_length
 from laps_env.sim.costs import Work, draft_step_ns, duration_ns, verification_ns
 from laps_env.sim.draft_length import (
     BY_SGLANG,
@@ -56,7 +57,7 @@ def open_round(c: Any, server: Any, e: Episode) -> None:
 def do_work(c: Any, server: Any, e: Episode) -> Work:
     """Restore the caches and draft; what the round then costs."""
     prefill, prefills, restores, restored = restore_caches(server, e)
-    verify, kv, steps, drafted, draft_kv = draft(server, e)
+    verify, kv, steps, drafted, draft_kv = draft(c, server, e)
     swaps, swapped = server.offloads + restores, server.offloaded + restored
     return Work(verify, prefill, kv, steps, drafted, draft_kv, prefills, swaps, swapped)
 
@@ -100,6 +101,8 @@ def choose_draft_length(c: Any, server: Any, e: Episode, room: int) -> Any:
     if c.draft_length == BY_SMARTSPEC:
         context = server.reserved - server.picked * server.lookahead
         return smartspec_draft_length(c, server, context, room)
+    if c.draft_length == BY_CONFIDENCE:
+        return c.most_drafted
     if c.draft_length == BY_SGLANG:
         return sglang_draft_length(e.adaptive, server.picked)
     return c.draft_table[min(server.picked, TABLE_SIZE) - 1]
@@ -172,7 +175,7 @@ def restore_caches(server: Any, e: Episode) -> tuple[int, int, int, int]:
 
 
 @inlined
-def draft(server: Any, e: Episode) -> tuple[int, int, int, int, int]:
+def draft(c: Any, server: Any, e: Episode) -> tuple[int, int, int, int, int]:
     """Draft for each picked request what its position allows (``slot.drafting``).
 
     Returns:
@@ -183,7 +186,7 @@ def draft(server: Any, e: Episode) -> tuple[int, int, int, int, int]:
     verify, kv, steps, drafted, draft_kv = 0, 0, 0, 0, 0
     for k in range(server.picked):
         slot, context = e.slots[e.batch[k]], e.hot[e.batch[k]].context
-        draft_length = draft_length_of(server, e, slot)
+        draft_length = draft_length_of(c, server, e, slot)
         server.last_draft_length = max(server.last_draft_length, draft_length)
         slot.drafting = draft_length
         if e.max_draft.size > 0:
@@ -197,12 +200,17 @@ def draft(server: Any, e: Episode) -> tuple[int, int, int, int, int]:
 
 
 @inlined
-def draft_length_of(server: Any, e: Episode, slot: Any) -> Any:
+def draft_length_of(c: Any, server: Any, e: Episode, slot: Any) -> Any:
     """Draft length in force for one request: its own, where there is one, before the round's."""
     if server.drafts_by == BY_AGENT:
         return np.int64(slot.asked)
     if server.drafts_by == BY_SCHEDULE:
         return np.int64(e.schedule[e.requests[slot.request].schedule_offset + slot.rounds])
+    if c.draft_length == BY_CONFIDENCE:
+        request = e.requests[slot.request]
+        end = request.offset + request.output_tokens
+        longest = server.draft_length
+        return confident_length(e.confidence, slot.position, end, longest, c.threshold)
     return server.draft_length
 
 

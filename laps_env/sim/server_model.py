@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from laps_env.sim.adaptive_steps import SGLANG
+from laps_env.sim.confidence import BY_CONFIDENCE, CONFIDENCE, confident_of
 from laps_env.sim.costs import CONSTANT_NAMES, CostModel
 from laps_env.sim.draft_length import (
     BY_SGLANG,
@@ -43,8 +44,9 @@ class ServerModel:
         cost: Cost model of its rounds.
         batch_size: Most requests in one round, at least 1.
         draft_length: Tokens drafted a round, 0 (no speculation) to 16; or a rule's name,
-            ``"smartspec"`` or ``"sglang"``; or such numbers for batches of 1, 2, ... requests, 64
-            at most, larger ones taking the last (vLLM's table).
+            ``"smartspec"``, ``"sglang"``, or ``"confidence"``, also with its threshold and longest
+            draft, ``"confidence:0.25:4"`` (`laps_env.sim.confidence`); or such numbers for batches
+            of 1, 2, ... requests, 64 at most, larger ones taking the last (vLLM's table).
         pool_tokens: Capacity of the key-value pool in tokens.
         eviction: Fate of a victim's cache: dropped and recomputed, or swapped to the host.
         victim: Request that loses its cache when the pool needs room (ties: the latest arrival).
@@ -66,7 +68,7 @@ class ServerModel:
         for name in ("batch_size", "pool_tokens", "acceptance_window"):
             check_count(name, getattr(self, name))
         if not _is_draft_length(self.draft_length):
-            names = " or ".join(map(repr, DRAFT_RULES))
+            names = " or ".join(map(repr, [*DRAFT_RULES, f"{CONFIDENCE}:0..1:0..16"]))
             raise ValueError(
                 f"draft_length: expected 0..{MAX_DRAFT_LENGTH}, {names}, or a tuple of 1 to "
                 f"{TABLE_SIZE} such numbers, got {self.draft_length!r}"
@@ -75,6 +77,11 @@ class ServerModel:
             raise ValueError(f"eviction: expected one of {EVICTIONS}, got {self.eviction!r}")
         if self.victim not in VICTIMS:
             raise ValueError(f"victim: expected one of {VICTIMS}, got {self.victim!r}")
+
+    @property
+    def needs_confidence(self) -> bool:
+        """Whether its draft length goes by the draft's confidences."""
+        return confident_of(self.draft_length) is not None
 
     @property
     def reference_draft_length(self) -> int:
@@ -100,7 +107,10 @@ class ServerModel:
         for name in CONSTANT_NAMES:
             record[name] = getattr(self.cost, name)
         record["batch_size"] = self.batch_size
-        if isinstance(self.draft_length, str):
+        if (rule := confident_of(self.draft_length)) is not None:
+            record["draft_length"] = BY_CONFIDENCE
+            record["threshold"], record["most_drafted"] = rule
+        elif isinstance(self.draft_length, str):
             record["draft_length"] = DRAFT_RULES[self.draft_length]
         elif isinstance(self.draft_length, tuple):
             record["draft_length"] = BY_TABLE
@@ -117,7 +127,7 @@ class ServerModel:
 def _is_draft_length(value: object) -> bool:
     if isinstance(value, tuple):
         return 1 <= len(value) <= TABLE_SIZE and all(map(_is_number, value))
-    return _is_number(value) or value in DRAFT_RULES
+    return _is_number(value) or value in DRAFT_RULES or confident_of(value) is not None
 
 
 def _is_number(value: object) -> bool:
@@ -131,6 +141,8 @@ CONSTANTS = np.dtype(
     + [
         ("batch_size", np.int64),
         ("draft_length", np.int64),  # below 0: a rule or a table
+        ("threshold", np.float64),  # of a draft by confidences
+        ("most_drafted", np.int64),  # by it
         ("draft_table", np.int64, (TABLE_SIZE,)),  # for batches of 1, 2, ...
         ("pool_tokens", np.int64),
         ("swap", np.int64),

@@ -91,6 +91,11 @@ class Simulation:
         if self._by_agent:
             lookahead = MAX_DRAFT_LENGTH + 1
         check_pool(workload, self.server.pool_tokens, lookahead)
+        if self.server.needs_confidence and workload.confidence is None:
+            raise ValueError(
+                f"workload: expected the draft's confidences for the draft length "
+                f"{self.server.draft_length!r}, got none"
+            )
         self._make_room(workload)
         state, count = self.state, workload.num_requests
         requests = state.requests[index, :count]
@@ -103,6 +108,8 @@ class Simulation:
         requests["weight"] = 1.0
         requests["offset"] = workload.offset[:-1]
         state.accepted_length[index, : workload.accepted_length.size] = workload.accepted_length
+        if self.server.needs_confidence and workload.confidence is not None:
+            state.confidence[index, : workload.confidence.size] = workload.confidence
         if state.max_draft.size:
             given = 255 if workload.max_draft is None else workload.max_draft
             state.max_draft[index, : workload.accepted_length.size] = given
@@ -126,6 +133,7 @@ class Simulation:
             "accepted_length": positions,
             "max_draft": max(positions, self.state.accepted_length.shape[1]) if optional else 0,
             "schedule": scheduled,
+            "confidence": positions if self.server.needs_confidence else 0,
         }
         fills = {"max_draft": 255}
         grown = {

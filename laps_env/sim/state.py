@@ -143,6 +143,7 @@ class Episode(NamedTuple):
     accepted_length: npt.NDArray[np.uint8]  # [T] flat over output positions
     max_draft: npt.NDArray[np.uint8]  # [T], or [0] where every draft length can be proposed
     schedule: npt.NDArray[np.uint8]  # [S] given draft lengths, or [0]
+    confidence: npt.NDArray[np.uint8]  # [T] of the draft in its token, or [0] where nobody asks
     slots: npt.NDArray[Any]  # SLOT [N]
     hot: npt.NDArray[Any]  # HOT [N]
     active: npt.NDArray[np.int32]  # [N] occupied slots in order of arrival
@@ -163,6 +164,7 @@ class BatchedState(NamedTuple):
     accepted_length: npt.NDArray[np.uint8]  # [E, T]
     max_draft: npt.NDArray[np.uint8]  # [E, T] or [E, 0]
     schedule: npt.NDArray[np.uint8]  # [E, S]
+    confidence: npt.NDArray[np.uint8]  # [E, T] or [E, 0]
     slots: npt.NDArray[Any]  # SLOT [E, N]
     hot: npt.NDArray[Any]  # HOT [E, N]
     active: npt.NDArray[np.int32]  # [E, N]
@@ -201,6 +203,7 @@ def make_state(
         accepted_length=np.zeros((e, 0), np.uint8),
         max_draft=np.zeros((e, 0), np.uint8),
         schedule=np.zeros((e, 0), np.uint8),
+        confidence=np.zeros((e, 0), np.uint8),
         slots=empty,
         hot=np.zeros((e, n), HOT),
         active=np.zeros((e, n), np.int32),
@@ -230,6 +233,7 @@ def episode_of(state: BatchedState, i: int) -> Episode:
         state.accepted_length[i],
         state.max_draft[i],
         state.schedule[i],
+        state.confidence[i],
         state.slots[i],
         state.hot[i],
         state.active[i],

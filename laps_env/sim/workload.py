@@ -32,6 +32,8 @@ class Workload:
         accepted_length: Draft tokens in a row that a round would accept that starts at each output
             position, uint8 [T], requests one after the other.
         max_draft: Most tokens that the drafter can propose there, uint8 [T], or None for any.
+        confidence: Probability that the draft gives its token for each output position, in 255ths,
+            uint8 [T], or None where it is not known or not needed.
         draft_schedule: Given draft lengths, round by round, uint8 [S], requests one after the
             other, or None.
         draft_schedule_offset: First round of each request in the schedule, int64 [R + 1], or None.
@@ -53,6 +55,7 @@ class Workload:
     category: Ints
     accepted_length: npt.NDArray[np.uint8]
     max_draft: npt.NDArray[np.uint8] | None = None
+    confidence: npt.NDArray[np.uint8] | None = None
     draft_schedule: npt.NDArray[np.uint8] | None = None
     draft_schedule_offset: Ints | None = None
     limits_ns: Ints | None = None
@@ -79,8 +82,9 @@ class Workload:
         offset = np.concatenate([[0], np.cumsum(self.output_tokens)])
         object.__setattr__(self, "offset", offset)
         self._check_array("accepted_length", np.uint8, offset[-1])
-        if self.max_draft is not None:
-            self._check_array("max_draft", np.uint8, offset[-1])
+        for name in ("max_draft", "confidence"):
+            if getattr(self, name) is not None:
+                self._check_array(name, np.uint8, offset[-1])
         if self.source_index is not None:
             self._check_array("source_index", np.int64, count)
         if self.limits_ns is not None:

@@ -56,6 +56,7 @@ ARRAYS = {
     "category": Field("int64", "request", required=True),
     "max_draft": Field("uint8", "position"),
     "observed": Field("uint8", "position"),
+    "confidence": Field("uint8", "position"),
     "group": Field("int64", "request"),
     "predicted_tokens": Field("float64", "request"),
     "schedule_offset": Field("int64", "request + 1"),

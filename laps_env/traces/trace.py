@@ -49,6 +49,8 @@ class AcceptanceTrace:
     """[T] Draft tokens the drafter can propose from here; None = as many as it is asked for."""
     observed: NDArray[np.uint8] | None = None
     """[T] Mark of a position: 1 = measured, 0 = filled by a fitted model; None = all measured."""
+    confidence: NDArray[np.uint8] | None = None
+    """[T] Probability that the draft gives its token for this position, in 255ths."""
     group: NDArray[np.int64] | None = None
     """[R] Group of each request; those of one group (the turns of one question) stay together in
     `split`."""

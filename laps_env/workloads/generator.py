@@ -56,6 +56,7 @@ def draw_workload(
     episode: int,
     num_requests: int,
     mean_gap_s: float,
+    confidences: bool = False,
 ) -> Workload:
     """Workload at an address.
 
@@ -68,12 +69,14 @@ def draw_workload(
         episode: Number of the episode of one environment, >= 0.
         num_requests: Number of requests, >= 1.
         mean_gap_s: Seconds between arrivals on average, >= 0.
+        confidences: Whether the draft's confidences are drawn too.
 
     Raises:
-        ValueError: Arrivals lie so far apart that the last comes after `MAX_SECONDS`.
+        ValueError: Arrivals lie so far apart that the last comes after `MAX_SECONDS`; or
+            confidences are asked for where none were recorded.
     """
     key = make_key(split, seed)
-    drawn = requests.draw(key, episode, num_requests, split)
+    drawn = requests.draw(key, episode, num_requests, split, confidences=confidences)
     gaps = arrivals.gaps(key, episode, num_requests, split)
     if predictor is None:
         assert drawn.predicted_tokens is not None  # the scenario has looked
@@ -94,6 +97,7 @@ def draw_workload(
         category=drawn.category,
         accepted_length=drawn.accepted_length,
         max_draft=drawn.max_draft,
+        confidence=drawn.confidence,
         source_index=drawn.source_index,
         categories=requests.categories,
         source=requests.name,

@@ -45,13 +45,14 @@ def scaled_to_load(workload: Workload, server: ServerModel, load: float) -> Work
 
 def measure_saturation(requests: RequestSource, server: ServerModel) -> dict[str, float]:
     """Saturation throughput in requests per second of every split, on its reserved seed."""
+    asks = server.needs_confidence
     return {
-        split.value: SATURATION_REQUESTS / busy_time_s(_saturating(requests, split), server)
+        split.value: SATURATION_REQUESTS / busy_time_s(_saturating(requests, split, asks), server)
         for split in Split
     }
 
 
-def _saturating(requests: RequestSource, split: Split) -> Workload:
+def _saturating(requests: RequestSource, split: Split, confidences: bool) -> Workload:
     return draw_workload(
         requests,
         AllAtOnce(),
@@ -61,4 +62,5 @@ def _saturating(requests: RequestSource, split: Split) -> Workload:
         episode=0,
         num_requests=SATURATION_REQUESTS,
         mean_gap_s=0.0,
+        confidences=confidences,
     )

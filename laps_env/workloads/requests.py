@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from laps_env.traces import AcceptanceTrace
+from laps_env.utils.checks import check_positive
 from laps_env.utils.splits import Split
 from laps_env.workloads.acceptance import ChainProfile, draw_accepted_lengths, draw_attributes
 from laps_env.workloads.arrivals import RecordedArrivals
+from laps_env.workloads.confidence import (
+    CONCENTRATION,
+    accepted_share,
+    confidence_table,
+    draw_confidences,
+)
 from laps_env.workloads.random import ATTRIBUTES, Key, uniforms
 
 Ints = npt.NDArray[np.int64]
@@ -28,6 +35,7 @@ class Requests:
     max_draft: npt.NDArray[np.uint8] | None = None
     predicted_tokens: npt.NDArray[np.float64] | None = None
     source_index: Ints | None = None
+    confidence: npt.NDArray[np.uint8] | None = None
 
 
 class RequestSource(Protocol):
@@ -45,8 +53,14 @@ class RequestSource(Protocol):
     def has_predictions(self) -> bool:
         """Whether a length predictor's own predictions come with the requests."""
 
-    def draw(self, key: Key, episode: int, count: int, split: Split) -> Requests:
-        """``count`` requests of a workload of this split."""
+    def draw(
+        self, key: Key, episode: int, count: int, split: Split, *, confidences: bool = False
+    ) -> Requests:
+        """``count`` requests of a workload of this split, with the draft's confidences if asked.
+
+        Raises:
+            ValueError: Confidences are asked for where none were recorded.
+        """
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,8 @@ class GeneratedRequests:
         lengths: Arrival trace whose prompt and output lengths are taken instead, so that only
             category and acceptance are drawn; or None.
         family: Name of the profiles' family.
+        concentration: How little the draft's confidences know beyond alpha, > 0
+            (`laps_env.workloads.confidence`).
     """
 
     profiles: dict[str, ChainProfile]
@@ -67,9 +83,11 @@ class GeneratedRequests:
     longest_tokens: int
     lengths: RecordedArrivals | None = None
     family: str = ""
+    concentration: float = field(default=CONCENTRATION, compare=False)
 
     def __post_init__(self) -> None:
         _check_weights(self.weights, len(self.profiles))
+        check_positive("concentration", self.concentration)
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -87,7 +105,9 @@ class GeneratedRequests:
         """Generated lengths have no text to predict them from."""
         return False
 
-    def draw(self, key: Key, episode: int, count: int, split: Split) -> Requests:
+    def draw(
+        self, key: Key, episode: int, count: int, split: Split, *, confidences: bool = False
+    ) -> Requests:
         """``count`` requests."""
         table = np.stack([p.numbers() for p in self.profiles.values()])
         mix = np.cumsum(self.weights) / np.sum(self.weights)
@@ -100,7 +120,14 @@ class GeneratedRequests:
         offset = np.concatenate([[0], np.cumsum(output)])
         accepted_length = np.empty(offset[-1], np.uint8)
         draw_accepted_lengths(key, episode, table, category, output, offset, accepted_length)
-        return Requests(prompt, output, category, accepted_length)
+        drawn = Requests(prompt, output, category, accepted_length)
+        if not confidences:
+            return drawn
+        confidence = np.empty(offset[-1], np.uint8)
+        shares = np.array([accepted_share(profile) for profile in self.profiles.values()])
+        laws = confidence_table(self.concentration)
+        draw_confidences(key, episode, shares, category, offset, accepted_length, laws, confidence)
+        return replace(drawn, confidence=confidence)
 
 
 @dataclass(frozen=True)
@@ -142,11 +169,17 @@ class RecordedRequests:
         members = np.bincount(trace.category, minlength=share.size)
         return share[trace.category] / members[trace.category]
 
-    def draw(self, key: Key, episode: int, count: int, split: Split) -> Requests:
+    def draw(
+        self, key: Key, episode: int, count: int, split: Split, *, confidences: bool = False
+    ) -> Requests:
         """``count`` requests."""
         trace = self.test if split == Split.TEST else self.train
         rows = draw_rows(key, episode, count, trace.num_requests, self._chances(trace))
         flat = _flat_positions(trace.offset, rows)
+        if confidences and trace.confidence is None:
+            raise ValueError(
+                f"confidence: expected recorded confidences of the draft, {self.name} has none"
+            )
         return Requests(
             trace.prompt_tokens[rows].astype(np.int64),
             trace.output_tokens[rows].astype(np.int64),
@@ -155,6 +188,7 @@ class RecordedRequests:
             None if trace.max_draft is None else np.asarray(trace.max_draft)[flat],
             None if trace.predicted_tokens is None else trace.predicted_tokens[rows],
             rows,
+            np.asarray(trace.confidence)[flat] if confidences else None,
         )
 
 

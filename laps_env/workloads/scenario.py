@@ -17,6 +17,7 @@ from laps_env.utils.checks import MAX_COUNT, check_count, check_positive
 from laps_env.utils.code_digest import code_digest
 from laps_env.utils.splits import as_split
 from laps_env.workloads.arrivals import ArrivalProcess, RecordedArrivals
+from laps_env.workloads.confidence import CONCENTRATION
 from laps_env.workloads.generator import draw_workload
 from laps_env.workloads.limits import Limits, limits_ns
 from laps_env.workloads.load import measure_saturation, scaled_to_load
@@ -86,6 +87,7 @@ class Scenario:
         seed: int = 0,
         episode: int = 0,
         predictor_error: PredictorError = None,
+        confidences: bool = False,
     ) -> Workload:
         """Workload at an address (split, seed, episode).
 
@@ -99,9 +101,12 @@ class Scenario:
             predictor_error: Deviation of log(predicted / true length), a predictor,
                 ``"recorded"`` for the predictions that come with the requests, or None
                 (`error_in_force`).
+            confidences: Whether it has the draft's confidences, as it does where the scenario's own
+                draft length goes by them.
 
         Raises:
-            ValueError: A load, count or address is out of range.
+            ValueError: A load, count or address is out of range, or confidences are asked for where
+                none were recorded.
         """
         check_count("num_requests", num_requests, most=int(MAX_COUNT))
         check_count("episode", episode, least=0, most=2**32 - 1)
@@ -116,6 +121,7 @@ class Scenario:
             seed=seed,
             episode=episode,
             num_requests=num_requests,
+            confidences=confidences or self.server.needs_confidence,
         )
         if self.limits:
             limits = limits_ns(self.limits, workload.categories, workload.category)
@@ -183,8 +189,11 @@ class Scenario:
     @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits of everything that decides its workloads and costs."""
-        limits = [self.limits] if self.limits else []  # there were none when older rows were made
-        return code_digest(self.server, self.requests, self.arrivals, self.saturation_rps, *limits)
+        # what older rows did not have yet does not count where it is as it was
+        later: list[object] = [self.limits] if self.limits else []
+        concentration = getattr(self.requests, "concentration", CONCENTRATION)
+        later += [{"concentration": concentration}] if concentration != CONCENTRATION else []
+        return code_digest(self.server, self.requests, self.arrivals, self.saturation_rps, *later)
 
     def with_arrivals(self, arrivals: ArrivalProcess | ArrivalTrace) -> Scenario:
         """Same server and requests, arriving otherwise, or as in an arrival trace."""

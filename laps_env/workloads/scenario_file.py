@@ -43,6 +43,7 @@ from laps_env.workloads.arrivals import (
     RecordedArrivals,
     Scaling,
 )
+from laps_env.workloads.confidence import CONCENTRATION
 from laps_env.workloads.limits import Limits
 from laps_env.workloads.requests import GeneratedRequests, RecordedRequests, RequestSource
 from laps_env.workloads.scenario import Definition, Scenario
@@ -77,6 +78,7 @@ class _Requests(msgspec.Struct, forbid_unknown_fields=True):
     mix: dict[str, float] | None = None
     train_share: float | None = None
     longest_tokens: int | None = None
+    concentration: float | None = None
     lengths: Literal["arrivals"] | None = None
 
     def __post_init__(self) -> None:
@@ -88,6 +90,7 @@ class _Requests(msgspec.Struct, forbid_unknown_fields=True):
             ("train_share", ("trace",)),
             ("longest_tokens", ("family", "profiles")),
             ("lengths", ("family", "profiles")),
+            ("concentration", ("family", "profiles")),
         ):
             if getattr(self, kind) is not None and given[0] not in belongs:
                 raise ValueError(f"{kind}: expected none beside {given[0]}")
@@ -309,6 +312,7 @@ def _generated(given: _Requests, arrivals: ArrivalProcess) -> GeneratedRequests:
         given.longest_tokens or 4096,
         lengths,
         family=given.family or "of its own",
+        concentration=CONCENTRATION if given.concentration is None else given.concentration,
     )
 
 

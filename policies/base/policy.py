@@ -25,7 +25,7 @@ from laps_env.sim.observation import (
     SERVER_COLUMNS,
 )
 from laps_env.sim.remaining_rounds import remaining_rounds
-from laps_env.sim.server_model import ServerModel
+from laps_env.sim.server_model import DraftLength, ServerModel
 from laps_env.sim.simulation import UNLIMITED, Simulation
 from laps_env.sim.state import FREE
 from laps_env.sim.workload import Workload
@@ -64,7 +64,7 @@ class Policy:
     spec: RuleSpec
     settings: dict[str, float]
     params: Floats
-    draft_length: str | tuple[int, ...] | None = None
+    draft_length: DraftLength | None = None
     categories: tuple[str, ...] | None = None
     oracle: Oracle | None = field(default=None, repr=False)
 

@@ -1,0 +1,78 @@
+"""What the draft's confidences are worth: mean latency and p99 with them over without.
+
+The table of docs/physics.md. *Test* workloads, load 0.9; generated scenarios, whose confidences are
+assumed: once as informative as recorded ones, once worth half as much.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from laps_env.evaluation.grid import Grid
+from laps_env.evaluation.replay import Replay
+from laps_env.evaluation.results import Row
+from laps_env.evaluation.runner import Evaluation
+from laps_env.report.tables import markdown_table
+from laps_env.report.verdict import told
+from laps_env.workloads.confidence import CONCENTRATION
+from laps_env.workloads.requests import GeneratedRequests
+from laps_env.workloads.scenarios import Scenario, get_scenario, list_scenarios
+
+#: Confidences as informative as recorded ones, and worth half as much.
+CONCENTRATIONS = (CONCENTRATION, 2 * CONCENTRATION)
+RULES = ("laps_sd_tuned", "gittins_tuned")
+HEADINGS = (
+    "scenario",
+    "drafts until",
+    *(f"`{rule}`: {what}" for rule in RULES for what in ("mean", "p99")),
+    "`laps_sd_tuned`: mean, worth half",
+)
+
+
+def main() -> None:
+    """Print the table."""
+    known = (get_scenario(name) for name in list_scenarios())
+    rows = [
+        cells(scenario, scenario.requests)
+        for scenario in known
+        if isinstance(scenario.requests, GeneratedRequests)
+    ]
+    print(markdown_table(HEADINGS, rows))
+
+
+def cells(scenario: Scenario, requests: GeneratedRequests) -> list[object]:
+    """A line of the table."""
+    as_recorded, half = (
+        compare(replace(scenario, requests=replace(requests, concentration=k)))
+        for k in CONCENTRATIONS
+    )
+    rule, found = as_recorded
+    values = [cell for name in RULES for cell in found[name]]
+    return [f"`{scenario.name}`", rule, *values, half[1][RULES[0]][0]]
+
+
+def compare(scenario: Scenario) -> tuple[str, dict[str, tuple[str, str]]]:
+    """The draft length that was chosen; mean and p99 of each rule with it over without."""
+    scenario = replace(scenario, name=f"{scenario.name} by confidences")
+    found, chosen = {}, ""
+    for rule in RULES:
+        names = (rule, f"{rule}+confidence")
+        grid = Grid(names, (scenario,), (0.9,), reference=rule)
+        chosen = str(Replay().setting(grid, scenario).policies[names[1]].draft_length)
+        evaluation = Evaluation(grid)
+        evaluation.run()
+        rows = {row.policy: row for row in evaluation.results().rows}
+        found[rule] = ratios(rows[names[1]], rows[rule])
+    return chosen, found
+
+
+def ratios(row: Row, base: Row) -> tuple[str, str]:
+    """Mean with its interval, and p99, over those of another row."""
+    return (
+        told(row.ratio_to_reference, row.ratio_ci95, 3),
+        f"{row.p99_latency_s / base.p99_latency_s:.2f}",
+    )
+
+
+if __name__ == "__main__":
+    main()
