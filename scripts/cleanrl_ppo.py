@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from laps_env.agents.action_repeat import ActionRepeat
 from laps_env.agents.judge import Judge
 from laps_env.envs.normalized import NormalizedVectorObservation
-from laps_env.envs.vector import SpecDecodeReplayVectorEnv
 from laps_env.sim.observation import OCCUPIED, QUEUE_COLUMNS, SERVER_COLUMNS
 
 ENVS, STEPS, EPOCHS, MINIBATCH = 128, 128, 4, 4096
-GAMMA, LAMBDA, CLIP, RATE, VALUE, MOST_NORM = 0.998, 0.95, 0.2, 1e-3, 0.5, 0.5
+GAMMA, LAMBDA, CLIP, RATE, VALUE, MOST_NORM = 0.97, 0.95, 0.2, 1e-3, 0.5, 0.5
 REWARD_SCALE = 10.0
 SERVER: dict[str, Any] = {"load": 0.9, "slots": 64}
 RULES = "fcfs", "laps_sd", "laps_sd_tuned"
@@ -120,8 +120,9 @@ def train(scenario: str, minutes: float, seed: int) -> Agent:
     """An agent after so many minutes."""
     torch.manual_seed(seed)
     envs = NormalizedVectorObservation(
-        SpecDecodeReplayVectorEnv(
+        ActionRepeat(
             ENVS,
+            rounds=24,
             scenario=scenario,
             num_requests=100,
             reward_scale=REWARD_SCALE,

@@ -40,7 +40,8 @@ class Advise(Command):
     batch_sizes: tuple[int, ...] = ()
     """Batch sizes to try, by default half of today's, today's, twice and four times."""
     draft_lengths: tuple[str, ...] = ()
-    """Draft lengths to try, by default 0 to 8, with limits also 'smartspec' and 'sglang'."""
+    """Draft lengths to try, by default 0 to 8, with limits also 'smartspec' and 'sglang'; where the
+    draft's confidences are known, 'confidence:0.3:8' is another."""
     requests: int = 10_000
     """Requests that the chosen are judged on, at least 2,000."""
     cost_error: float = 0.1
