@@ -122,6 +122,10 @@ def test_todays_decision_may_be_the_best() -> None:
         ({"draft_lengths": (99,)}, "draft_length: expected 0..16"),
         ({"draft_lengths": ()}, "draft_lengths: expected"),
         ({"policies": ("nobody",)}, "nobody"),
+        (
+            {"policies": ("fcfs+smartspec",)},
+            r"policies: expected schedulers alone, got fcfs\+smart",
+        ),
         ({"load": "recorded"}, "expected recorded arrivals"),
         ({"load": -1.0}, "load: expected"),
         ({"num_requests": 100}, "num_requests: expected an integer >= 2000"),

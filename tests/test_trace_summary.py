@@ -60,6 +60,9 @@ def test_another_mix_is_not_taken_for_longer_answers() -> None:
     mixed = told.select(np.argsort(told.category, kind="stable"))  # chat first, then code
     found = {drift.name: drift for drift in drift_of(mixed)}
     assert found["output tokens"].ratio == 1
-    assert "share of chat" not in found  # none is left: no ratio
+    assert found["share of chat"].told
+    assert found["share of chat"].ratio < 0.1  # none is left
+    assert found["share of code"].ratio > 10
+    assert "changed: share of chat, share of code: laws" in traffic_text(mixed)
     with pytest.raises(TraceError, match="requests: expected at least 4, got 3"):
         drift_of(told.select(np.arange(3)))

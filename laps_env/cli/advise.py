@@ -40,8 +40,8 @@ class Advise(Command):
     batch_sizes: tuple[int, ...] = ()
     """Batch sizes to try, by default half of today's, today's, twice and four times."""
     draft_lengths: tuple[str, ...] = ()
-    """Draft lengths to try, by default 0 to 8, with limits also 'smartspec' and 'sglang'; where the
-    draft's confidences are known, 'confidence:0.3:8' is another."""
+    """Draft lengths to try, by default 0 to 6 and 8, with limits also 'smartspec' and 'sglang';
+    where the draft's confidences are known, 'confidence:0.3:8' is another."""
     requests: int = 10_000
     """Requests that the chosen are judged on, at least 2,000."""
     cost_error: float = 0.1
@@ -79,7 +79,7 @@ class Advise(Command):
         usual = (*DRAFT_LENGTHS, *(ADMISSION if scenario.limits else ()))
         return Question(
             scenario=scenario,
-            load=self.load or ("recorded" if recorded else 0.9),
+            load=("recorded" if recorded else 0.9) if self.load is None else self.load,
             today=self.today,
             policies=list_names(self.policies),
             batch_sizes=self.batch_sizes

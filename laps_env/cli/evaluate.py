@@ -127,7 +127,8 @@ class Evaluate(Command):
     max_new_tokens: int = 128
     """Live: most output tokens of a request."""
     step_log: File = None
-    """Live: log of the rounds, .jsonl, gone on with; laps-env import and calibrate read it."""
+    """Live: log of the rounds of one scenario at one load, a new .jsonl file, which laps-env import
+    and calibrate read."""
     json: File = None
     """Results file, by default results.json; none with --quick or live."""
     plot: File = None
@@ -183,6 +184,11 @@ class Evaluate(Command):
             plot = plot or _usual_picture(results)
         if self.step_log is not None and self.env != "live":
             raise ValueError(f"step_log: expected none without --env live, got {self.step_log}")
+        if self.step_log is not None:
+            if len(self.scenario) * len(self.loads) > 1:
+                raise ValueError("step_log: expected one scenario at one load, got several")
+            if self.step_log.exists():
+                raise ValueError(f"step_log: expected a new file, got {self.step_log}")
         if plot is not None:
             from laps_env.report.picture import check_picture
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -42,7 +43,7 @@ class CheckFile:
         print(
             f"requests: {scenario.requests.name}; {', '.join(scenario.requests.categories)}; on "
             f"average {numbers.prompt_tokens:.0f} prompt and {numbers.output_tokens:.0f} output "
-            f"tokens, {numbers.tokens_per_round:.2f} tokens a round, predictor error "
+            f"tokens, {_per_round(numbers.tokens_per_round)}predictor error "
             f"{scenario.error_in_force(None)}"
         )
         if isinstance(arrivals, RecordedArrivals):
@@ -63,6 +64,11 @@ class CheckFile:
                 "the table out"
             )
         return 0
+
+
+def _per_round(tokens: float) -> str:
+    """Tokens of a round, where the draft length is fixed."""
+    return "" if math.isnan(tokens) else f"{tokens:.2f} tokens a round, "
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,12 @@ class Question:
     def __post_init__(self) -> None:
         for name in ("policies", "batch_sizes", "draft_lengths"):
             check_list(name, getattr(self, name))
+        for policy in (self.today, *self.policies):
+            if "+" in policy:
+                raise ValueError(
+                    f"policies: expected schedulers alone, got {policy}: rules for the draft "
+                    "length go into draft_lengths"
+                )
         check_count("num_requests", self.num_requests, least=2 * WINDOW)
         if not 0 <= self.cost_error < 1:
             raise ValueError(f"cost_error: expected a number in 0..1, got {self.cost_error}")
@@ -165,7 +171,7 @@ class Advice:
         loads: Load that each *test* workload brings to today's server.
         today: Today's decision.
         best: Best decision of each objective, as screened.
-        equals: Decisions that are not told apart from it, best first.
+        equals: Decisions that are not told to be worse than it there, best first.
         parts: Its changes one by one, where there are several.
         if_costs_differ: Its value over today's where costs are off, by what is off in words.
     """
@@ -292,12 +298,15 @@ def _judge(decision: Decision, values: Values, today: Decision) -> Judged:
 def _not_told_apart(
     objective: str, ranked: Sequence[Decision], values: Values
 ) -> Iterator[Decision]:
-    """Rivals of the best that were judged, whose interval against it holds no change."""
-    best, unchanged = values[ranked[0]][objective], 0.0 if OBJECTIVES[objective] else 1.0
+    """Rivals of the best that were judged, and are not told to be worse than it."""
+    best = values[ranked[0]][objective]
     for rival in ranked[1:]:
         if rival in values:
             _, interval = _compare(objective, values[rival][objective], best)
-            if interval is None or interval[0] <= unchanged <= interval[1]:
+            worse = interval is not None and (
+                interval[1] < 0 if OBJECTIVES[objective] else interval[0] > 1
+            )
+            if not worse:
                 yield rival
 
 
@@ -307,6 +316,8 @@ def _if_costs_differ(
     """What the best brings over today's decision where a group of costs is off."""
     question, found = play.question, {}
     for (group, names), side in product(COST_GROUPS.items(), (1, -1)):
+        if not any(getattr(question.scenario.server.cost, name) for name in names):
+            continue  # nothing times a factor
         factor = 1 + side * question.cost_error
         costs = dict.fromkeys(names, factor)
         values = play([question.now, best], Split.TEST, workloads, costs)

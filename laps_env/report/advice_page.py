@@ -9,6 +9,7 @@ from laps_env.evaluation.statistics import Interval
 from laps_env.report.tables import markdown_table
 from laps_env.report.verdict import told
 from laps_env.workloads.arrivals import RecordedArrivals
+from laps_env.workloads.requests import RecordedRequests
 
 #: Objectives in words.
 WORDS = {
@@ -84,9 +85,9 @@ def _about(advice: Advice, objective: str) -> Iterator[str]:
     yield ""
     if equals := advice.equals[objective]:
         names = "; ".join(str(judged.decision) for judged in equals)
-        yield f"Not told apart from it: {names}."
+        yield f"Not told to be worse: {names}."
     else:
-        yield "All rivals that were judged beside it are told apart from it."
+        yield "All rivals that were judged beside it are told to be worse."
 
 
 def _costs(advice: Advice) -> Iterator[str]:
@@ -101,6 +102,15 @@ def _costs(advice: Advice) -> Iterator[str]:
             "These costs have no price for drafting: what a longer draft takes is not known, only "
             "what verifying it takes."
         )
+    requests = scenario.requests
+    if isinstance(requests, RecordedRequests):
+        observed = min(requests.train.observed_share, requests.test.observed_share)
+        if observed < 1:
+            yield ""
+            yield (
+                f"{observed:.0%} of the positions' acceptance is recorded, the rest is filled by a "
+                "model: longer drafts than the recorded ones meet mostly that."
+            )
     largest = max(judged.decision.batch_size for judged in advice.best.values())
     if largest > scenario.server.batch_size:
         yield ""

@@ -28,7 +28,7 @@ def joined(traces: Sequence[AcceptanceTrace]) -> AcceptanceTrace:
         raise TraceError("traces: expected at least one, got none")
     first = traces[0]
     for trace in traces[1:]:
-        for name in ("drafter", "target_model", "draft_model"):
+        for name in ("drafter", "target_model", "draft_model", "decoding"):
             expected, found = getattr(first.info, name), getattr(trace.info, name)
             if found != expected:
                 raise TraceError(

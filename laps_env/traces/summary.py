@@ -105,14 +105,12 @@ def drift_of(trace: AcceptanceTrace) -> list[Drift]:
     if (errors := _prediction_errors(trace)) is not None:
         quantities["predicted / true length"] = np.exp(errors)
     found = [
-        drift
-        for name, values in quantities.items()
-        if (drift := _drift(name, _relative(values, trace.category), late)) is not None
+        _drift(name, _relative(values, trace.category), late) for name, values in quantities.items()
     ]
     for number, name in enumerate(trace.categories):
         share = (trace.category == number).astype(np.float64)
-        if (drift := _drift(f"share of {name}", share, late)) is not None:
-            found.append(drift)
+        if share.any():
+            found.append(_drift(f"share of {name}", share, late))
     return found
 
 
@@ -137,14 +135,16 @@ def _relative(values: Floats, category: NDArray[np.int64]) -> Floats:
     return np.divide(values, means, out=np.ones_like(values), where=means > 0)
 
 
-def _drift(name: str, values: Floats, late: NDArray[np.bool_]) -> Drift | None:
-    """A comparison, by the delta method for the log of a ratio; None where a half has none."""
+def _drift(name: str, values: Floats, late: NDArray[np.bool_]) -> Drift:
+    """A comparison, by the delta method for the log of a ratio.
+
+    What only one half has counts half a request in the other, so that its ratio has an interval.
+    """
     halves = values[~late], values[late]
-    means = [float(half.mean()) for half in halves]
-    if min(means) <= 0:
-        return None
-    variance = sum(
-        half.var(ddof=1) / half.size / mean**2 for half, mean in zip(halves, means, strict=True)
-    )
-    ratio, factor = means[1] / means[0], math.exp(SIGMAS * math.sqrt(variance))
+    sums = [max(float(half.sum()), 0.5 * float(values.max())) for half in halves]
+    spread = [float(((half - half.mean()) ** 2).sum()) for half in halves]
+    least = 0.5 * float(values.max()) ** 2  # of a half that has none, or all alike
+    variance = sum(max(s, least) / total**2 for s, total in zip(spread, sums, strict=True))
+    ratio = (sums[1] / halves[1].size) / (sums[0] / halves[0].size)
+    factor = math.exp(SIGMAS * math.sqrt(variance))
     return Drift(name, ratio, (ratio / factor, ratio * factor))

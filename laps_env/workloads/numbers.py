@@ -20,7 +20,7 @@ class Numbers(NamedTuple):
         prompt_tokens, output_tokens: Lengths in tokens.
         acceptance: A = accepted / drafted at the server's draft length, NaN where that is 0 or
             chosen by a rule; the last round of a request counts whole.
-        tokens_per_round: Tokens that a round commits.
+        tokens_per_round: Tokens that a round commits; likewise.
     """
 
     prompt_tokens: float
@@ -32,6 +32,7 @@ class Numbers(NamedTuple):
 def numbers_of(scenario: Scenario) -> Numbers:
     """The numbers of a scenario whose saturation is known."""
     workload = scenario.workload(load=1.0, num_requests=REQUESTS, split=Split.CALIBRATION)
+    draft_length = scenario.server.draft_length
     n = scenario.server.reference_draft_length
     position, end = workload.offset[:-1].copy(), workload.offset[1:]
     accepted = rounds = 0
@@ -45,5 +46,5 @@ def numbers_of(scenario: Scenario) -> Numbers:
         float(workload.prompt_tokens.mean()),
         float(workload.output_tokens.mean()),
         accepted / (n * rounds) if n else np.nan,
-        workload.output_tokens.sum() / rounds,
+        workload.output_tokens.sum() / rounds if isinstance(draft_length, int) else np.nan,
     )

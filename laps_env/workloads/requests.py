@@ -150,6 +150,11 @@ class RecordedRequests:
     def __post_init__(self) -> None:
         if self.weights is not None:
             _check_weights(self.weights, len(self.categories))
+            for part, trace in (("train", self.train), ("test", self.test)):
+                members = np.bincount(trace.category, minlength=len(self.categories))
+                if (members == 0).any():
+                    missing = self.categories[int(members.argmin())]
+                    raise ValueError(f"mix: expected requests of {missing} for {part}, got none")
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -193,7 +198,7 @@ class RecordedRequests:
 
 
 def _check_weights(weights: tuple[float, ...], count: int) -> None:
-    if len(weights) != count or not all(weight > 0 for weight in weights):
+    if not weights or len(weights) != count or not all(weight > 0 for weight in weights):
         raise ValueError(f"weights: expected {count} numbers > 0, got {weights!r}")
 
 

@@ -17,16 +17,16 @@ from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from laps_env.catalog import list_scenarios, scenario_entries
 from laps_env.sim.calibration_file import read_calibration
 from laps_env.sim.costs import CostModel
 from laps_env.sim.server_model import ServerModel
 from laps_env.traces import AcceptanceTrace
-from laps_env.traces.arrival_trace import ArrivalTrace
 from laps_env.traces.importers import read_arrivals
 from laps_env.traces.importers.arrivals import Unit
 from laps_env.traces.joined import joined
@@ -77,7 +77,7 @@ class _Requests(msgspec.Struct, forbid_unknown_fields=True):
     profiles: dict[str, dict[str, Any]] | None = None
     mix: dict[str, float] | None = None
     train_share: float | None = None
-    longest_tokens: int | None = None
+    longest_tokens: Annotated[int, Meta(ge=1, le=2**24)] | None = None
     concentration: float | None = None
     lengths: Literal["arrivals"] | None = None
 
@@ -190,6 +190,8 @@ def _made(entry: dict[str, Any], name: str, find: Find) -> Scenario:
     document = convert(entry, _Document)
     arrivals = _arrivals(document.arrivals, find)
     server = {**document.server}
+    if "cost" in server:
+        raise ValueError("server.cost: expected none, costs are a table of their own")
     if isinstance(server.get("draft_length"), list):
         server["draft_length"] = tuple(server["draft_length"])
     for split, rate in document.saturation_rps.items():
@@ -239,6 +241,8 @@ def _cost(table: dict[str, Any], find: Find) -> CostModel:
             return get_cost(name)
         case {"calibration": str(file), **others} if not others:
             return read_calibration(find(file))
+    if not isinstance(table.get("source", ""), str):
+        raise ValueError(f"costs.source: expected a text, got {table['source']!r}")
     return _filled(CostModel, "costs", table)
 
 
@@ -246,12 +250,8 @@ def _arrivals(table: dict[str, Any], find: Find) -> ArrivalProcess:
     """Arrivals by a law, or from a log."""
     if "log" in table:
         given = convert(table, _Log, "arrivals")
-        return RecordedArrivals(_read_log(find(given.log), given.unit), given.scaling)
+        return RecordedArrivals(read_arrivals(find(given.log), unit=given.unit), given.scaling)
     return make_arrivals(table)
-
-
-def _read_log(path: Path, unit: Unit | None) -> ArrivalTrace:
-    return read_arrivals(path, unit=unit)
 
 
 def make_arrivals(table: dict[str, Any]) -> ArrivalProcess:
@@ -276,6 +276,8 @@ def _requests(given: _Requests, arrivals: ArrivalProcess, find: Find) -> Request
         name = f"recorded {given.recording}"
     else:
         paths = [given.trace] if isinstance(given.trace, str) else given.trace or []
+        if len(set(paths)) < len(paths):
+            raise ValueError(f"requests.trace: expected each file once, got {', '.join(paths)}")
         trace = joined([AcceptanceTrace.load(find(path)) for path in paths])
         if (trace.prompt_tokens == 0).any():
             raise ValueError("requests.trace: expected prompt lengths, got requests without")
@@ -295,7 +297,7 @@ def _generated(given: _Requests, arrivals: ArrivalProcess) -> GeneratedRequests:
         known, source = families[given.family]["categories"], families[given.family]["source"]
     else:
         known, source = given.profiles or {}, "the scenario's file"
-    mix = given.mix or dict.fromkeys(known, 1.0)
+    mix = dict.fromkeys(known, 1.0) if given.mix is None else given.mix
     profiles = {}
     for name in mix:
         check_one_of("requests.mix", name, known)
@@ -309,7 +311,7 @@ def _generated(given: _Requests, arrivals: ArrivalProcess) -> GeneratedRequests:
     return GeneratedRequests(
         profiles,
         tuple(mix.values()),
-        given.longest_tokens or 4096,
+        4096 if given.longest_tokens is None else given.longest_tokens,
         lengths,
         family=given.family or "of its own",
         concentration=CONCENTRATION if given.concentration is None else given.concentration,

@@ -161,6 +161,8 @@ def _notes(requests: Sequence[RequestTimes]) -> list[str]:
         f"these are costs at a concurrency of {sizes}; they say nothing about other batch sizes",
         "target_pass_ns has all that a round takes beyond its tokens: host, drafts, cached tokens",
     ]
+    if known and len(known) < len(requests):
+        notes.append(f"{len(requests) - len(known)} requests do not say theirs: 1 is assumed")
     if any(r.ttft_s is None for r in requests):
         notes.append("some requests have no time to the first token: theirs is not told apart")
     return notes

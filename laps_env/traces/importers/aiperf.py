@@ -137,7 +137,7 @@ class _Reader:
         prompt, output = profiled.lengths
         check_count("metrics.output_sequence_length", output, most=MOST_COUNTED)
         place, rounds, accepted = self._counts(profiled, output)
-        check_accepted(place, accepted, rounds, self.draft_length)
+        check_accepted(place, accepted, rounds, output, self.draft_length)
         if rounds > output:
             raise ValueError(f"{place}: expected at most {output} rounds, got {rounds}")
         self.read += 1

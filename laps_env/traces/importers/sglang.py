@@ -108,7 +108,9 @@ class _Reader:
             raise NoTokensError("output", f"{place}.completion_tokens: expected >= 1, got 0")
         rounds = _rounds(place, meta)
         name, accepted = _accepted(meta, rounds)
-        check_accepted(f"{place}.{name}", accepted, rounds, self.draft_length)
+        check_accepted(
+            f"{place}.{name}", accepted, rounds, meta.completion_tokens, self.draft_length
+        )
         self.read += 1
         return [
             RequestTotals(

@@ -83,8 +83,10 @@ def build_from_totals(
     )
 
 
-def check_accepted(name: str, accepted: int, rounds: int, draft_length: int) -> None:
-    """Raise ``ValueError`` where so many rounds cannot have accepted so many draft tokens."""
+def check_accepted(name: str, accepted: int, rounds: int, tokens: int, draft_length: int) -> None:
+    """Raise ``ValueError`` where so many rounds cannot have made these tokens of their drafts."""
+    if tokens > 1 and rounds == 0:
+        raise ValueError(f"{name}: expected rounds for an output of {tokens} tokens, got none")
     most = rounds * draft_length
     if accepted > most:
         expected = f"at most {most} draft tokens accepted in {rounds} rounds that draft up to "
