@@ -111,9 +111,9 @@ def draw(folder: Path, picture: Path) -> None:
             ratios = [np.mean(point["latency_s"]) / fcfs.mean() for point in found["points"]]
             label = name if file.stem.endswith("-0") else None
             axes.plot(minutes, ratios, color=color, label=label, linewidth=1.2)
-    for rule in ("laps_sd", "laps_sd_tuned"):
-        axes.axhline(np.mean(found["rules"][rule]) / fcfs.mean(), color="grey", linewidth=0.8)
-        axes.annotate(rule, (axes.get_xlim()[1], np.mean(found["rules"][rule]) / fcfs.mean()))
+    level = np.mean(found["rules"]["laps_sd"]) / fcfs.mean()
+    axes.axhline(level, color="grey", linewidth=0.8)
+    axes.annotate("laps_sd", (axes.get_xlim()[1], level), ha="right", va="top")
     axes.set(
         xlabel="minutes of training on one core", ylabel="mean latency / FCFS's", ylim=(0, None)
     )

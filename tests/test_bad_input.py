@@ -119,7 +119,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"load": "recorded"}, r"load 'recorded': expected recorded arrivals"),
     ({"batch_size": SLOTS + 1}, rf"batch_size: expected at most .*\({SLOTS}\), got {SLOTS + 1}"),
     *(
-        ({"draft_length": n}, r"draft_length: expected 0\.\.16, 'smartspec' or 'sglang', or a t")
+        ({"draft_length": n}, r"draft_length: expected 0\.\.16, 'smartspec' or .*, or a t")
         for n in (-1, 17, 2.0, "fast", True)
     ),
     *(
