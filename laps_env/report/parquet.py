@@ -32,8 +32,8 @@ def check_parquet() -> None:
 def write_parquet(results: Results, path: Path, columns: Sequence[str]) -> None:
     """A line per row, a column per chosen entry; lists stay lists, dictionaries become JSON text.
 
-    A load or a predictor error "as recorded" is null, for a column holds numbers or text. What else
-    is in the results is JSON text, ``laps_env`` in the table's metadata.
+    A load or a predictor error "as recorded" is null, for a column holds numbers or text. When and
+    where the results were made is JSON text, ``laps_env`` in the table's metadata.
 
     Args:
         results: Content of a results file, of the replay or of a live server.
@@ -45,7 +45,7 @@ def write_parquet(results: Results, path: Path, columns: Sequence[str]) -> None:
 
     about = msgspec.to_builtins(results)
     table = pa.Table.from_pylist([_line(row) for row in about.pop("rows")]).select(columns)
-    del about["texts"]
+    del about["texts"], about["definitions"]
     table = table.replace_schema_metadata({"laps_env": json.dumps(about)})
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
