@@ -11,7 +11,6 @@ rounds. What each round committed is not read, and the trace is filled (see `tot
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -23,18 +22,15 @@ from laps_env.traces.importers.records import (
     NoTokensError,
     OnError,
     Paths,
-    file_category,
-    read_files,
 )
 from laps_env.traces.importers.runs import Fill, bernoulli_fill
 from laps_env.traces.importers.totals import (
     MOST_COUNTED,
     Count,
-    RequestTotals,
-    build_from_totals,
-    check_accepted,
+    Counted,
+    CountedReader,
+    import_counted,
 )
-from laps_env.traces.schema import MAX_RUN
 from laps_env.utils.checks import check_count
 from laps_env.utils.documents import convert, shown
 
@@ -112,45 +108,27 @@ def import_aiperf(
         ValueError: Another draft length.
         OSError: A file cannot be read.
     """
-    check_count("draft_length", draft_length, most=MAX_RUN)
-    files = read_files(
+    return import_counted(
+        _Reader,
         paths,
-        lambda path: _Reader(draft_length, category or file_category(path)).requests,
+        info,
+        draft_length=draft_length,
+        category=category,
+        fill=fill,
+        seed=seed,
         on_error=on_error,
-        on_failed="skip",
         left_out=left_out,
     )
-    return build_from_totals(files, info, draft_length=draft_length, fill=fill, seed=seed)
 
 
-@dataclass
-class _Reader:
-    """Reader of one file's lines."""
-
-    draft_length: int
-    category: str
-    read: int = 0
-
-    def requests(self, record: dict[str, Any]) -> list[RequestTotals]:
-        """The one request of a record."""
+class _Reader(CountedReader):
+    def counts(self, record: dict[str, Any]) -> Counted:
+        """What a record says."""
         profiled = convert(record, Profiled)
         prompt, output = profiled.lengths
         check_count("metrics.output_sequence_length", output, most=MOST_COUNTED)
         place, rounds, accepted = self._counts(profiled, output)
-        check_accepted(place, accepted, rounds, output, self.draft_length)
-        if rounds > output:
-            raise ValueError(f"{place}: expected at most {output} rounds, got {rounds}")
-        self.read += 1
-        return [
-            RequestTotals(
-                category=self.category,
-                group=self.read - 1,
-                prompt_tokens=prompt,
-                tokens=output,
-                rounds=rounds,
-                accepted=accepted,
-            )
-        ]
+        return Counted(place, prompt, output, rounds, accepted)
 
     def _counts(self, profiled: Profiled, output: int) -> tuple[str, int, int]:
         """Place of the counts, rounds, and draft tokens that these accepted."""

@@ -12,7 +12,6 @@ committed is not there, and the trace is filled (see `totals`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -23,13 +22,9 @@ from laps_env.traces.importers.records import (
     NoTokensError,
     OnError,
     Paths,
-    file_category,
-    read_files,
 )
 from laps_env.traces.importers.runs import Fill, bernoulli_fill
-from laps_env.traces.importers.totals import Count, RequestTotals, build_from_totals, check_accepted
-from laps_env.traces.schema import MAX_RUN
-from laps_env.utils.checks import check_count
+from laps_env.traces.importers.totals import Count, Counted, CountedReader, import_counted
 from laps_env.utils.documents import convert
 
 #: Names of the accepted draft tokens, newest first.
@@ -81,47 +76,30 @@ def import_sglang(
         ValueError: Another draft length.
         OSError: A file cannot be read.
     """
-    check_count("draft_length", draft_length, most=MAX_RUN)
-    files = read_files(
+    return import_counted(
+        _Reader,
         paths,
-        lambda path: _Reader(draft_length, category or file_category(path)).requests,
+        info,
+        draft_length=draft_length,
+        category=category,
+        fill=fill,
+        seed=seed,
         on_error=on_error,
-        on_failed="skip",
         left_out=left_out,
     )
-    return build_from_totals(files, info, draft_length=draft_length, fill=fill, seed=seed)
 
 
-@dataclass
-class _Reader:
-    """Reader of one file's lines."""
-
-    draft_length: int
-    category: str
-    read: int = 0
-
-    def requests(self, record: dict[str, Any]) -> list[RequestTotals]:
-        """The one request of a response."""
+class _Reader(CountedReader):
+    def counts(self, record: dict[str, Any]) -> Counted:
+        """What a response says."""
         place, members = _meta_info(record)
         meta = convert(members, _MetaInfo, place)
         if meta.completion_tokens == 0:
             raise NoTokensError("output", f"{place}.completion_tokens: expected >= 1, got 0")
         rounds = _rounds(place, meta)
         name, accepted = _accepted(meta, rounds)
-        check_accepted(
-            f"{place}.{name}", accepted, rounds, meta.completion_tokens, self.draft_length
-        )
-        self.read += 1
-        return [
-            RequestTotals(
-                category=self.category,
-                group=self.read - 1,
-                prompt_tokens=meta.prompt_tokens,
-                tokens=meta.completion_tokens,
-                rounds=rounds,
-                accepted=accepted,
-            )
-        ]
+        prompt, tokens = meta.prompt_tokens, meta.completion_tokens
+        return Counted(f"{place}.{name}", prompt, tokens, rounds, accepted)
 
 
 def _meta_info(record: dict[str, Any]) -> tuple[str, Any]:

@@ -10,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
 from laps_env.traces import AcceptanceTrace, TraceInfo
+from laps_env.traces.importers.records import Paths, file_category, read_files
 from laps_env.traces.importers.requests import Recorded, shared_columns
 from laps_env.traces.importers.runs import Fill, filled_trace, run_lengths
+from laps_env.traces.schema import MAX_RUN
+from laps_env.utils.checks import check_count
 
 #: Most tokens of an output, and rounds: a number alone could fill the memory.
 MOST_COUNTED = 2**20
@@ -48,6 +51,95 @@ class RequestTotals(Recorded):
     def output_tokens(self) -> int:
         """Output length."""
         return self.tokens
+
+
+class Counted(NamedTuple):
+    """Counts of one answer: where they stand, its lengths, its rounds and what these accepted."""
+
+    place: str
+    prompt_tokens: int
+    tokens: int
+    rounds: int
+    accepted: int
+
+
+@dataclass
+class CountedReader:
+    """Reader of one file that has a record for each answer.
+
+    Attributes:
+        draft_length: Most draft tokens that a round can accept.
+        category: Category of all answers.
+        read: Answers read so far, which number their groups.
+    """
+
+    draft_length: int
+    category: str
+    read: int = 0
+
+    def counts(self, record: dict[str, Any]) -> Counted:
+        """What a record says.
+
+        Raises:
+            ValueError: A record that is not of the format.
+        """
+        raise NotImplementedError
+
+    def requests(self, record: dict[str, Any]) -> list[RequestTotals]:
+        """The one request of a record."""
+        place, prompt_tokens, tokens, rounds, accepted = self.counts(record)
+        check_accepted(place, accepted, rounds, tokens, self.draft_length)
+        if rounds > tokens:
+            raise ValueError(f"{place}: expected at most {tokens} rounds, got {rounds}")
+        self.read += 1
+        return [
+            RequestTotals(
+                category=self.category,
+                group=self.read - 1,
+                prompt_tokens=prompt_tokens,
+                tokens=tokens,
+                rounds=rounds,
+                accepted=accepted,
+            )
+        ]
+
+
+def import_counted(
+    reader: type[CountedReader],
+    paths: Paths,
+    info: TraceInfo,
+    *,
+    draft_length: int,
+    category: str | None,
+    fill: Fill,
+    seed: int,
+    **errors: Any,
+) -> AcceptanceTrace:
+    """Read files by a reader; answers without output are left out.
+
+    Args:
+        reader: Reader of the format.
+        paths: File, or several of one run.
+        info: Origin of the run.
+        draft_length: Most draft tokens that a round can accept, 1 .. 255.
+        category: Category of all answers; None = the file's name.
+        fill: Function that draws what was not recorded.
+        seed: Seed of the fill.
+        **errors: ``on_error`` and ``left_out`` of `laps_env.traces.importers.records.read_files`.
+
+    Raises:
+        TraceError: A file or line that is not of the format.
+        ValueError: Another draft length.
+        OSError: A file cannot be read.
+    """
+    check_count("draft_length", draft_length, most=MAX_RUN)
+    files = read_files(
+        paths,
+        lambda path: reader(draft_length, category or file_category(path)).requests,
+        on_failed="skip",
+        **errors,
+    )
+    return build_from_totals(files, info, draft_length=draft_length, fill=fill, seed=seed)
 
 
 def build_from_totals(
