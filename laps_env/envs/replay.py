@@ -229,7 +229,10 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         """
         if not self._envs.is_running:
             raise gym.error.ResetNeeded("step: expected reset first: no episode is running")
-        action = check_actions("action", action, self.action_space, self.options.slots)
+        options = self.options
+        action = check_actions(
+            "action", action, self.action_space, options.interface, options.slots
+        )
         queue, reward, terminated, truncated = self._envs.advance(action[None])
         self._show()
         state = self.simulation.state

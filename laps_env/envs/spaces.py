@@ -34,13 +34,16 @@ def action_space(interface: str, slots: int) -> gym.Space[Any]:
     return gym.spaces.Box(-1.0, 1.0, (slots,), np.float32)
 
 
-def check_actions(name: str, actions: Any, space: gym.Space[Any], slots: int) -> npt.NDArray[Any]:
+def check_actions(
+    name: str, actions: Any, space: gym.Space[Any], interface: str, slots: int
+) -> npt.NDArray[Any]:
     """Actions as the kernel takes them, C-contiguous: int64 picks or float64 scores.
 
     Args:
         name: Name of what is checked, for messages.
         actions: One action, or a batch of them.
         space: Space that they are of.
+        interface: Kind of action.
         slots: Number of slots.
 
     Raises:
@@ -52,13 +55,12 @@ def check_actions(name: str, actions: Any, space: gym.Space[Any], slots: int) ->
         raise ValueError(f"{name}: expected shape {space.shape}, got {actions!r:.80}") from None
     if actions.shape != space.shape:
         raise ValueError(f"{name}: expected shape {space.shape}, got {actions.shape}")
-    assert space.dtype is not None
-    scores = space.dtype.kind == "f"
+    scores = interface == "scores"
     if actions.dtype.kind not in ("iuf" if scores else "iu"):
         raise ValueError(
             f"{name}: expected {'numbers' if scores else 'integers'}, got {actions.dtype}"
         )
-    if _has_draft_lengths(space, slots):
+    if interface == "drafts":
         _check_range(f"{name}, pick", actions[..., 0], 0, slots)
         _check_range(f"{name}, draft length", actions[..., 1], 0, MAX_DRAFT_LENGTH)
     else:
@@ -66,17 +68,10 @@ def check_actions(name: str, actions: Any, space: gym.Space[Any], slots: int) ->
     return np.asarray(actions, np.float64 if scores else np.int64, order="C")
 
 
-def _has_draft_lengths(space: gym.Space[Any], slots: int) -> bool:
-    """Whether actions are pairs; Gymnasium makes a box of integers of a batch of such."""
-    if isinstance(space, gym.spaces.MultiDiscrete):
-        return bool(space.nvec[-1] != slots + 1)
-    return isinstance(space, gym.spaces.Box) and space.dtype.kind == "i"
-
-
 def _check_range(name: str, values: Any, low: int, high: int) -> None:
     least, most = (values, values) if values.ndim == 0 else (values.min(), values.max())
     if not (least >= low and most <= high):  # also catches NaN
-        bad = np.atleast_1d(values[~((values >= low) & (values <= high))]).flat[0]
+        bad = values[~((values >= low) & (values <= high))].flat[0]
         raise ValueError(f"{name}: expected {low}..{high}, got {bad}")
 
 

@@ -215,7 +215,8 @@ class SpecDecodeReplayVectorEnv(VectorEnv):
             gymnasium.error.ResetNeeded: Called before `reset`, or, with ``DISABLED``, after an
                 episode's end.
         """
-        return self.take(check_actions("actions", actions, self.action_space, self.options.slots))
+        space, options = self.action_space, self.options
+        return self.take(check_actions("actions", actions, space, options.interface, options.slots))
 
     def take(self, actions: npt.NDArray[Any]) -> Step:
         """Take actions that `laps_env.envs.spaces.check_actions` has checked (see `step`)."""
