@@ -44,6 +44,8 @@ class RuleSpec:
         prepare: Function that looks at the whole table first, under `laps_env.policies.prepare`.
         shared: Number of float32 cells that it leaves to the rule behind the columns of ``server``.
         shared_per_slot: Number of such cells for each slot.
+        keeps: Whether it finds there what it left when it was last called, zero at first; else what
+            it finds is of no meaning.
         slots: Slots of the table that the rule is made for, None for any.
         fitted: Function from the traffic model of the *train* split
             (`laps_env.policies.base.traffic_model.TrafficModel`) to the constants that follow the
@@ -65,6 +67,7 @@ class RuleSpec:
     prepare: prepare = no_preparation
     shared: int = 0
     shared_per_slot: int = 0
+    keeps: bool = False
     slots: int | None = None
     fitted: Callable[[Any], Floats] | None = None
     by_category: bool = False
