@@ -31,8 +31,8 @@ from laps_env.sim.observation import GENERATED_TOKENS
 from laps_env.utils.jit import inlined, prepare, rule
 
 #: Deviations of log length that the index is tabulated for.
-_LEAST, _MOST, _TABLES = 0.03, 3.0, 24
-_STEP = math.log(_MOST / _LEAST) / (_TABLES - 1)
+_LEAST, _MOST, TABLES = 0.03, 3.0, 24
+_STEP = math.log(_MOST / _LEAST) / (TABLES - 1)
 
 _FITTED = 2
 #: First table, behind the laws.
@@ -40,13 +40,29 @@ _FIRST_TABLE = CATEGORIES * LAW
 
 
 @inlined
+def place_of(variance: float) -> float:
+    """Place of a variance among the tables."""
+    return min(max(math.log(variance / _LEAST**2) / (2 * _STEP), 0.0), TABLES - 1.001)
+
+
+@inlined
 def running_index(generated: float, median: float, variance: float, tables: Any) -> float:
     """The index in tokens, between the tables of the two nearest deviations."""
-    place = min(max(math.log(variance / _LEAST**2) / (2 * _STEP), 0.0), _TABLES - 1.001)
+    place = place_of(variance)
     left = int(place)
     low = scaled_index(generated / median, tables[POINTS * left : POINTS * (left + 1)])
     high = scaled_index(generated / median, tables[POINTS * (left + 1) : POINTS * (left + 2)])
     return (low + (high - low) * (place - left)) * median
+
+
+@inlined
+def between_tables(variance: float, tables: Any, found: Any) -> None:
+    """Write the table of a variance into ``found``."""
+    place = place_of(variance)
+    left = int(place)
+    for j in range(POINTS):
+        low, high = tables[POINTS * left + j], tables[POINTS * (left + 1) + j]
+        found[j] = low + (high - low) * (place - left)
 
 
 @prepare
@@ -68,7 +84,7 @@ def gittins_running(row: Any, server: Any, params: Any, memory: Any) -> float:
 
 def laws_and_tables(traffic: TrafficModel) -> Floats:
     """Laws to begin with, then the index of every deviation, flat."""
-    scales = _LEAST * np.exp(_STEP * np.arange(_TABLES))
+    scales = _LEAST * np.exp(_STEP * np.arange(TABLES))
     return np.concatenate([first_laws(traffic), *map(index_table, scales)])
 
 

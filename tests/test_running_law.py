@@ -92,7 +92,7 @@ def test_too_many_categories() -> None:
 
 @pytest.mark.slow
 def test_following_pays_where_the_predictor_is_off() -> None:
-    """Fitted to honest predictions, then told a quarter of the long category and four times the short one."""
+    """Told a quarter of the long answers and four times the short ones: who follows finds out."""
     scenario = get_scenario("mixed-serial-8b")
     latencies = []
     for name in ("bayes_srpt", "bayes_running"):

@@ -124,7 +124,7 @@ def parts_of(results: Results, row: Row, episode: int) -> tuple[Policy, Workload
 
 def _needs_confidence(policy: Policy) -> bool:
     """Whether its draft lengths go by the draft's confidences."""
-    return confident_of(policy.draft_length) is not None
+    return policy.spec.drafts or confident_of(policy.draft_length) is not None
 
 
 def _scenario_of(results: Results, row: Row) -> Scenario:

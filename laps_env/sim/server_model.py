@@ -11,10 +11,12 @@ from laps_env.sim.adaptive_steps import SGLANG
 from laps_env.sim.confidence import BY_CONFIDENCE, CONFIDENCE, confident_of
 from laps_env.sim.costs import CONSTANT_NAMES, CostModel
 from laps_env.sim.draft_length import (
+    BY_POLICY,
     BY_SGLANG,
     BY_SMARTSPEC,
     BY_TABLE,
     MAX_DRAFT_LENGTH,
+    POLICY,
     SMARTSPEC,
     TABLE_SIZE,
 )
@@ -46,7 +48,8 @@ class ServerModel:
         draft_length: Tokens drafted a round, 0 (no speculation) to 16; or a rule's name,
             ``"smartspec"``, ``"sglang"``, or ``"confidence"``, also with its threshold and longest
             draft, ``"confidence:0.25:4"`` (`laps_env.sim.confidence`); or such numbers for batches
-            of 1, 2, ... requests, 64 at most, larger ones taking the last (vLLM's table).
+            of 1, 2, ... requests, 64 at most, larger ones taking the last (vLLM's table); or
+            ``"policy"``, what a scheduling rule that also decides this asks for each request.
         pool_tokens: Capacity of the key-value pool in tokens.
         eviction: Fate of a victim's cache: dropped and recomputed, or swapped to the host.
         victim: Request that loses its cache when the pool needs room (ties: the latest arrival).
@@ -81,7 +84,7 @@ class ServerModel:
     @property
     def needs_confidence(self) -> bool:
         """Whether its draft length goes by the draft's confidences."""
-        return confident_of(self.draft_length) is not None
+        return self.draft_length == POLICY or confident_of(self.draft_length) is not None
 
     @property
     def reference_draft_length(self) -> int:
@@ -110,6 +113,8 @@ class ServerModel:
         if (rule := confident_of(self.draft_length)) is not None:
             record["draft_length"] = BY_CONFIDENCE
             record["threshold"], record["most_drafted"] = rule
+        elif self.draft_length == POLICY:
+            record["draft_length"] = BY_POLICY
         elif isinstance(self.draft_length, str):
             record["draft_length"] = DRAFT_RULES[self.draft_length]
         elif isinstance(self.draft_length, tuple):
@@ -127,7 +132,8 @@ class ServerModel:
 def _is_draft_length(value: object) -> bool:
     if isinstance(value, tuple):
         return 1 <= len(value) <= TABLE_SIZE and all(map(_is_number, value))
-    return _is_number(value) or value in DRAFT_RULES or confident_of(value) is not None
+    named = value in DRAFT_RULES or value == POLICY
+    return _is_number(value) or named or confident_of(value) is not None
 
 
 def _is_number(value: object) -> bool:

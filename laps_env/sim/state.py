@@ -85,6 +85,7 @@ SLOT = np.dtype(
     [
         ("attained_ns", np.int64),
         ("position", np.int64),  # of its next output token in the flat arrays
+        ("threshold", np.float64),  # below which the rule stops a draft (`laps_env.sim.confidence`)
         ("drafted", np.int32),
         ("accepted", np.int32),
         ("request", np.int32),  # FREE or the request's arrival number
@@ -92,7 +93,7 @@ SLOT = np.dtype(
         ("rounds", np.int32),
         ("preemptions", np.int32),
         ("drafting", np.int16),  # draft length in the round at hand
-        ("asked", np.int16),  # that the agent wants, where it decides
+        ("asked", np.int16),  # that the agent or the rule wants, where it decides
         ("resident", np.int8),
         ("swapped", np.int8),
         ("ran", np.int8),  # in the last round

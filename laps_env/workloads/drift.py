@@ -41,9 +41,9 @@ class Drift:
     Attributes:
         span: Requests after which a shift is forgotten to 1 / e, > 0.
         mix: Standard deviation of the log of a category's share, >= 0.
-        length: Of the log of its output tokens, >= 0.
-        acceptance: Of logit(alpha), >= 0.
-        rate: Of the log of the arrival rate, >= 0.
+        length: Likewise of the log of its output tokens.
+        acceptance: Likewise of logit(alpha).
+        rate: Likewise of the log of the arrival rate.
 
     Raises:
         ValueError: A number out of range.

@@ -97,6 +97,7 @@ class Policy:
             np.zeros(0) if self.oracle is None else self.oracle.remaining,
             np.empty(slots),
             np.zeros(1, np.int8),
+            self.spec.drafts,
         )
 
     def run(self, simulation: Simulation) -> None:

@@ -53,6 +53,10 @@ class RuleSpec:
         by_category: Whether the fitted constants are per task category, so that the rule serves
             only traffic of the categories that it was fitted on.
         clairvoyant: Whether the rule finds the true remaining rounds in its first cell.
+        drafts: Whether the rule also decides drafts: it leaves the most tokens to draft for a
+            request, 0..16, in its last cell but one, and in the last the product of the draft's
+            confidences below which drafting stops (`laps_env.sim.confidence`). The draft length of
+            its policies is "policy"; where a server has its own, it decides the order alone.
 
     Raises:
         ValueError: A member is of the wrong kind; the message names it, what was expected and what
@@ -72,6 +76,7 @@ class RuleSpec:
     fitted: Callable[[Any], Floats] | None = None
     by_category: bool = False
     clairvoyant: bool = False
+    drafts: bool = False
 
     def __post_init__(self) -> None:
         kinds: dict[str, tuple[type, str]] = {
@@ -86,8 +91,8 @@ class RuleSpec:
         self._check_parameters()
         fits = self.fitted is None or callable(self.fitted)
         self._check("fitted", fits, "a function of the traffic model, or None")
-        check_count(f"{self.name}: cells", self.cells)
         check_count(f"{self.name}: slots", self.slots, optional=True)
+        check_count(f"{self.name}: cells", self.cells, least=2 if self.drafts else 1)
         for member in ("shared", "shared_per_slot"):
             check_count(f"{self.name}: {member}", getattr(self, member), least=0)
 
