@@ -23,7 +23,6 @@ from laps_env.evaluation.objective import Objective, with_weights
 from laps_env.policies import RuleSpec
 from laps_env.policies.base.traffic_model import Floats
 from laps_env.policies.networks import index, joint
-from laps_env.policies.networks.features import REQUEST_FEATURES
 
 #: First step, in units of a weight.
 STEP = 0.1
@@ -56,11 +55,10 @@ def searched_for(options: IndexOptions) -> Searched:
     What tells scenarios apart has little use where there is one: the rows of an order that do are
     not searched then.
     """
-    order = len(REQUEST_FEATURES)
     if options.decides == "order":
         rows = len(index.START) if len(options.scenario) > 1 else 1
-        return Searched("index", index.START, slice(0, rows * order))
-    begin = 0 if options.decides == "both" else order
+        return Searched("index", index.START, slice(0, rows * index.START.shape[1]))
+    begin = 0 if options.decides == "both" else len(joint.ORDER_FEATURES)
     return Searched("joint", joint.START, slice(begin, joint.WEIGHTS))
 
 

@@ -15,6 +15,7 @@ The weights are found by the search of `laps_env.agents.index_search`, which beg
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,9 +41,26 @@ from laps_env.policies.networks.features import (
     describe_request,
 )
 from laps_env.sim.confidence import Confident
-from laps_env.sim.observation import BACKLOG, BATCH_SIZE, CATEGORY, OCCUPIED, SERVER_COLUMNS
+from laps_env.sim.observation import (
+    BACKLOG,
+    BATCH_SIZE,
+    CACHED,
+    CATEGORY,
+    GENERATED_TOKENS,
+    OCCUPIED,
+    PROMPT_TOKENS,
+    RAN,
+    SERVER_COLUMNS,
+)
 from laps_env.utils.jit import inlined, prepare, rule
 
+#: What the order goes by: where caches do not fit, it matters whose is there and how large it is.
+ORDER_FEATURES = (
+    *REQUEST_FEATURES,
+    Feature("context", "log(1 + context tokens) / 8", "length"),
+    Feature("restore", "the same where its cache has to be computed, else 0", "service"),
+    Feature("going", "the residual where it was in the last round, else 0", "service"),
+)
 DRAFT_FEATURES = (
     Feature("one", "1", "server"),
     Feature("occupancy", "log of the requests in a round / 4", "server"),
@@ -52,12 +70,12 @@ DRAFT_FEATURES = (
     Feature("residual", "log expected remaining rounds, given the tokens so far / 4", "category"),
 )
 
-_REQUEST, _DRAFT = len(REQUEST_FEATURES), len(DRAFT_FEATURES)
+_REQUEST, _ORDER, _DRAFT = len(REQUEST_FEATURES), len(ORDER_FEATURES), len(DRAFT_FEATURES)
 #: Weights: of the order, of the longest draft, of the threshold.
-WEIGHTS = _REQUEST + 2 * _DRAFT
+WEIGHTS = _ORDER + 2 * _DRAFT
 #: The Gittins index, and the scenario's best draft.
 START = np.zeros(WEIGHTS)
-START[[feature.name for feature in REQUEST_FEATURES].index("gittins")] = 1
+START[[feature.name for feature in ORDER_FEATURES].index("gittins")] = 1
 
 #: What is best for a scenario as a whole; `laps_env.policies.make` fills them in.
 PARAMETERS = (
@@ -123,7 +141,10 @@ def joint(row: Any, server: Any, params: Any, memory: Any) -> float:
     first = INDEX_SIZE * int(row[CATEGORY])
     law = own[first : first + INDEX_SIZE]
     describe_request(row, server, law, memory)
-    g = memory[_REQUEST : _REQUEST + _DRAFT]
+    memory[_REQUEST] = math.log1p(row[PROMPT_TOKENS] + row[GENERATED_TOKENS]) / 8
+    memory[_REQUEST + 1] = (1.0 - row[CACHED]) * memory[_REQUEST]
+    memory[_REQUEST + 2] = row[RAN] * memory[0]
+    g = memory[_ORDER : _ORDER + _DRAFT]
     speed = shrunk_tokens_per_round(row, law[0], SPEED_WEIGHT)
     g[0] = 1.0
     g[1] = math.log(max(own[_OWN - 2], 1.0)) / 4
@@ -132,22 +153,24 @@ def joint(row: Any, server: Any, params: Any, memory: Any) -> float:
     g[4] = math.log(speed / law[0])
     g[5] = memory[0]
     weights = params[_FIRST:]
-    longer = weighted(weights[_REQUEST:], g, _DRAFT)
-    surer = weighted(weights[_REQUEST + _DRAFT :], g, _DRAFT)
+    longer = weighted(weights[_ORDER:], g, _DRAFT)
+    surer = weighted(weights[_ORDER + _DRAFT :], g, _DRAFT)
     chance = min(max(params[0], _LEAST), 1.0 - _LEAST)
     odds = chance / (1.0 - chance) * math.exp(min(max(surer, -9.0), 9.0))
-    memory[_REQUEST + _DRAFT] = math.floor(
-        (params[1] + 0.5) * math.exp(min(max(longer, -9.0), 9.0))
-    )
-    memory[_REQUEST + _DRAFT + 1] = odds / (1.0 + odds)
-    return weighted(weights, memory, _REQUEST)
+    memory[_ORDER + _DRAFT] = math.floor((params[1] + 0.5) * math.exp(min(max(longer, -9.0), 9.0)))
+    memory[_ORDER + _DRAFT + 1] = odds / (1.0 + odds)
+    return weighted(weights, memory, _ORDER)
 
 
-class _WeightsAndLaws:
-    """Constants of the rule: weights, running laws and tables, misfit of each category."""
+@dataclass(frozen=True, eq=False)
+class RunningWeights:
+    """Constants of the rule: weights, running laws and tables, misfit of each category.
 
-    def __init__(self, weights: Floats) -> None:
-        self.weights = weights
+    Attributes:
+        weights: Learned weights, float64, flat.
+    """
+
+    weights: Floats
 
     def __call__(self, traffic: TrafficModel) -> Floats:
         """Constants that follow the parameters (`RuleSpec.fitted`)."""
@@ -159,7 +182,7 @@ def make_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
 
     Args:
         name: Name of the policy.
-        arrays: Weights by name: ``weights`` [30], of the 18 request features, then of the six of a
+        arrays: Weights by name: ``weights`` [33], of the 21 order features, then of the six of a
             draft for its longest (m), and for its threshold (t).
 
     Raises:
@@ -173,12 +196,12 @@ def make_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
         "learned order and draft length",
         joint,
         PARAMETERS,
-        cells=_REQUEST + _DRAFT + 2,
+        cells=_ORDER + _DRAFT + 2,
         prepare=learn,
         shared=SHARED + _OWN,
         shared_per_slot=PER_SLOT,
         keeps=True,
-        fitted=_WeightsAndLaws(np.asarray(arrays["weights"], np.float64)),
+        fitted=RunningWeights(np.asarray(arrays["weights"], np.float64)),
         by_category=True,
         drafts=True,
     )
