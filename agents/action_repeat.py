@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env.envs.vector import SpecDecodeReplayVectorEnv
-from laps_env.sim.loops import take_action
+from laps_env.sim.loops import ask, take_action
 from laps_env.sim.state import BatchedState
 from laps_env.utils.checks import check_count
 from laps_env.utils.jit import jit
@@ -29,17 +29,17 @@ class ActionRepeat(SpecDecodeReplayVectorEnv):
         num_envs, **options: Options of `SpecDecodeReplayVectorEnv`.
 
     Raises:
-        ValueError: A number out of range, or an interface other than picks.
+        ValueError: A number out of range, or an interface of scores.
     """
 
     def __init__(self, num_envs: int, *, rounds: int, **options: Any) -> None:
         super().__init__(num_envs, **options)
         self._rounds = rounds
         check_count("rounds", rounds)
-        if self.options.interface != "sequential":
-            raise ValueError(f"interface: expected 'sequential', got {self.options.interface!r}")
-        most = self.options.server.batch_size
-        self._picks = np.zeros((most, num_envs), np.int64)
+        if self.options.interface == "scores":
+            raise ValueError("interface: expected 'sequential' or 'drafts', got 'scores'")
+        most, decided = self.options.server.batch_size, self.single_action_space.shape or (1,)
+        self._picks = np.zeros((most, num_envs, *decided), np.int64)
         self._picked = np.zeros(num_envs, np.int64)
 
     def _reset_one(self, index: int, options: dict[str, Any] | None = None) -> None:
@@ -49,7 +49,8 @@ class ActionRepeat(SpecDecodeReplayVectorEnv):
     def _move(self, actions: npt.NDArray[Any], skip: Bools, queue: npt.NDArray[np.float32]) -> None:
         simulation, state = self.simulation, self.simulation.state
         moved = np.flatnonzero(~skip)
-        self._picks[self._picked[moved], moved] = actions[moved]
+        given = actions.reshape(self.num_envs, -1)
+        self._picks[self._picked[moved], moved] = given[moved]
         self._picked[moved] += 1
         before = state.servers[["finished", "active", "truncated"]].copy()
         super()._move(actions, skip, queue)
@@ -92,7 +93,9 @@ def _repeat(
         ):
             more -= 1
             for k in range(picked[i]):
-                take_action(c, state, i, picks[k, i], scale)
+                if picks.shape[2] == 2:
+                    ask(c, state, i, picks[k, i, 0], picks[k, i, 1])
+                take_action(c, state, i, picks[k, i, 0], scale)
                 reward += state.reward[i]
                 dt += state.dt[i]
                 # Contexts grow: where one no longer fits, the round has begun without it.

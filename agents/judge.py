@@ -63,7 +63,13 @@ class Judge:
         return float((requests["completion_ns"] - requests["arrival_ns"]).mean()) * 1e-9
 
     def model(
-        self, model: Any, *, normalized: bool = True, masked: bool = True, slots: int = 64
+        self,
+        model: Any,
+        *,
+        normalized: bool = True,
+        masked: bool = True,
+        slots: int = 64,
+        interface: str = "sequential",
     ) -> npt.NDArray[np.float64]:
         """Mean latencies under a model's most probable actions, in seconds, [K].
 
@@ -72,8 +78,9 @@ class Judge:
             normalized: Whether it was trained on `laps_env.envs.normalized` observations.
             masked: Whether its ``predict`` takes ``action_masks``.
             slots: Slots that it was trained for.
+            interface: What its actions are, ``"sequential"`` or ``"drafts"``.
         """
-        servers = self._servers(slots=slots)
+        servers = self._servers(slots=slots, interface=interface)
         envs: VectorEnv = NormalizedVectorObservation(servers) if normalized else servers
         observation, _ = envs.reset(seed=self._seed)
         found = np.full(self._episodes, np.nan)

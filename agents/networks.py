@@ -19,6 +19,7 @@ from laps_env.policies.networks.features import REQUEST_FEATURES, SERVER_FEATURE
 from laps_env.policies.networks.layers import Shapes
 from laps_env.policies.networks.pointer import FIRST, POOLED, SECOND
 from laps_env.policies.networks.pointer import SHAPES as POINTER_SHAPES
+from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
 
 REQUEST, SERVER = len(REQUEST_FEATURES), len(SERVER_FEATURES)
 #: Width of the networks of value.
@@ -58,6 +59,29 @@ class TableValue(nn.Module):
         mean = pooled_mean(torch.relu(self.embed(tables.requests)), tables)
         total = mean * present(tables) / 8
         return self.head(torch.cat([mean, total, tables.servers], dim=1)).squeeze(1)
+
+
+class DraftChooser(nn.Module):
+    """A score for each draft length per table, from the requests that are likely to be picked.
+
+    Args:
+        request, server: Numbers that describe a request, and a server.
+    """
+
+    def __init__(self, request: int, server: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(request, VALUE_WIDTH)
+        self.hidden = nn.Linear(VALUE_WIDTH + server, VALUE_WIDTH)
+        self.score = nn.Linear(VALUE_WIDTH, MAX_DRAFT_LENGTH + 1)
+
+    def forward(self, tables: Tables, logits: torch.Tensor) -> torch.Tensor:
+        """Scores [E, 17] where the logits of the slots are these [E, N + 1]."""
+        chances = logits.softmax(1).detach()[tables.table, tables.slot, None]
+        pooled = chances.new_zeros(len(tables.servers), VALUE_WIDTH)
+        own = torch.relu(self.embed(tables.requests))
+        pooled = pooled.index_add(0, tables.table, chances * own)
+        hidden = torch.relu(self.hidden(torch.cat([pooled, tables.servers], dim=1)))
+        return self.score(hidden)
 
 
 class Scorer(nn.Module):

@@ -13,11 +13,23 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
 from laps_env.agents.extractor import ColumnExtractor, TableExtractor, Tables
-from laps_env.agents.networks import NETWORKS, PointerNetwork, Scorer, TableValue
+from laps_env.agents.networks import (
+    NETWORKS,
+    DraftChooser,
+    PointerNetwork,
+    Scorer,
+    TableValue,
+)
 from laps_env.sim.observation import QUEUE_COLUMNS, SERVER_COLUMNS
 
 #: Logit of what is never chosen while a request can be: to start a round before it is full.
 NEVER = -1e8
+
+
+def slots_of(action_space: Any) -> int:
+    """Slots of the tables whose requests actions pick, with or without a draft length."""
+    picks = action_space.nvec[0] if hasattr(action_space, "nvec") else action_space.n
+    return int(picks) - 1
 
 
 class TablePolicy(MaskableActorCriticPolicy):
@@ -36,8 +48,7 @@ class TablePolicy(MaskableActorCriticPolicy):
         raise NotImplementedError
 
     def _build(self, lr_schedule: Schedule) -> None:
-        actions: Any = self.action_space
-        self.scorer = self.make_scorer(int(actions.n) - 1)
+        self.scorer = self.make_scorer(slots_of(self.action_space))
         self.valuer = self.make_valuer()
         self.optimizer = self.optimizer_class(
             self.parameters(),
@@ -56,8 +67,12 @@ class TablePolicy(MaskableActorCriticPolicy):
         logits = tables.servers.new_full((len(tables.servers), tables.slots + 1), NEVER)
         return logits.index_put((tables.table, tables.slot), self.scorer(tables))
 
+    def action_logits(self, tables: Tables) -> torch.Tensor:
+        """Logits of all that actions decide, side by side, [E, A]."""
+        return self.logits(tables)
+
     def _distribution(self, tables: Tables, action_masks: Any) -> MaskableDistribution:
-        distribution = self.action_dist.proba_distribution(action_logits=self.logits(tables))
+        distribution = self.action_dist.proba_distribution(self.action_logits(tables))
         if action_masks is not None:
             distribution.apply_masking(action_masks)
         return distribution
@@ -167,7 +182,8 @@ class QueuePolicy(TablePolicy):
 class SharedScorer(TablePolicy):
     """One network scores every request alike, from the columns of `normalized` observations.
 
-    For plain MaskablePPO, from scratch: `docs/first_hour.md`.
+    For plain MaskablePPO, from scratch: `docs/first_hour.md`. Where actions have draft lengths
+    (``interface="drafts"``) a second network scores these.
 
     Args:
         observation_space: Space of `laps_env.envs.normalized` observations.
@@ -192,3 +208,16 @@ class SharedScorer(TablePolicy):
     def make_valuer(self) -> TableValue:
         """A network of value for the same columns."""
         return TableValue(len(QUEUE_COLUMNS), len(SERVER_COLUMNS))
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        drafting = hasattr(self.action_space, "nvec")
+        sizes = len(QUEUE_COLUMNS), len(SERVER_COLUMNS)
+        self.drafts = DraftChooser(*sizes) if drafting else None
+        super()._build(lr_schedule)
+
+    def action_logits(self, tables: Tables) -> torch.Tensor:
+        """Logits of the picks, and of the draft lengths where actions have them, [E, A]."""
+        logits = self.logits(tables)
+        if self.drafts is None:
+            return logits
+        return torch.cat([logits, self.drafts(tables, logits)], dim=1)

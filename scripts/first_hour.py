@@ -28,8 +28,8 @@ ENVS, REQUESTS, SLOTS, REWARD_SCALE = 128, 100, 64, 10.0
 STEPS, ROUNDS, GAMMA = 128, 24, 0.97
 #: Seconds of training between two points of a curve.
 EVERY = 30
-#: Algorithms, and whether they know the mask.
-ALGORITHMS = {"shared": True, "flat": True, "unmasked": False, "recurrent": False}
+#: Algorithms, and whether they know the mask. The last also decides how much is drafted.
+ALGORITHMS = {"shared": True, "flat": True, "unmasked": False, "recurrent": False, "drafts": True}
 
 
 def make(name: str, venv: Any, seed: int) -> Any:
@@ -44,6 +44,7 @@ def make(name: str, venv: Any, seed: int) -> Any:
         "flat": (MaskablePPO, "MultiInputPolicy", {}),
         "unmasked": (PPO, "MultiInputPolicy", {}),
         "recurrent": (RecurrentPPO, "MultiInputLstmPolicy", {}),
+        "drafts": (MaskablePPO, SharedScorer, {"learning_rate": 1e-3}),
     }
     algorithm, policy, own = made[name]
     common = {"n_steps": STEPS, "batch_size": 4096, "n_epochs": 4, "gamma": GAMMA, "seed": seed}
@@ -62,6 +63,7 @@ def run(name: str, seed: int, minutes: int, file: Path) -> None:
 
     torch.set_num_threads(1)
     judge = Judge(SCENARIO, load=LOAD)
+    interface = "drafts" if name == "drafts" else "sequential"
     servers = ActionRepeat(
         ENVS,
         rounds=ROUNDS,
@@ -70,13 +72,14 @@ def run(name: str, seed: int, minutes: int, file: Path) -> None:
         num_requests=REQUESTS,
         slots=SLOTS,
         reward_scale=REWARD_SCALE,
+        interface=interface,
         autoreset_mode="SameStep",
     )
     model = make(name, ReplayVecEnv(NormalizedVectorObservation(servers)), seed)
     rules = {rule: judge.rule(rule).tolist() for rule in ("fcfs", "laps_sd", "laps_sd_tuned")}
     seconds, points, progress = 0.0, [], EpisodeProgress()
     while True:
-        latencies = judge.model(model, masked=ALGORITHMS[name])
+        latencies = judge.model(model, masked=ALGORITHMS[name], interface=interface)
         points.append(
             {
                 "seconds": seconds,

@@ -88,7 +88,8 @@ def test_a_wish_out_of_range_is_cut() -> None:
     spec = RuleSpec("greedy", "asks for too much", greedy, cells=2, drafts=True)
     scenario, workload = get_scenario("mixed-serial-8b"), drawn("mixed-serial-8b")
     requests = serve(asking(spec), workload, scenario, split="validation").requests()
-    assert (requests["drafted"] % 16 == 0).all() and requests["drafted"].max() > 0
+    assert (requests["drafted"] % 16 == 0).all()
+    assert requests["drafted"].max() > 0
 
 
 def test_the_search_begins_at_the_rule_with_the_best_draft() -> None:
