@@ -98,7 +98,7 @@ def errors_of(scenario: Scenario, error: str) -> Iterator[list[str]]:
         predicted, category = workload.predicted_tokens[alive], workload.category[alive]
         guesses = {
             "prompt's prediction - generated": np.log(np.maximum(predicted - age, 1.0)),
-            "its law, given what is generated": conditioned(laws, predicted, category, age),
+            "its law, given what is generated": conditioned(laws, predicted, category, float(age)),
         }
         if refreshes and workload.refreshed_tokens is not None:
             rest, law = predicted, laws

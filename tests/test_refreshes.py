@@ -238,7 +238,7 @@ def test_environment_and_evaluation_agree(tmp_path: Path) -> None:
 
 def test_they_are_worth_something() -> None:
     scenario = get_scenario(SERIAL)
-    means = {}
+    means: dict[str | None, float] = {}
     for error in (None, "refreshed"):
         policy = policies.make("gittins", scenario, predictor_error=error)
         for seed in range(3):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import get_args
 
 from laps_env.evaluation.recordings import Recordings
 from laps_env.utils.checks import MAX_COUNT, check_count, check_list, check_positive
 from laps_env.utils.splits import Split, as_split
-from laps_env.workloads.predictors import ErrorName, make_predictor
+from laps_env.workloads.predictors import RECORDED, REFRESHED, ErrorName, make_predictor
 from laps_env.workloads.random import make_key
 from laps_env.workloads.scenarios import AS_RECORDED, Scenario, get_scenario, list_scenarios
 
@@ -73,7 +72,7 @@ class Grid:
             object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
         for name in ("episodes", "num_requests", "slots"):
             check_count(name, getattr(self, name), most=int(MAX_COUNT))
-        if self.predictor_error not in (None, *get_args(ErrorName)):
+        if self.predictor_error not in (None, RECORDED, REFRESHED):
             make_predictor(self.predictor_error)
         make_key(as_split(self.split), self.first_seed)
         object.__setattr__(self, "scenarios", self._different_scenarios())
