@@ -100,7 +100,7 @@ SPEC = RuleSpec(
             "fewest_rounds", 3, 1, 40, "rounds before a rate is stable", log=True, integer=True
         ),
         Parameter("tolerance", 0.1, 0.02, 1.0, "standard error of a stable rate", log=True),
-        Parameter("frozen", 0, 0, 1, "1: A and L stay as they were at that moment", integer=True),
+        Parameter("frozen", 0, 0, 1, "1: A and L stay as when A became stable", integer=True),
         Parameter("remaining", 1, 0, 1, "1: T of what is left, 0: of the whole", integer=True),
         OVERRUN,
     ),
