@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from laps_env.workloads.predictors import PredictorError
     from laps_env.workloads.scenarios import Scenario
 
-#: Error of length predictions: sd of log(predicted / true), as recorded, or the scenario's own.
-Error = float | Literal["recorded"] | None
+#: Error of length predictions: sd of log(predicted / true), as recorded, with
+#: refreshes, or the scenario's own.
+Error = float | Literal["recorded", "refreshed"] | None
 #: Networks of `laps_env.agents.networks.NETWORKS`.
 Network = Literal["pointer", "attention", "flat"]
 #: Decisions that an index is searched for.
@@ -41,8 +42,8 @@ class Traffic:
 
     Attributes:
         scenario: Names of scenarios.
-        predictor_errors: Errors of the length predictions: numbers, recorded, or None for each
-            scenario's own.
+        predictor_errors: Errors of the length predictions: numbers, recorded, refreshed, or None
+            for each scenario's own.
         loads: Shares of saturation.
 
     Raises:
@@ -59,7 +60,7 @@ class Traffic:
                 raise ValueError(f"{name}: expected at least one, got none")
         check_scenarios("scenario", self.scenario)
         for error in self.predictor_errors:
-            if error not in (None, "recorded"):
+            if error not in (None, "recorded", "refreshed"):
                 check_not_negative("predictor error", error)
         for load in self.loads:
             check_positive("loads", load)

@@ -6,22 +6,22 @@ finished lately (`laps_env.policies.base.running_law`).
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from laps_env.policies.base.remaining import OVERRUN, remaining_tokens, shrunk_tokens_per_round
+from laps_env.policies.base.posterior import LAW_SIZE
+from laps_env.policies.base.remaining import OVERRUN
 from laps_env.policies.base.rule_spec import RuleSpec
 from laps_env.policies.base.running_law import (
-    LAW,
     MEMORY,
     PER_SLOT,
     SHARED,
     first_laws,
     follow,
-    law_place,
+    laws_place,
 )
-from laps_env.policies.bayes_srpt import posterior_log_length
+from laps_env.policies.bayes_srpt import expected_rounds
 from laps_env.policies.category_shrunk import WEIGHT
+from laps_env.sim.observation import CATEGORY
 from laps_env.utils.jit import prepare, rule
 
 _FITTED = 3
@@ -36,11 +36,9 @@ def learn(queue: Any, server: Any, params: Any) -> None:
 @rule
 def bayes_running(row: Any, server: Any, params: Any, memory: Any) -> float:
     """Expected remaining rounds."""
-    first = law_place(row)
-    law = server[first : first + LAW]
-    expected = math.exp(posterior_log_length(row, law) + law[3] / 2)
-    speed = shrunk_tokens_per_round(row, law[0], params[2])
-    return remaining_tokens(row, expected, params[1]) / speed
+    first = laws_place(int(row[CATEGORY]))
+    laws = server[first : first + 2 * LAW_SIZE]
+    return expected_rounds(row, laws, params[1], params[2])
 
 
 SPEC = RuleSpec(

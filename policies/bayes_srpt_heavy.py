@@ -14,35 +14,40 @@ from typing import Any
 import numpy as np
 
 from laps_env.policies.base.length_law import TABLE_SIZE, limited_mean, limited_mean_table
+from laps_env.policies.base.posterior import LAW_SIZE, law_in_force, posterior_log_rest, told_at
 from laps_env.policies.base.remaining import OVERRUN, remaining_tokens, shrunk_tokens_per_round
 from laps_env.policies.base.rule_spec import RuleSpec
-from laps_env.policies.base.traffic_model import Floats, TrafficModel
-from laps_env.policies.bayes_srpt import LAW_SIZE, posterior_log_length
+from laps_env.policies.base.traffic_model import Floats, TrafficModel, with_rests
 from laps_env.policies.category_shrunk import WEIGHT
 from laps_env.policies.gittins import with_laws
-from laps_env.sim.observation import CATEGORY
+from laps_env.sim.observation import CATEGORY, GENERATED_TOKENS
 from laps_env.utils.jit import rule
 
 _LIMIT, _FITTED = 2, 3
-_SIZE = LAW_SIZE + TABLE_SIZE
+_SIZE = 2 * (LAW_SIZE + TABLE_SIZE)
 
 
 @rule
 def bayes_srpt_heavy(row: Any, server: Any, params: Any, memory: Any) -> float:
-    """Expected remaining rounds; memory keeps the expected length, which never changes."""
+    """Expected remaining rounds."""
     first = _FITTED + _SIZE * int(row[CATEGORY])
-    law = params[first : first + _SIZE]
-    if memory[0] == 0:
-        memory[0] = limited_mean(posterior_log_length(row, law), params[_LIMIT], law[LAW_SIZE:])
+    laws = params[first : first + _SIZE]
+    law = laws[law_in_force(row, laws) :]
+    told = told_at(row, law)
+    length = told + limited_mean(posterior_log_rest(row, law), params[_LIMIT], law[LAW_SIZE:])
     speed = shrunk_tokens_per_round(row, law[0], params[1])
-    return remaining_tokens(row, memory[0], params[0]) / speed
+    return remaining_tokens(row, length, params[0] * (row[GENERATED_TOKENS] - told)) / speed
 
 
 def limited_laws(traffic: TrafficModel) -> Floats:
-    """Log of the limit; then each category's law and its table of limited means, flat."""
+    """Log of the limit; then each category's laws with tables of limited means, flat."""
+    laws = with_rests(traffic, _laws_and_means)
+    return np.concatenate([[math.log(traffic.longest_tokens)], laws])
+
+
+def _laws_and_means(traffic: TrafficModel) -> Floats:
     fitted = zip(traffic.scale, traffic.heaviness, strict=True)
-    tables = [limited_mean_table(scale, heaviness) for scale, heaviness in fitted]
-    return np.concatenate([[math.log(traffic.longest_tokens)], with_laws(traffic, tables)])
+    return with_laws(traffic, [limited_mean_table(*law) for law in fitted])
 
 
 SPEC = RuleSpec(

@@ -9,7 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from laps_env.policies.base.remaining import OVERRUN, remaining_tokens, shrunk_tokens_per_round
+from laps_env.policies.base.remaining import (
+    OVERRUN,
+    least_tokens,
+    remaining_tokens,
+    shrunk_tokens_per_round,
+)
 from laps_env.policies.base.rule_spec import Parameter, RuleSpec
 from laps_env.policies.base.traffic_model import Floats, TrafficModel
 from laps_env.sim.observation import CATEGORY, PREDICTED_TOKENS
@@ -24,9 +29,10 @@ _FITTED = 2
 
 @rule
 def category_shrunk(row: Any, server: Any, params: Any, memory: Any) -> float:
-    """Predicted remaining rounds."""
+    """Predicted remaining rounds; memory keeps when that was told."""
     speed = shrunk_tokens_per_round(row, params[_FITTED + int(row[CATEGORY])], params[1])
-    return remaining_tokens(row, row[PREDICTED_TOKENS], params[0]) / speed
+    least = least_tokens(row, params[0], memory)
+    return remaining_tokens(row, row[PREDICTED_TOKENS], least) / speed
 
 
 def category_speeds(traffic: TrafficModel) -> Floats:
@@ -39,6 +45,7 @@ SPEC = RuleSpec(
     "SPRPT in rounds, speed shrunk to the category",
     category_shrunk,
     (OVERRUN, WEIGHT),
+    cells=2,
     fitted=category_speeds,
     by_category=True,
 )

@@ -2,8 +2,9 @@
 
 Source: Gittins, "Bandit processes and dynamic allocation indices", JRSS B 41 (1979); for scheduling
 with a known law of sizes it minimises the mean latency of a single server. The law here is the
-posterior of `laps_env.policies.bayes_srpt`, conditioned on what has been generated: the smallest
-over D of E[min(rest, D)] / P(rest <= D), in rounds through the shrunk tokens per round.
+posterior of `laps_env.policies.bayes_srpt`, conditioned on what has been generated since it was
+told: the smallest over D of E[min(rest, D)] / P(rest <= D), in rounds through the shrunk tokens per
+round.
 
 For a log-normal law the index at age a is exp(mu) * G(a / exp(mu)) with G depending on the standard
 deviation alone, so G is tabulated once per category and the round loop only interpolates.
@@ -17,10 +18,16 @@ from typing import Any
 import numpy as np
 
 from laps_env.policies.base.length_law import length_survival
+from laps_env.policies.base.posterior import (
+    LAW_SIZE,
+    law_constants,
+    law_in_force,
+    posterior_log_rest,
+    told_at,
+)
 from laps_env.policies.base.remaining import shrunk_tokens_per_round
 from laps_env.policies.base.rule_spec import RuleSpec
-from laps_env.policies.base.traffic_model import Floats, TrafficModel
-from laps_env.policies.bayes_srpt import LAW_SIZE, length_posteriors, posterior_log_length
+from laps_env.policies.base.traffic_model import Floats, TrafficModel, with_rests
 from laps_env.policies.category_shrunk import WEIGHT
 from laps_env.sim.observation import CATEGORY, GENERATED_TOKENS
 from laps_env.utils.jit import inlined, rule
@@ -28,14 +35,21 @@ from laps_env.utils.jit import inlined, rule
 _FITTED = 1
 #: G(x) / (1 + x) is tabulated at x / (1 + x) = 0, 1/128, ..., 127/128.
 POINTS = 128
-#: Fitted constants of a category: its law (`laps_env.policies.bayes_srpt`), then its index table.
-INDEX_SIZE = LAW_SIZE + POINTS
+#: Fitted constants of a category: a law (`laps_env.policies.base.posterior`), then its index table;
+#: the same for rests.
+INDEX_SIZE = 2 * (LAW_SIZE + POINTS)
 
 
 @inlined
-def index_tokens(generated: float, median: float, law: Any) -> float:
-    """The index in tokens; ``law`` is a category's constants (`index_tables`)."""
-    return scaled_index(generated / median, law[LAW_SIZE:]) * median
+def index_tokens(since: float, median: float, law: Any) -> float:
+    """The index in tokens.
+
+    Args:
+        since: Tokens generated since the prediction was told.
+        median: Median of what was left then, tokens.
+        law: Constants of the law in force (`index_tables`).
+    """
+    return scaled_index(since / median, law[LAW_SIZE:]) * median
 
 
 @inlined
@@ -49,12 +63,12 @@ def scaled_index(age: float, table: Any) -> float:
 
 @rule
 def gittins(row: Any, server: Any, params: Any, memory: Any) -> float:
-    """The index in rounds; memory keeps exp(mu), the posterior's median length."""
+    """The index in rounds."""
     first = _FITTED + INDEX_SIZE * int(row[CATEGORY])
-    law = params[first : first + INDEX_SIZE]
-    if memory[0] == 0:
-        memory[0] = math.exp(posterior_log_length(row, law))
-    tokens = index_tokens(row[GENERATED_TOKENS], memory[0], law)
+    laws = params[first : first + INDEX_SIZE]
+    law = laws[law_in_force(row, laws) :]
+    since = row[GENERATED_TOKENS] - told_at(row, law)
+    tokens = index_tokens(since, math.exp(posterior_log_rest(row, law)), law)
     return tokens / shrunk_tokens_per_round(row, law[0], params[0])
 
 
@@ -86,14 +100,17 @@ def index_table(scale: float, heaviness: float = 0.0) -> Floats:
 
 
 def index_tables(traffic: TrafficModel) -> Floats:
-    """Length law and index table of each category, flat."""
+    """Both laws of each category with their index tables, flat."""
+    return with_rests(traffic, _laws_and_indices)
+
+
+def _laws_and_indices(traffic: TrafficModel) -> Floats:
     return with_laws(traffic, [index_table(math.sqrt(v)) for v in traffic.variance])
 
 
 def with_laws(traffic: TrafficModel, tables: list[Floats]) -> Floats:
-    """Length law of each category, then its table, flat."""
-    laws = length_posteriors(traffic).reshape(-1, LAW_SIZE)
-    return np.concatenate([laws, tables], axis=1).ravel()
+    """Law of each category, then its table [C, LAW_SIZE + points]."""
+    return np.concatenate([law_constants(traffic), tables], axis=1)
 
 
 SPEC = RuleSpec(

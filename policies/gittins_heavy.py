@@ -10,15 +10,19 @@ data sets and log-normal 60 %.
 from __future__ import annotations
 
 from laps_env.policies.base.rule_spec import RuleSpec
-from laps_env.policies.base.traffic_model import Floats, TrafficModel
+from laps_env.policies.base.traffic_model import Floats, TrafficModel, with_rests
 from laps_env.policies.category_shrunk import WEIGHT
 from laps_env.policies.gittins import gittins, index_table, with_laws
 
 
 def heavy_index_tables(traffic: TrafficModel) -> Floats:
-    """Length law and index table of each category, flat."""
+    """Both laws of each category with their index tables, flat."""
+    return with_rests(traffic, _laws_and_indices)
+
+
+def _laws_and_indices(traffic: TrafficModel) -> Floats:
     fitted = zip(traffic.scale, traffic.heaviness, strict=True)
-    return with_laws(traffic, [index_table(scale, heaviness) for scale, heaviness in fitted])
+    return with_laws(traffic, [index_table(*law) for law in fitted])
 
 
 SPEC = RuleSpec(

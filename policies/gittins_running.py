@@ -11,23 +11,30 @@ from typing import Any
 
 import numpy as np
 
+from laps_env.policies.base.posterior import (
+    LAW_SIZE,
+    SPEED,
+    VARIANCE,
+    law_in_force,
+    posterior_log_rest,
+    told_at,
+)
 from laps_env.policies.base.remaining import shrunk_tokens_per_round
 from laps_env.policies.base.rule_spec import RuleSpec
 from laps_env.policies.base.running_law import (
     CATEGORIES,
-    LAW,
+    LAWS,
     MEMORY,
     PER_SLOT,
     SHARED,
     first_laws,
     follow,
-    law_place,
+    laws_place,
 )
 from laps_env.policies.base.traffic_model import Floats, TrafficModel
-from laps_env.policies.bayes_srpt import posterior_log_length
 from laps_env.policies.category_shrunk import WEIGHT
 from laps_env.policies.gittins import POINTS, index_table, scaled_index
-from laps_env.sim.observation import GENERATED_TOKENS
+from laps_env.sim.observation import CATEGORY, GENERATED_TOKENS
 from laps_env.utils.jit import inlined, prepare, rule
 
 #: Deviations of log length that the index is tabulated for.
@@ -36,7 +43,7 @@ _STEP = math.log(_MOST / _LEAST) / (TABLES - 1)
 
 _FITTED = 2
 #: First table, behind the laws.
-_FIRST_TABLE = CATEGORIES * LAW
+_FIRST_TABLE = CATEGORIES * LAWS
 
 
 @inlined
@@ -46,12 +53,12 @@ def place_of(variance: float) -> float:
 
 
 @inlined
-def running_index(generated: float, median: float, variance: float, tables: Any) -> float:
+def running_index(since: float, median: float, variance: float, tables: Any) -> float:
     """The index in tokens, between the tables of the two nearest deviations."""
     place = place_of(variance)
     left = int(place)
-    low = scaled_index(generated / median, tables[POINTS * left : POINTS * (left + 1)])
-    high = scaled_index(generated / median, tables[POINTS * (left + 1) : POINTS * (left + 2)])
+    low = scaled_index(since / median, tables[POINTS * left : POINTS * (left + 1)])
+    high = scaled_index(since / median, tables[POINTS * (left + 1) : POINTS * (left + 2)])
     return (low + (high - low) * (place - left)) * median
 
 
@@ -74,12 +81,15 @@ def learn(queue: Any, server: Any, params: Any) -> None:
 @rule
 def gittins_running(row: Any, server: Any, params: Any, memory: Any) -> float:
     """The index in rounds."""
-    first = law_place(row)
-    law = server[first : first + LAW]
-    median = math.exp(posterior_log_length(row, law))
-    tables = params[_FITTED + _FIRST_TABLE :]
-    tokens = running_index(row[GENERATED_TOKENS], median, law[3], tables)
-    return tokens / shrunk_tokens_per_round(row, law[0], params[1])
+    first = laws_place(int(row[CATEGORY]))
+    laws = server[first : first + 2 * LAW_SIZE]
+    law = laws[law_in_force(row, laws) :]
+    since, median = (
+        row[GENERATED_TOKENS] - told_at(row, law),
+        math.exp(posterior_log_rest(row, law)),
+    )
+    tokens = running_index(since, median, law[VARIANCE], params[_FITTED + _FIRST_TABLE :])
+    return tokens / shrunk_tokens_per_round(row, law[SPEED], params[1])
 
 
 def laws_and_tables(traffic: TrafficModel) -> Floats:

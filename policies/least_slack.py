@@ -13,6 +13,7 @@ from typing import Any
 
 from laps_env.policies.base.remaining import (
     OVERRUN,
+    least_tokens,
     remaining_tokens,
     round_duration_s,
     shrunk_tokens_per_round,
@@ -35,9 +36,10 @@ _FITTED = 3
 
 @rule
 def least_slack(row: Any, server: Any, params: Any, memory: Any) -> float:
-    """The least slack of the three limits."""
+    """The least slack of the three limits; memory keeps when the length was told."""
     speed = shrunk_tokens_per_round(row, params[_FITTED + int(row[CATEGORY])], params[2])
-    tokens = remaining_tokens(row, row[PREDICTED_TOKENS], params[1])
+    least = least_tokens(row, params[1], memory)
+    tokens = remaining_tokens(row, row[PREDICTED_TOKENS], least)
     next_token = min(row[FIRST_TOKEN_LEFT_S], row[NEXT_TOKEN_LEFT_S]) - round_duration_s(server)
     slack = min(next_token, row[FINISH_LEFT_S] - work_s(server, tokens, speed))
     return with_late_last(slack, params[0])
@@ -48,6 +50,7 @@ SPEC = RuleSpec(
     "least slack to a limit, on the predicted time",
     least_slack,
     (LATE_LAST, OVERRUN, WEIGHT),
+    cells=2,
     fitted=category_speeds,
     by_category=True,
 )

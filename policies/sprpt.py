@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from laps_env.policies.base.remaining import OVERRUN, remaining_tokens
+from laps_env.policies.base.remaining import OVERRUN, least_tokens, remaining_tokens
 from laps_env.policies.base.rule_spec import RuleSpec
 from laps_env.sim.observation import PREDICTED_TOKENS
 from laps_env.utils.jit import rule
@@ -16,8 +16,8 @@ from laps_env.utils.jit import rule
 
 @rule
 def sprpt(row: Any, server: Any, params: Any, memory: Any) -> float:
-    """The fewest predicted output tokens left."""
-    return remaining_tokens(row, row[PREDICTED_TOKENS], params[0])
+    """The fewest predicted output tokens left; memory keeps when that was told."""
+    return remaining_tokens(row, row[PREDICTED_TOKENS], least_tokens(row, params[0], memory))
 
 
-SPEC = RuleSpec("sprpt", "shortest predicted remaining output", sprpt, (OVERRUN,))
+SPEC = RuleSpec("sprpt", "shortest predicted remaining output", sprpt, (OVERRUN,), cells=2)

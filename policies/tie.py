@@ -24,9 +24,9 @@ from laps_env.policies.base.length_law import (
     limited_mean_table,
     median_distance,
 )
+from laps_env.policies.base.posterior import LAW_SIZE, posterior_log_rest
 from laps_env.policies.base.rule_spec import Parameter, RuleSpec
 from laps_env.policies.base.traffic_model import Floats, TrafficModel
-from laps_env.policies.bayes_srpt import LAW_SIZE, posterior_log_length
 from laps_env.policies.gittins import with_laws
 from laps_env.sim.observation import (
     BACKLOG,
@@ -65,13 +65,16 @@ def weigh_tail(queue: Any, server: Any, params: Any) -> None:
 
 @rule
 def tie(row: Any, server: Any, params: Any, memory: Any) -> float:
-    """Inflated expected tokens; memory keeps the mean and the longest tenth's, which stay."""
+    """Inflated expected tokens; memory keeps the mean and the longest tenth's.
+
+    They stay: a request that waits for its first round has no refreshes.
+    """
     if row[ROUNDS] > 0:
         return 0.0
     if memory[0] == 0:
         first = _FITTED + _SIZE * int(row[CATEGORY])
         law = params[first : first + _SIZE]
-        log_median, log_limit = posterior_log_length(row, law), params[_LIMIT]
+        log_median, log_limit = posterior_log_rest(row, law), params[_LIMIT]
         memory[0] = limited_mean(log_median, log_limit, law[LAW_SIZE:_RISK])
         memory[1] = limited_mean(log_median, log_limit, law[_RISK:])
     return (memory[0] + server[_BETA] * memory[1]) * _DECAY ** (row[WAITING_S] / params[1])
@@ -90,7 +93,7 @@ def risk_laws(traffic: TrafficModel) -> Floats:
         )
         for scale in scales
     ]
-    return np.concatenate([[math.log(traffic.longest_tokens)], with_laws(traffic, tables)])
+    return np.concatenate([[math.log(traffic.longest_tokens)], with_laws(traffic, tables).ravel()])
 
 
 SPEC = RuleSpec(

@@ -36,6 +36,7 @@ def random_workload(rng: np.random.Generator) -> dict[str, Any]:
         else None,
         "draft_schedule_offset": _offsets(output) if scheduled else None,
         "limits_ns": _random_limits(output),
+        **_random_refreshes(output),
         "categories": ("a", "b", "c"),
         "source": "random",
     }
@@ -52,6 +53,15 @@ def _random_limits(output: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | Non
     limits = (10 ** rng.uniform(0, 12, (output.size, 3))).astype(np.int64) + 1
     limits[rng.random((output.size, 3)) < 1 / 3] = 2**62
     return limits
+
+
+def _random_refreshes(output: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """No refreshes, or one after every few tokens; drawn by themselves, as limits are."""
+    rng = np.random.default_rng([*output, 31])
+    every = int(rng.choice([0, 1, 2, 7]))
+    told = [k for length in output for k in (range(every, length, every) if every else ())]
+    refreshed = np.array(told) + rng.uniform(0.01, 50.0, len(told))
+    return {"refresh_every": every, "refreshed_tokens": refreshed if every else None}
 
 
 def random_server(rng: np.random.Generator, workload: dict[str, Any]) -> dict[str, Any]:

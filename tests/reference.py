@@ -294,6 +294,9 @@ class ReferenceServer:
             request.gaps_ns.append(self.now - request.last_end_ns)
         request.history.append((drafted, accepted))
         request.generated += request.committed(drafted, request.generated)
+        for tokens, predicted in request.refreshed.items():
+            if tokens <= request.generated:
+                request.predicted = predicted
         request.attained_ns += duration
         request.last_round, request.last_end_ns = self.rounds, self.now
         if request.generated == request.length:

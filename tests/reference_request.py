@@ -14,12 +14,13 @@ class Request:
     arrival_ns: int
     prompt: int
     length: int  # true output tokens, end-of-sequence included
-    predicted: float
+    predicted: float  # as told last
     category: int
     runs: list[int]  # accepted_length by output position
     max_draft: list[int] | None  # most draft tokens by output position
     schedule: list[int] | None  # draft length by own round
     confidence: list[int] | None = None  # of the draft, in 255ths, by output position
+    refreshed: dict[int, float] = field(default_factory=dict)  # predictions by tokens generated
     limits_ns: list[int] | None = None  # to the first token, per token behind it, to the last
     slot: int = -1  # -1 outside the table
     rounds_at_entry: int = 0  # the server's rounds when it entered its slot
@@ -68,8 +69,19 @@ class Request:
         return min(min(self.runs[position], drafted) + 1, self.length - position)
 
 
+def refreshes_of(workload: Any) -> list[dict[int, float]]:
+    """By request what is told of its length after so many tokens, one after the other."""
+    every, told = getattr(workload, "refresh_every", 0), []
+    flat = iter(workload.refreshed_tokens if every else ())
+    for length in workload.output_tokens:
+        when = range(every, int(length), every) if every else ()
+        told.append({tokens: float(next(flat)) for tokens in when})
+    return told
+
+
 def requests_of(workload: Any) -> list[Request]:
     """The requests of a workload, by arrival number, in Python integers (uint8 would overflow)."""
+    refreshed = refreshes_of(workload)
     return [
         Request(
             number=i,
@@ -82,6 +94,7 @@ def requests_of(workload: Any) -> list[Request]:
             max_draft=_own(workload.max_draft, workload.offset, i),
             schedule=_own(workload.draft_schedule, workload.draft_schedule_offset, i),
             confidence=_own(getattr(workload, "confidence", None), workload.offset, i),
+            refreshed=refreshed[i],
             limits_ns=None if workload.limits_ns is None else workload.limits_ns[i].tolist(),
         )
         for i in range(len(workload.arrival_ns))

@@ -31,6 +31,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "time_limit_s": 20.0,
     },
     "smartspec": {"batch_size": 2, "num_requests": 3, "draft_length": "smartspec"},
+    "refreshed": {"batch_size": 2, "num_requests": 3, "predictor_error": "refreshed"},
 }
 
 

@@ -176,6 +176,8 @@ def good_fields() -> dict[str, Any]:
         "draft_schedule": None,
         "draft_schedule_offset": None,
         "limits_ns": None,
+        "refresh_every": 0,
+        "refreshed_tokens": None,
     }
 
 

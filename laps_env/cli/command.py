@@ -33,7 +33,9 @@ Folder = Annotated[Path | None, metavar("FOLDER")]
 Text = Annotated[str | None, metavar("STR")]
 Count = Annotated[int | None, metavar("INT")]
 Number = Annotated[float | None, metavar("FLOAT")]
-NumberOrRecorded = Annotated[float | Literal["recorded"] | None, metavar("FLOAT|recorded")]
+PredictorError = Annotated[
+    float | Literal["recorded", "refreshed"] | None, metavar("FLOAT|recorded|refreshed")
+]
 
 #: Characters of a message that are shown.
 MAX_CHARACTERS = 1500

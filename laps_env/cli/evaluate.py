@@ -15,7 +15,7 @@ from laps_env.cli.command import (
     File,
     Folder,
     Load,
-    NumberOrRecorded,
+    PredictorError,
     Text,
     progress,
 )
@@ -96,8 +96,9 @@ class Evaluate(Command):
     """Policy that all are measured against; always played and listed."""
     slots: int = 64
     """Rows of the request table."""
-    predictor_error: NumberOrRecorded = None
-    """Sd of log(predicted / true length); by default recorded where there are such, else 0.5."""
+    predictor_error: PredictorError = None
+    """Sd of log(predicted / true length); by default recorded where there are such, else 0.5;
+    refreshed: those, told anew while a request runs."""
     seed: int = 0
     """First seed of the test split."""
     acceptance_trace: Text = None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from laps_env.cli.command import Command, Count, Number
+from laps_env.cli.command import Command, Count, PredictorError
 from laps_env.utils.files import outputs
 
 
@@ -36,8 +36,9 @@ class FitTraffic(Command):
     """Most tokens drafted for a request (default: that of the recorded run)."""
     pool_tokens: int = 400_000
     """Tokens that the key-value cache has room for."""
-    predictor_error: Number = None
-    """Deviation of log(predicted / true length) (default: recorded predictions, else 0.5)."""
+    predictor_error: PredictorError = None
+    """Deviation of log(predicted / true length) (default: recorded predictions, else 0.5);
+    refreshed: with those recorded while requests ran."""
     overwrite: bool = False
     """Replace an output that is there."""
 

@@ -114,6 +114,7 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         predictor_error: Standard deviation of log(predicted / true output length), a
             `laps_env.workloads.predictors.LengthPredictor`, or ``"recorded"``; by default the
             predictions recorded with the requests, where there are none a deviation of 0.5.
+            ``"refreshed"``: these, told anew while a request runs.
         time_limit_s: Simulated time, in seconds from the first arrival, at which an episode is
             truncated; never by default.
         queue_limit: Requests in the system beyond which it is truncated; none by default.

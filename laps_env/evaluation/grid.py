@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from laps_env.evaluation.recordings import Recordings
 from laps_env.utils.checks import MAX_COUNT, check_count, check_list, check_positive
 from laps_env.utils.splits import Split, as_split
-from laps_env.workloads.predictors import RECORDED, make_predictor
+from laps_env.workloads.predictors import RECORDED, REFRESHED, ErrorName, make_predictor
 from laps_env.workloads.random import make_key
 from laps_env.workloads.scenarios import AS_RECORDED, Scenario, get_scenario, list_scenarios
 
@@ -39,8 +38,8 @@ class Grid:
         first_seed: Seed of the first workload, >= 0; the others count on from it.
         split: Split of the workloads.
         slots: Slots of the request table, at least every scenario's batch size.
-        predictor_error: Sd of log(predicted / true length), >= 0 and finite, ``"recorded"``, or
-            None (`laps_env.workloads.scenarios.Scenario.error_in_force`).
+        predictor_error: Sd of log(predicted / true length), >= 0 and finite, ``"recorded"``,
+            ``"refreshed"``, or None (`laps_env.workloads.scenarios.Scenario.error_in_force`).
         recordings: Recorded acceptances and arrivals that replace the scenarios' own.
         reference: Policy that all are measured against; always played and listed.
 
@@ -56,7 +55,7 @@ class Grid:
     first_seed: int = TEST_SEEDS.start
     split: str = TEST_SPLIT
     slots: int = 64
-    predictor_error: float | Literal["recorded"] | None = None
+    predictor_error: float | ErrorName | None = None
     recordings: Recordings = field(default_factory=Recordings)
     reference: str = REFERENCE
 
@@ -73,7 +72,7 @@ class Grid:
             object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
         for name in ("episodes", "num_requests", "slots"):
             check_count(name, getattr(self, name), most=int(MAX_COUNT))
-        if self.predictor_error not in (None, RECORDED):
+        if self.predictor_error not in (None, RECORDED, REFRESHED):
             make_predictor(self.predictor_error)
         make_key(as_split(self.split), self.first_seed)
         object.__setattr__(self, "scenarios", self._different_scenarios())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -16,7 +16,7 @@ from msgspec import Meta
 from laps_env.evaluation.recordings import Recordings
 from laps_env.utils.checks import check_positive
 from laps_env.utils.documents import read_document, write_document
-from laps_env.workloads.predictors import RECORDED
+from laps_env.workloads.predictors import ErrorName
 from laps_env.workloads.scenario import AS_RECORDED, Definition
 
 FORMAT, VERSION = "laps-env results", 2
@@ -54,8 +54,8 @@ class Row:
         split: Split of the workloads.
         seeds: Seeds of the workloads.
         slots: Slots of the request table.
-        predictor_error: Sd of log(predicted / true length), ``"recorded"``, or None on a live
-            server, where a length model predicts.
+        predictor_error: Sd of log(predicted / true length), ``"recorded"``, ``"refreshed"``, or
+            None on a live server, where a length model predicts.
         batch_size: Largest number of requests in a round.
         saturation_rps: Saturation in requests per second.
         source: Origins of acceptance, lengths and arrivals, or models and device, in words.
@@ -319,8 +319,9 @@ def _check_row(row: Row) -> None:
     if row.load != AS_RECORDED:
         check_positive("load", row.load)
     error = row.predictor_error
-    if isinstance(error, str) and error != RECORDED:
-        raise ValueError(f"predictor_error: expected a number or {RECORDED!r}, got {error!r}")
+    if isinstance(error, str) and error not in get_args(ErrorName):
+        words = " or ".join(map(repr, get_args(ErrorName)))
+        raise ValueError(f"predictor_error: expected a number or {words}, got {error!r}")
     if len(set(row.seeds)) < len(row.seeds):
         raise ValueError(f"seeds: expected different ones, got {row.seeds}")
     _check_count("seeds", row.seeds, row.episodes)

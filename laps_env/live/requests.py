@@ -47,6 +47,7 @@ class PromptRequests:
     """
 
     has_predictions = True
+    has_refreshes = False
 
     def __init__(
         self,
@@ -94,7 +95,14 @@ class PromptRequests:
         return self._prompts[split == Split.TEST]
 
     def draw(
-        self, key: Key, episode: int, count: int, split: Split, *, confidences: bool = False
+        self,
+        key: Key,
+        episode: int,
+        count: int,
+        split: Split,
+        *,
+        confidences: bool = False,
+        refreshes: bool = False,
     ) -> Requests:
         """``count`` requests."""
         prompts = self.prompts(split)

@@ -37,7 +37,10 @@ QUEUE_COLUMNS = (
     Column("waiting_s", "s", MAX_SECONDS, "time since arrival"),
     Column("prompt_tokens", "tokens", MAX_COUNT, "length of the prompt"),
     Column(
-        "predicted_tokens", "tokens", MAX_COUNT, "predicted output length (see predictor error)"
+        "predicted_tokens",
+        "tokens",
+        MAX_COUNT,
+        "predicted output length, as told last (see predictor error)",
     ),
     Column("generated_tokens", "tokens", MAX_COUNT, "output tokens committed so far"),
     Column("rounds", "rounds", MAX_COUNT, "rounds that served the request"),
@@ -315,6 +318,16 @@ def show_progress(e: Episode, index: int, drafted: int, accepted: int) -> None:
     row[WINDOW_ACCEPTANCE], row[WINDOW_SPREAD] = windowed_acceptance(
         e.window[index], min(slot.rounds, e.window.shape[1])
     )
+
+
+@inlined
+def show_refresh(server: Any, e: Episode, index: int) -> None:
+    """Write the prediction of a request as it was refreshed last."""
+    slot = e.slots[index]
+    refreshes = slot.generated // server.refresh_every
+    if refreshes > 0:
+        latest = e.requests[slot.request].refresh_offset + refreshes - 1
+        e.queue[index, PREDICTED_TOKENS] = e.refreshed_tokens[latest]
 
 
 @inlined

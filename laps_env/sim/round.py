@@ -24,7 +24,12 @@ from laps_env.sim.draft_length import (
     smartspec_draft_length,
 )
 from laps_env.sim.gaps import count_gap
-from laps_env.sim.observation import show_eviction, show_progress, show_round_begin
+from laps_env.sim.observation import (
+    show_eviction,
+    show_progress,
+    show_refresh,
+    show_round_begin,
+)
 from laps_env.sim.state import BY_AGENT, BY_SCHEDULE, Episode
 from laps_env.utils.jit import inlined
 
@@ -292,6 +297,8 @@ def commit(server: Any, e: Episode, index: int, drafted: int, accepted: int, dur
         release(server, e, index)
     else:
         show_progress(e, index, drafted, accepted)
+        if server.refresh_every > 0:
+            show_refresh(server, e, index)
 
 
 @inlined

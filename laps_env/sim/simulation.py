@@ -116,7 +116,13 @@ class Simulation:
         if workload.draft_schedule is not None and workload.draft_schedule_offset is not None:
             requests["schedule_offset"] = workload.draft_schedule_offset[:-1]
             state.schedule[index, : workload.draft_schedule.size] = workload.draft_schedule
+        requests["refresh_offset"] = workload.refresh_offset[:-1]
+        if workload.refreshed_tokens is not None:
+            state.refreshed_tokens[index, : workload.refreshed_tokens.size] = (
+                workload.refreshed_tokens
+            )
         server = state.servers[index]
+        server["refresh_every"] = workload.refresh_every
         server["requests"], server["lookahead"] = count, lookahead
         server["drafts_by"] = BY_AGENT if self._by_agent else int(scheduled)
         server["limited"] = workload.limits_ns is not None
@@ -134,6 +140,7 @@ class Simulation:
             "max_draft": max(positions, self.state.accepted_length.shape[1]) if optional else 0,
             "schedule": scheduled,
             "confidence": positions if self.server.needs_confidence else 0,
+            "refreshed_tokens": int(workload.refresh_offset[-1]),
         }
         fills = {"max_draft": 255}
         grown = {

@@ -54,6 +54,7 @@ SERVER = np.dtype(
         ("trials", np.float64),
         ("lookahead", np.int64),  # cache tokens that a pick reserves beyond the context
         ("limited", np.int64),  # a request has limits
+        ("refresh_every", np.int64),  # tokens between refreshes of a prediction, 0: none
         ("drafts_by", np.int64),  # who decides draft lengths: `BY_SERVER` and those after it
         ("time_limit_ns", np.int64),  # of an episode, from its first arrival
         ("cut_ns", np.int64),  # when it is cut: first arrival + limit
@@ -117,6 +118,7 @@ REQUEST = np.dtype(
         ("prompt_tokens", np.int64),
         ("category", np.int64),
         ("schedule_offset", np.int64),
+        ("refresh_offset", np.int64),
         ("predicted_tokens", np.float64),
         ("weight", np.float64),  # of its cost under an objective
         ("ttft_limit_ns", np.int64),  # `NO_LIMIT` where there is none, as the next
@@ -145,6 +147,7 @@ class Episode(NamedTuple):
     max_draft: npt.NDArray[np.uint8]  # [T], or [0] where every draft length can be proposed
     schedule: npt.NDArray[np.uint8]  # [S] given draft lengths, or [0]
     confidence: npt.NDArray[np.uint8]  # [T] of the draft in its token, or [0] where nobody asks
+    refreshed_tokens: npt.NDArray[np.float64]  # [F] predictions told while a request runs, or [0]
     slots: npt.NDArray[Any]  # SLOT [N]
     hot: npt.NDArray[Any]  # HOT [N]
     active: npt.NDArray[np.int32]  # [N] occupied slots in order of arrival
@@ -166,6 +169,7 @@ class BatchedState(NamedTuple):
     max_draft: npt.NDArray[np.uint8]  # [E, T] or [E, 0]
     schedule: npt.NDArray[np.uint8]  # [E, S]
     confidence: npt.NDArray[np.uint8]  # [E, T] or [E, 0]
+    refreshed_tokens: npt.NDArray[np.float64]  # [E, F]
     slots: npt.NDArray[Any]  # SLOT [E, N]
     hot: npt.NDArray[Any]  # HOT [E, N]
     active: npt.NDArray[np.int32]  # [E, N]
@@ -205,6 +209,7 @@ def make_state(
         max_draft=np.zeros((e, 0), np.uint8),
         schedule=np.zeros((e, 0), np.uint8),
         confidence=np.zeros((e, 0), np.uint8),
+        refreshed_tokens=np.zeros((e, 0)),
         slots=empty,
         hot=np.zeros((e, n), HOT),
         active=np.zeros((e, n), np.int32),
@@ -235,6 +240,7 @@ def episode_of(state: BatchedState, i: int) -> Episode:
         state.max_draft[i],
         state.schedule[i],
         state.confidence[i],
+        state.refreshed_tokens[i],
         state.slots[i],
         state.hot[i],
         state.active[i],

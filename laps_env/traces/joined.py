@@ -40,6 +40,8 @@ def joined(traces: Sequence[AcceptanceTrace]) -> AcceptanceTrace:
     categories = tuple(dict.fromkeys(name for trace in traces for name in trace.categories))
     parts = [_columns(trace, categories) for trace in traces]
     names = [name for name in ARRAYS if all(name in part for part in parts)]
+    if len({trace.info.refresh_every for trace in traces}) > 1:
+        names = [name for name in names if ARRAYS[name].axis != "refresh"]
     if "schedule" not in names:
         names = [name for name in names if ARRAYS[name].axis != "round" and "schedule" not in name]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in names}
@@ -48,7 +50,9 @@ def joined(traces: Sequence[AcceptanceTrace]) -> AcceptanceTrace:
             columns[name] = np.concatenate([[0], np.cumsum(columns[name])])
     before = np.cumsum([0, *(part["group"].max() + 1 for part in parts)])
     columns["group"] += np.repeat(before[:-1], [trace.num_requests for trace in traces])
-    info = replace(first.info, consistent=all(trace.info.consistent for trace in traces))
+    every = first.info.refresh_every if "refreshed_tokens" in columns else 0
+    consistent = all(trace.info.consistent for trace in traces)
+    info = replace(first.info, consistent=consistent, refresh_every=every)
     source = ", ".join(trace.source for trace in traces)
     whole = AcceptanceTrace(**columns, categories=categories, info=info, source=source)
     whole.validate()

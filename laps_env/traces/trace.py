@@ -17,6 +17,7 @@ import numpy as np
 from msgspec.structs import asdict
 from numpy.typing import NDArray
 
+from laps_env.sim.refreshes import refresh_offset
 from laps_env.traces.file import FORMAT, VERSION, read_trace_file, write_trace_file
 from laps_env.traces.schema import ARRAYS, TraceInfo, check_trace, fail, replay_rounds
 from laps_env.utils.files import write_beside
@@ -56,6 +57,9 @@ class AcceptanceTrace:
     `split`."""
     predicted_tokens: NDArray[np.float64] | None = None
     """[R] Output length as a length predictor saw it at arrival, > 0."""
+    refreshed_tokens: NDArray[np.float64] | None = None
+    """[F] Output length as predicted after every `info.refresh_every` generated tokens of each
+    request that goes on, above these."""
     schedule: NDArray[np.uint8] | None = None
     """[S] Draft length of every recorded round."""
     schedule_offset: NDArray[np.int64] | None = None
@@ -79,6 +83,11 @@ class AcceptanceTrace:
     def num_requests(self) -> int:
         """Number of requests, R."""
         return len(self.output_tokens)
+
+    @property
+    def refresh_offset(self) -> NDArray[np.int64]:
+        """First refresh of each request in `refreshed_tokens`, [R + 1]."""
+        return refresh_offset(self.output_tokens, self.info.refresh_every)
 
     @property
     def observed_share(self) -> float:
@@ -126,7 +135,11 @@ class AcceptanceTrace:
         def offsets(offset: NDArray[np.int64]) -> NDArray[np.int64]:
             return np.concatenate([[0], np.cumsum(np.diff(offset)[requests])]).astype(np.int64)
 
-        index = {"request": np.asarray(requests, np.int64), "position": flat(self.offset)}
+        index = {
+            "request": np.asarray(requests, np.int64),
+            "position": flat(self.offset),
+            "refresh": flat(self.refresh_offset),
+        }
         if self.schedule_offset is not None:
             index["round"] = flat(self.schedule_offset)
         chosen: dict[str, Any] = {}
@@ -199,14 +212,19 @@ class AcceptanceTrace:
         """Write a header line and then one JSON object per request, for tools of others."""
         head = {"format": FORMAT, "version": VERSION, "info": asdict(self.info)}
         lines = [json.dumps(head)]
+        parts = {
+            "position": self.offset,
+            "refresh": self.refresh_offset,
+            "round": self.schedule_offset,
+        }
         for i in range(self.num_requests):
             row: dict[str, Any] = {"request": i, "category": self.categories[self.category[i]]}
             for name, array in self._arrays().items():
                 axis = ARRAYS[name][1]
                 if axis == "request" and name != "category":
                     row[name] = array[i].item()
-                elif axis in ("position", "round"):
-                    offset = self.offset if axis == "position" else self.schedule_offset
+                elif axis in parts:
+                    offset = parts[axis]
                     assert offset is not None  # validate: rounds come with their offsets
                     row[name] = array[offset[i] : offset[i + 1]].tolist()
             lines.append(json.dumps(row))

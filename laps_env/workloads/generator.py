@@ -57,6 +57,7 @@ def draw_workload(
     num_requests: int,
     mean_gap_s: float,
     confidences: bool = False,
+    refreshes: bool = False,
 ) -> Workload:
     """Workload at an address.
 
@@ -70,13 +71,16 @@ def draw_workload(
         num_requests: Number of requests, >= 1.
         mean_gap_s: Seconds between arrivals on average, >= 0.
         confidences: Whether the draft's confidences are drawn too.
+        refreshes: Whether refreshed predictions are.
 
     Raises:
         ValueError: Arrivals lie so far apart that the last comes after `MAX_SECONDS`; or
             confidences are asked for where none were recorded.
     """
     key = make_key(split, seed)
-    drawn = requests.draw(key, episode, num_requests, split, confidences=confidences)
+    drawn = requests.draw(
+        key, episode, num_requests, split, confidences=confidences, refreshes=refreshes
+    )
     gaps = arrivals.gaps(key, episode, num_requests, split)
     if predictor is None:
         assert drawn.predicted_tokens is not None  # the scenario has looked
@@ -98,6 +102,8 @@ def draw_workload(
         prompt_tokens=drawn.prompt_tokens,
         output_tokens=drawn.output_tokens,
         predicted_tokens=predicted,
+        refresh_every=drawn.refresh_every,
+        refreshed_tokens=drawn.refreshed_tokens,
         category=drawn.category,
         accepted_length=drawn.accepted_length,
         max_draft=drawn.max_draft,

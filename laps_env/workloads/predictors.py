@@ -16,8 +16,12 @@ from laps_env.utils.checks import check_not_negative
 from laps_env.utils.jit import jit
 from laps_env.workloads.random import PREDICTION, Key, normals, uniforms
 
-#: In place of an error: the predictions that come with recorded requests.
+#: Words in place of an error.
+ErrorName = Literal["recorded", "refreshed"]
+#: The predictions that come with recorded requests.
 RECORDED: Literal["recorded"] = "recorded"
+#: The predictions that there are without this word, and refreshes of them while a request runs.
+REFRESHED: Literal["refreshed"] = "refreshed"
 
 Tokens = npt.NDArray[np.float64]
 
@@ -89,8 +93,8 @@ class BucketPredictor:
 
 
 #: How far predicted lengths are off: the sd of log(predicted / true), a predictor of its own,
-#: ``"recorded"``, or None: recorded where there are recorded ones, else the default sd.
-PredictorError = float | LengthPredictor | Literal["recorded"] | None
+#: `RECORDED`, `REFRESHED`, or None: recorded where there are recorded ones, else the default sd.
+PredictorError = float | LengthPredictor | ErrorName | None
 
 
 def make_predictor(error: float | LengthPredictor) -> LengthPredictor:

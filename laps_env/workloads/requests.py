@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env.traces import AcceptanceTrace
-from laps_env.utils.checks import check_positive
+from laps_env.utils.checks import check_not_negative, check_positive
 from laps_env.utils.splits import Split
 from laps_env.workloads.acceptance import (
     ChainProfile,
@@ -26,6 +26,7 @@ from laps_env.workloads.confidence import (
 )
 from laps_env.workloads.drift import Drift, Shifts
 from laps_env.workloads.random import ATTRIBUTES, Key, uniforms
+from laps_env.workloads.refreshes import REFRESH_ERROR, REFRESH_EVERY, draw_refreshes
 
 Ints = npt.NDArray[np.int64]
 
@@ -42,6 +43,8 @@ class Requests:
     predicted_tokens: npt.NDArray[np.float64] | None = None
     source_index: Ints | None = None
     confidence: npt.NDArray[np.uint8] | None = None
+    refresh_every: int = 0
+    refreshed_tokens: npt.NDArray[np.float64] | None = None
     shifts: Shifts | None = None
 
 
@@ -60,10 +63,29 @@ class RequestSource(Protocol):
     def has_predictions(self) -> bool:
         """Whether a length predictor's own predictions come with the requests."""
 
+    @property
+    def has_refreshes(self) -> bool:
+        """Whether predictions can be refreshed while requests run."""
+
     def draw(
-        self, key: Key, episode: int, count: int, split: Split, *, confidences: bool = False
+        self,
+        key: Key,
+        episode: int,
+        count: int,
+        split: Split,
+        *,
+        confidences: bool = False,
+        refreshes: bool = False,
     ) -> Requests:
-        """``count`` requests of a workload of this split, with the draft's confidences if asked.
+        """``count`` requests of a workload of this split.
+
+        Args:
+            key: Key of the workload.
+            episode: Number of the episode.
+            count: Number of requests.
+            split: Part of all traffic.
+            confidences: Whether the draft's confidences come with them.
+            refreshes: Whether refreshed predictions do, which there have to be.
 
         Raises:
             ValueError: Confidences are asked for where none were recorded.
@@ -84,6 +106,8 @@ class GeneratedRequests:
         concentration: How little the draft's confidences know beyond alpha, > 0
             (`laps_env.workloads.confidence`).
         drift: How the traffic changes, or None.
+        refresh_error: Deviation of log(told / true) of what is left, in refreshed predictions, >= 0
+            (`laps_env.workloads.refreshes`).
     """
 
     profiles: dict[str, ChainProfile]
@@ -93,10 +117,12 @@ class GeneratedRequests:
     family: str = ""
     concentration: float = field(default=CONCENTRATION, compare=False)
     drift: Drift | None = field(default=None, compare=False)
+    refresh_error: float = field(default=REFRESH_ERROR, compare=False)
 
     def __post_init__(self) -> None:
         _check_weights(self.weights, len(self.profiles))
         check_positive("concentration", self.concentration)
+        check_not_negative("refresh_error", self.refresh_error)
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -114,8 +140,20 @@ class GeneratedRequests:
         """Generated lengths have no text to predict them from."""
         return False
 
+    @property
+    def has_refreshes(self) -> bool:
+        """An error model stands for them."""
+        return True
+
     def draw(
-        self, key: Key, episode: int, count: int, split: Split, *, confidences: bool = False
+        self,
+        key: Key,
+        episode: int,
+        count: int,
+        split: Split,
+        *,
+        confidences: bool = False,
+        refreshes: bool = False,
     ) -> Requests:
         """``count`` requests."""
         table = np.stack([p.numbers() for p in self.profiles.values()])[None]
@@ -134,6 +172,9 @@ class GeneratedRequests:
         accepted_length = np.empty(offset[-1], np.uint8)
         draw_accepted_lengths(key, episode, table, category, output, offset, accepted_length)
         drawn = Requests(prompt, output, category, accepted_length, shifts=shifts)
+        if refreshes:
+            told = draw_refreshes(key, episode, output, self.refresh_error)
+            drawn = replace(drawn, refresh_every=REFRESH_EVERY, refreshed_tokens=told)
         if not confidences:
             return drawn
         confidence = np.empty(offset[-1], np.uint8)
@@ -179,6 +220,12 @@ class RecordedRequests:
         """Whether both traces carry predicted lengths."""
         return self.train.predicted_tokens is not None and self.test.predicted_tokens is not None
 
+    @property
+    def has_refreshes(self) -> bool:
+        """Whether both traces carry predictions and refreshes of them, equally often."""
+        every = {trace.info.refresh_every for trace in (self.train, self.test)}
+        return self.has_predictions and len(every - {0}) == len(every) == 1
+
     def _chances(self, trace: AcceptanceTrace) -> npt.NDArray[np.float64] | None:
         """The probability of each recorded request: its category's share, divided evenly."""
         if self.weights is None:
@@ -188,7 +235,14 @@ class RecordedRequests:
         return share[trace.category] / members[trace.category]
 
     def draw(
-        self, key: Key, episode: int, count: int, split: Split, *, confidences: bool = False
+        self,
+        key: Key,
+        episode: int,
+        count: int,
+        split: Split,
+        *,
+        confidences: bool = False,
+        refreshes: bool = False,
     ) -> Requests:
         """``count`` requests."""
         trace = self.test if split == Split.TEST else self.train
@@ -207,6 +261,10 @@ class RecordedRequests:
             None if trace.predicted_tokens is None else trace.predicted_tokens[rows],
             rows,
             np.asarray(trace.confidence)[flat] if confidences else None,
+            trace.info.refresh_every if refreshes else 0,
+            np.asarray(trace.refreshed_tokens)[_flat_positions(trace.refresh_offset, rows)]
+            if refreshes
+            else None,
         )
 
 

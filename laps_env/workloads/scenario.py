@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from laps_env.sim.server_model import ServerModel
 from laps_env.sim.workload import Workload
@@ -21,7 +20,15 @@ from laps_env.workloads.confidence import CONCENTRATION
 from laps_env.workloads.generator import draw_workload
 from laps_env.workloads.limits import Limits, limits_ns
 from laps_env.workloads.load import measure_saturation, scaled_to_load
-from laps_env.workloads.predictors import RECORDED, LengthPredictor, PredictorError, make_predictor
+from laps_env.workloads.predictors import (
+    RECORDED,
+    REFRESHED,
+    ErrorName,
+    LengthPredictor,
+    PredictorError,
+    make_predictor,
+)
+from laps_env.workloads.refreshes import REFRESH_ERROR
 from laps_env.workloads.requests import GeneratedRequests, RecordedRequests, RequestSource
 
 #: Standard deviation of log(predicted / true length) where none is given (assumed).
@@ -64,7 +71,7 @@ class Scenario:
             it); a load is a fraction of that of its split, whatever is overridden.
         limits: Limits of the requests by category; none in a category that is not in it.
         predictor_error: Error of the length predictions where none is given: a number,
-            ``"recorded"``, or None (`error_in_force`).
+            ``"recorded"``, ``"refreshed"``, or None (`error_in_force`).
         definition: File that it was read from; None for those of the package and of a program.
     """
 
@@ -99,8 +106,8 @@ class Scenario:
             seed: Seed, >= 0.
             episode: Number of the episode of one environment, >= 0 and below 2**32.
             predictor_error: Deviation of log(predicted / true length), a predictor,
-                ``"recorded"`` for the predictions that come with the requests, or None
-                (`error_in_force`).
+                ``"recorded"`` for the predictions that come with the requests, ``"refreshed"`` for
+                the scenario's own with refreshes, or None (`error_in_force`).
             confidences: Whether it has the draft's confidences, as it does where the scenario's own
                 draft length goes by them.
 
@@ -111,7 +118,8 @@ class Scenario:
         check_count("num_requests", num_requests, most=int(MAX_COUNT))
         check_count("episode", episode, least=0, most=2**32 - 1)
         error = self.error_in_force(predictor_error)
-        predictor = None if error == RECORDED else make_predictor(error)
+        first = self._error_without_refreshes() if error == REFRESHED else error
+        predictor = None if isinstance(first, str) else make_predictor(first)
         workload = draw_workload(
             self.requests,
             self.arrivals,
@@ -122,6 +130,7 @@ class Scenario:
             episode=episode,
             num_requests=num_requests,
             confidences=confidences or self.server.needs_confidence,
+            refreshes=error == REFRESHED,
         )
         if self.limits:
             limits = limits_ns(self.limits, workload.categories, workload.category)
@@ -139,25 +148,36 @@ class Scenario:
 
     def error_in_force(
         self, predictor_error: PredictorError
-    ) -> float | LengthPredictor | Literal["recorded"]:
+    ) -> float | LengthPredictor | ErrorName:
         """Predictor error to use.
 
         None is the scenario's own; without one ``"recorded"`` where there are predictions, and 0.5
         elsewhere.
 
         Raises:
-            ValueError: Recorded predictions are asked for where there are none.
+            ValueError: Recorded or refreshed predictions are asked for where there are none.
         """
         if predictor_error is None:
             predictor_error = self.predictor_error
         if predictor_error is None:
-            return RECORDED if self.requests.has_predictions else DEFAULT_PREDICTOR_ERROR
+            return self._error_without_refreshes()
+        if predictor_error == REFRESHED and not self.requests.has_refreshes:
+            raise ValueError(
+                f"predictor_error: expected requests with refreshed predictions for {REFRESHED!r}, "
+                f"those of scenario {self.name!r} bring none"
+            )
         if predictor_error == RECORDED and not self.requests.has_predictions:
             raise ValueError(
                 f"predictor_error: expected a number on scenario {self.name!r}, whose requests "
                 f"bring no predictions, got {predictor_error!r}"
             )
         return predictor_error
+
+    def _error_without_refreshes(self) -> float | LengthPredictor | ErrorName:
+        """Error of what is told at arrival, where no error is given."""
+        if self.predictor_error not in (None, REFRESHED):
+            return self.error_in_force(self.predictor_error)
+        return RECORDED if self.requests.has_predictions else DEFAULT_PREDICTOR_ERROR
 
     def mean_gap_s(self, load: float | str, split: str) -> float:
         """Mean seconds between arrivals (arguments and errors as for `workload`)."""
@@ -194,8 +214,9 @@ class Scenario:
         """Sixteen hexadecimal digits of everything that decides its workloads and costs."""
         # what older rows did not have yet does not count where it is as it was
         later: list[object] = [self.limits] if self.limits else []
-        concentration = getattr(self.requests, "concentration", CONCENTRATION)
-        later += [{"concentration": concentration}] if concentration != CONCENTRATION else []
+        for name, usual in (("concentration", CONCENTRATION), ("refresh_error", REFRESH_ERROR)):
+            value = getattr(self.requests, name, usual)
+            later += [{name: value}] if value != usual else []
         drift = getattr(self.requests, "drift", None)
         later += [] if drift is None else [drift]
         return code_digest(self.server, self.requests, self.arrivals, self.saturation_rps, *later)

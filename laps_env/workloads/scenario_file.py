@@ -46,6 +46,7 @@ from laps_env.workloads.arrivals import (
 from laps_env.workloads.confidence import CONCENTRATION
 from laps_env.workloads.drift import Drift
 from laps_env.workloads.limits import Limits
+from laps_env.workloads.predictors import ErrorName
 from laps_env.workloads.requests import GeneratedRequests, RecordedRequests, RequestSource
 from laps_env.workloads.scenario import Definition, Scenario
 
@@ -108,7 +109,7 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True):
     assumed: str = ""
     arrivals: dict[str, Any] = msgspec.field(default_factory=lambda: {"kind": "poisson"})
     limits: dict[str, dict[str, Any]] = {}
-    predictor_error: float | Literal["recorded"] | None = None
+    predictor_error: float | ErrorName | None = None
     saturation_rps: dict[Split, float] = {}
 
 

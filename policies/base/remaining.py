@@ -1,8 +1,8 @@
 """Shared by the rules that order by what is left: predicted tokens, tokens per round, seconds.
 
 A prediction that has been passed says only that it was wrong. ``overrun`` is the least remaining
-length such a request is thought to have, as a share of what it has generated: 0 takes the
-prediction at its word (and then serves the request first), larger values stand back.
+length such a request is thought to have, as a share of what it has generated since it was told: 0
+takes the prediction at its word (and then serves the request first), larger values stand back.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from laps_env.sim.observation import (
     DRAFT_LENGTH,
     DRAFT_STEP_S,
     GENERATED_TOKENS,
+    PREDICTED_TOKENS,
     ROUNDS,
     VERIFY_S,
 )
@@ -30,10 +31,27 @@ LEAST_WORK_S = 1e-3
 
 
 @inlined
-def remaining_tokens(row: Any, length: float, overrun: float) -> float:
+def remaining_tokens(row: Any, length: float, least: float) -> float:
     """Tokens that a request of expected total ``length`` still needs, at least one."""
-    generated = row[GENERATED_TOKENS]
-    return max(length - generated, overrun * generated, 1.0)
+    return max(length - row[GENERATED_TOKENS], least, 1.0)
+
+
+@inlined
+def least_tokens(row: Any, overrun: float, told: Any) -> float:
+    """Least remaining length: ``overrun`` of what was generated since the prediction was told.
+
+    Args:
+        row: Request's row of ``observation["queue"]``.
+        overrun: Share, >= 0; without one nothing is remembered.
+        told: Two cells of the request's memory: the prediction, and the tokens generated when it
+            was told, which a rule that knows no traffic notices by its change (written).
+    """
+    if overrun == 0:
+        return 0.0
+    if told[0] != row[PREDICTED_TOKENS]:
+        told[1] = row[GENERATED_TOKENS] if told[0] != 0 else 0.0
+        told[0] = row[PREDICTED_TOKENS]
+    return overrun * (row[GENERATED_TOKENS] - told[1])
 
 
 @inlined

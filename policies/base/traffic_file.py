@@ -15,12 +15,17 @@ import numpy as np
 from msgspec import Meta
 
 from laps_env.policies.base.length_law import HEAVINESSES
-from laps_env.policies.base.traffic_model import TrafficModel, model_of, training_workload
+from laps_env.policies.base.traffic_model import (
+    LengthLaws,
+    TrafficModel,
+    model_of,
+    training_workload,
+)
 from laps_env.sim.costs import Work, verification_ns, work_ns
 from laps_env.sim.server_model import ServerModel
 from laps_env.utils.checks import MAX_COUNT
 from laps_env.utils.documents import read_document, write_document
-from laps_env.workloads.predictors import RECORDED, PredictorError
+from laps_env.workloads.predictors import PredictorError
 from laps_env.workloads.scenarios import Scenario
 
 FORMAT = "laps-env traffic"
@@ -60,7 +65,7 @@ def fit_traffic(scenario: Scenario, predictor_error: PredictorError = None) -> T
     workload, server = training_workload(scenario, predictor_error), scenario.server
     context = float(workload.prompt_tokens.mean() + workload.output_tokens.mean() / 2)
     error = scenario.error_in_force(predictor_error)
-    predictions = "recorded" if error == RECORDED else f"assumed, error {error}"
+    predictions = error if isinstance(error, str) else f"assumed, error {error}"
     return Traffic(
         categories=workload.categories,
         laws=model_of(workload, server),
@@ -92,8 +97,19 @@ def write_traffic(path: Path, traffic: Traffic) -> None:
         ValueError: Numbers that JSON cannot hold.
         OSError: The file cannot be written.
     """
-    laws = {name: np.asarray(value).tolist() for name, value in asdict(traffic.laws).items()}
-    write_document(path, FORMAT, VERSION, {**vars(traffic), "laws": laws})
+    write_document(path, FORMAT, VERSION, {**vars(traffic), "laws": _plain(asdict(traffic.laws))})
+
+
+def _plain(laws: dict[str, Any]) -> dict[str, Any]:
+    """Arrays as lists."""
+    return {
+        name: _plain(value)
+        if isinstance(value, dict)
+        else value.tolist()
+        if isinstance(value, np.ndarray)
+        else value
+        for name, value in laws.items()
+    }
 
 
 def read_traffic(path: Path) -> Traffic:
@@ -105,10 +121,8 @@ def read_traffic(path: Path) -> Traffic:
         OSError: The file cannot be read.
     """
     told = read_document(path, _Document, FORMAT, VERSION)
-    laws: dict[str, Any] = {
-        name: np.array(value) if isinstance(value, list) else value
-        for name, value in msgspec.structs.asdict(told.laws).items()
-    }
+    laws, rests = _members(told.laws), told.laws.rests
+    laws["rests"] = None if rests is None else LengthLaws(**_members(rests))
     return Traffic(
         categories=tuple(told.categories),
         laws=TrafficModel(**laws),
@@ -118,13 +132,22 @@ def read_traffic(path: Path) -> Traffic:
     )
 
 
+def _members(laws: _LengthLaws) -> dict[str, Any]:
+    """Lists as arrays."""
+    members = msgspec.structs.asdict(laws)
+    return {
+        name: np.array(value) if isinstance(value, list) else value
+        for name, value in members.items()
+    }
+
+
 _Text = Annotated[str, Meta(min_length=1)]
 _Size = Annotated[float, Meta(ge=0, le=100)]
 _Seconds = Annotated[float, Meta(ge=0, le=1e3)]
 
 
-class _Laws(msgspec.Struct, forbid_unknown_fields=True):
-    """Members of a `TrafficModel`, in ranges that any traffic is well inside."""
+class _LengthLaws(msgspec.Struct, forbid_unknown_fields=True):
+    """Members of `LengthLaws`, in ranges that any traffic is well inside."""
 
     weight: list[_Size]
     offset: list[Annotated[float, Meta(ge=-100, le=100)]]
@@ -132,11 +155,29 @@ class _Laws(msgspec.Struct, forbid_unknown_fields=True):
     misfit: list[_Size]
     heaviness: list[float]
     scale: list[_Size]
+
+    def check(self, name: str, categories: int) -> None:
+        """Raise ``ValueError`` unless these laws, of this name, are of so many categories."""
+        if not set(self.heaviness) <= set(HEAVINESSES):
+            raise ValueError(
+                f"{name}.heaviness: expected numbers of {HEAVINESSES}, got {self.heaviness}"
+            )
+        for member, values in msgspec.structs.asdict(self).items():
+            if isinstance(values, list) and len(values) != categories:
+                expected = f"{categories} numbers, one a category"
+                raise ValueError(f"{name}.{member}: expected {expected}, got {len(values)}")
+
+
+class _Laws(_LengthLaws, forbid_unknown_fields=True):
+    """Members of a `TrafficModel`, likewise."""
+
     longest_tokens: Annotated[float, Meta(ge=1, le=MAX_COUNT)]
     tokens: list[Annotated[float, Meta(ge=1, le=MAX_COUNT)]]
     tokens_per_round: list[Annotated[float, Meta(ge=1, le=256)]]
     seconds_per_prefill_token: _Seconds
     seconds_per_prefill: _Seconds
+    refresh_every: Annotated[int, Meta(ge=0, le=int(MAX_COUNT))] = 0
+    rests: _LengthLaws | None = None
 
 
 class _Document(msgspec.Struct, forbid_unknown_fields=True):
@@ -149,11 +190,6 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if len(set(self.categories)) < len(self.categories):
             raise ValueError(f"categories: expected different names, got {self.categories}")
-        if not set(self.laws.heaviness) <= set(HEAVINESSES):
-            raise ValueError(
-                f"laws.heaviness: expected numbers of {HEAVINESSES}, got {self.laws.heaviness}"
-            )
-        for name, values in msgspec.structs.asdict(self.laws).items():
-            if isinstance(values, list) and len(values) != len(self.categories):
-                expected = f"{len(self.categories)} numbers, one a category"
-                raise ValueError(f"laws.{name}: expected {expected}, got {len(values)}")
+        self.laws.check("laws", len(self.categories))
+        if self.laws.rests is not None:
+            self.laws.rests.check("laws.rests", len(self.categories))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from laps_env.policies.base.length_law import choose_law
+from laps_env.sim.refreshes import tokens_when_told
 from laps_env.sim.remaining_rounds import remaining_rounds
 from laps_env.sim.server_model import ServerModel
 from laps_env.sim.workload import Workload
@@ -26,8 +28,8 @@ FEWEST_REQUESTS = 10
 
 
 @dataclass(frozen=True)
-class TrafficModel:
-    """Per category: the output length given its prediction, and the speed of decoding.
+class LengthLaws:
+    """Per category: the output length L given its prediction, or what is left of it.
 
     log L is normal around weight * log(prediction) + offset. For an unbiased log-normal predictor
     of error e and lengths of deviation t that is Bayes' rule, with weight t^2 / (t^2 + e^2); fitted
@@ -39,10 +41,6 @@ class TrafficModel:
             one (Kolmogorov's distance), float64 [C]: large where lengths are cut by a limit.
         heaviness, scale: Law around the line that fits best, normal or Student's t: one over its
             degrees of freedom (0: normal) and its scale, float64 [C].
-        longest_tokens: Greatest output length.
-        tokens: Mean of output tokens, float64 [C].
-        tokens_per_round: Output tokens / rounds at the reference draft length, float64 [C].
-        seconds_per_prefill_token, seconds_per_prefill: Cost of a prefill, from the cost model.
     """
 
     weight: Floats
@@ -51,11 +49,45 @@ class TrafficModel:
     misfit: Floats
     heaviness: Floats
     scale: Floats
+
+
+@dataclass(frozen=True)
+class TrafficModel(LengthLaws):
+    """Per category: the output length given its prediction, and the speed of decoding.
+
+    Attributes:
+        longest_tokens: Greatest output length.
+        tokens: Mean of output tokens, float64 [C].
+        tokens_per_round: Output tokens / rounds at the reference draft length, float64 [C].
+        seconds_per_prefill_token, seconds_per_prefill: Cost of a prefill, from the cost model.
+        refresh_every: Tokens between refreshes of a prediction, 0 for none.
+        rests: Laws of what is left when a prediction is refreshed, given what is then said to be
+            left; None without refreshes.
+    """
+
     longest_tokens: float
     tokens: Floats
     tokens_per_round: Floats
     seconds_per_prefill_token: float
     seconds_per_prefill: float
+    refresh_every: int = 0
+    rests: LengthLaws | None = None
+
+    def of_rests(self) -> TrafficModel:
+        """The same with the laws of rests for those of lengths; without refreshes itself."""
+        return self if self.rests is None else replace(self, **vars(self.rests))
+
+
+def with_rests(traffic: TrafficModel, constants: Callable[[TrafficModel], Floats]) -> Floats:
+    """Constants of each category by its law of lengths, then those by its law of rests, flat.
+
+    Args:
+        traffic: Traffic with both laws.
+        constants: Function that gives those of all categories, [C, n].
+    """
+    lengths = constants(traffic)
+    rests = lengths if traffic.rests is None else constants(traffic.of_rests())
+    return np.stack([lengths, rests], axis=1).ravel()
 
 
 def fit_traffic_model(scenario: Scenario, predictor_error: PredictorError) -> TrafficModel:
@@ -76,26 +108,13 @@ def training_workload(scenario: Scenario, predictor_error: PredictorError) -> Wo
 
 def model_of(workload: Workload, server: ServerModel) -> TrafficModel:
     """Fit on all requests of a workload, at the server's reference draft length."""
-    log_length = np.log(workload.output_tokens)
     to_go = remaining_rounds(workload, server.reference_draft_length)
     rounds = to_go[workload.offset[:-1]]
     drawn = _drawn(workload)
-    members = [_members(workload, drawn, c) for c in range(len(workload.categories))]
-    log_predicted = np.log(workload.predicted_tokens)
-    lines = np.array([_line(log_predicted[m], log_length[m]) for m in members])
-    laws = np.array(
-        [
-            choose_law(log_length[m] - weight * log_predicted[m] - offset, _halves(drawn[m]))
-            for m, (weight, offset) in zip(members, lines[:, :2], strict=True)
-        ]
-    )
+    members = _members(workload.category, drawn, len(workload.categories))
+    lengths = _fit_laws(workload.predicted_tokens, workload.output_tokens, members, drawn)
     return TrafficModel(
-        weight=lines[:, 0],
-        offset=lines[:, 1],
-        variance=lines[:, 2],
-        misfit=lines[:, 3],
-        heaviness=laws[:, 0],
-        scale=laws[:, 1],
+        **vars(lengths),
         longest_tokens=float(workload.output_tokens.max()),
         tokens=np.array([workload.output_tokens[m].mean() for m in members]),
         tokens_per_round=np.array(
@@ -103,7 +122,45 @@ def model_of(workload: Workload, server: ServerModel) -> TrafficModel:
         ),
         seconds_per_prefill_token=server.cost.target_token_ns * 1e-9,
         seconds_per_prefill=server.cost.prefill_request_ns * 1e-9,
+        refresh_every=workload.refresh_every,
+        rests=_laws_of_rests(workload, drawn),
     )
+
+
+def _laws_of_rests(workload: Workload, drawn: npt.NDArray[np.int64]) -> LengthLaws | None:
+    """Laws of what is left, fitted on every refresh of every request; None without any."""
+    if workload.refreshed_tokens is None or workload.refreshed_tokens.size == 0:
+        return None
+    generated = tokens_when_told(workload.refresh_offset, workload.refresh_every)
+    of = np.repeat(np.arange(drawn.size), np.diff(workload.refresh_offset))
+    members = _members(workload.category[of], drawn[of], len(workload.categories))
+    told = np.maximum(workload.refreshed_tokens - generated, 1.0)
+    return _fit_laws(told, workload.output_tokens[of] - generated, members, drawn[of])
+
+
+def _fit_laws(
+    predicted: Floats,
+    true: npt.NDArray[np.int64],
+    members: list[npt.NDArray[np.bool_]],
+    drawn: npt.NDArray[np.int64],
+) -> LengthLaws:
+    """Each category's law of n true numbers of tokens, given the predicted ones.
+
+    Args:
+        predicted: Predicted numbers [n].
+        true: True numbers [n].
+        members: Those that each category's law is fitted on, bool [n] each.
+        drawn: Number of the recorded or generated request that each is of [n].
+    """
+    x, y = np.log(predicted), np.log(true)
+    lines = np.array([_line(x[m], y[m]) for m in members])
+    laws = np.array(
+        [
+            choose_law(y[m] - weight * x[m] - offset, _halves(drawn[m]))
+            for m, (weight, offset) in zip(members, lines[:, :2], strict=True)
+        ]
+    )
+    return LengthLaws(*lines.T, *laws.T)
 
 
 def _drawn(workload: Workload) -> npt.NDArray[np.int64]:
@@ -113,11 +170,11 @@ def _drawn(workload: Workload) -> npt.NDArray[np.int64]:
 
 
 def _members(
-    workload: Workload, drawn: npt.NDArray[np.int64], category: int
-) -> npt.NDArray[np.bool_]:
-    """Requests [R] whose law is a category's: its own, or all where it has few different ones."""
-    own = workload.category == category
-    return own if np.unique(drawn[own]).size >= FEWEST_REQUESTS else np.ones_like(own)
+    category: npt.NDArray[np.int64], drawn: npt.NDArray[np.int64], categories: int
+) -> list[npt.NDArray[np.bool_]]:
+    """Those [n] that each category's law is of: its own, or all where few requests are its own."""
+    own = [category == c for c in range(categories)]
+    return [m if np.unique(drawn[m]).size >= FEWEST_REQUESTS else np.ones_like(m) for m in own]
 
 
 def _halves(drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

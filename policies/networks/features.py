@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from laps_env.policies.base.posterior import MISFIT, law_in_force, posterior_log_rest, told_at
 from laps_env.policies.base.remaining import (
     remaining_tokens,
     round_duration_s,
     shrunk_tokens_per_round,
 )
 from laps_env.policies.base.traffic_model import Floats, TrafficModel
-from laps_env.policies.bayes_srpt import MISFIT, posterior_log_length
 from laps_env.policies.gittins import index_tables, index_tokens
 from laps_env.sim.observation import (
     ACCEPTED,
@@ -63,7 +63,7 @@ REQUEST_FEATURES = (
     Feature("predicted", "log of (predicted - generated) tokens, in rounds / 4", "length"),
     Feature("deviation", "standard deviation of log length, given the prediction", "category"),
     Feature("misfit", "distance of log lengths from the law of the others", "category"),
-    Feature("age", "log(1 + generated / expected length)", "category"),
+    Feature("age", "log(1 + generated since the prediction / expected then)", "category"),
     Feature("surprise", "log(own tokens per round, shrunk / the category's)", "acceptance"),
     Feature("acceptance", "accepted / drafted so far", "acceptance"),
     Feature("window_acceptance", "accepted / drafted over the last rounds", "acceptance"),
@@ -88,27 +88,29 @@ SERVER_FEATURES = (
 
 
 @inlined
-def describe_request(row: Any, server: Any, law: Any, out: Any) -> None:
+def describe_request(row: Any, server: Any, laws: Any, out: Any) -> None:
     """Fill ``out`` with `REQUEST_FEATURES`.
 
     Args:
         row: Request's row of ``observation["queue"]``.
         server: Array ``observation["server"]``.
-        law: Constants of the category (`laps_env.policies.gittins.index_tables`).
+        laws: Constants of the category (`laps_env.policies.gittins.index_tables`).
         out: Features, float [18] (written).
     """
-    generated, rounds = row[GENERATED_TOKENS], row[ROUNDS]
+    law = laws[law_in_force(row, laws) :]
+    told, rounds = told_at(row, law), row[ROUNDS]
+    since = row[GENERATED_TOKENS] - told
     round_s = round_duration_s(server)
     speed = shrunk_tokens_per_round(row, law[0], SPEED_WEIGHT)
-    median_log, deviation = posterior_log_length(row, law), math.sqrt(law[3])
+    median_log, deviation = posterior_log_rest(row, law), math.sqrt(law[3])
     expected = math.exp(median_log + law[3] / 2)
-    out[0] = math.log(residual_tokens(generated, median_log, deviation) / speed) / 4
-    out[1] = math.log(index_tokens(generated, math.exp(median_log), law) / speed) / 4
-    out[2] = math.log(remaining_tokens(row, expected, 0.0) / speed) / 4
+    out[0] = math.log(residual_tokens(since, median_log, deviation) / speed) / 4
+    out[1] = math.log(index_tokens(since, math.exp(median_log), law) / speed) / 4
+    out[2] = math.log(remaining_tokens(row, told + expected, 0.0) / speed) / 4
     out[3] = math.log(remaining_tokens(row, row[PREDICTED_TOKENS], 0.0) / speed) / 4
     out[4] = deviation
     out[5] = law[MISFIT]
-    out[6] = math.log1p(generated / expected)
+    out[6] = math.log1p(since / expected)
     out[7] = math.log(speed / law[0])
     out[8] = row[ACCEPTED] / max(row[DRAFTED], 1.0)
     out[9] = row[WINDOW_ACCEPTANCE]

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from laps_env.policies.base.posterior import MISFIT
 from laps_env.policies.base.rule_spec import RuleSpec
 from laps_env.policies.base.traffic_model import Floats
-from laps_env.policies.bayes_srpt import MISFIT
 from laps_env.policies.gittins import INDEX_SIZE
 from laps_env.policies.networks.features import REQUEST_FEATURES, WeightsAndLaws, describe_request
 from laps_env.sim.observation import BATCH_SIZE, CATEGORY

@@ -20,18 +20,19 @@ from typing import Any
 
 import numpy as np
 
+from laps_env.policies.base.posterior import LAW_SIZE, OFFSET, SPEED, VARIANCE
 from laps_env.policies.base.remaining import shrunk_tokens_per_round
 from laps_env.policies.base.rule_spec import Parameter, RuleSpec
 from laps_env.policies.base.running_law import (
     CATEGORIES,
-    LAW,
+    LAWS,
     MEMORY,
     PER_SLOT,
     SHARED,
     follow,
+    laws_place,
 )
 from laps_env.policies.base.traffic_model import Floats, TrafficModel
-from laps_env.policies.bayes_srpt import LAW_SIZE, MISFIT
 from laps_env.policies.gittins import INDEX_SIZE, POINTS
 from laps_env.policies.gittins_running import TABLES, between_tables, laws_and_tables
 from laps_env.policies.networks.features import (
@@ -50,7 +51,6 @@ from laps_env.sim.observation import (
     OCCUPIED,
     PROMPT_TOKENS,
     RAN,
-    SERVER_COLUMNS,
 )
 from laps_env.utils.jit import inlined, prepare, rule
 
@@ -84,14 +84,13 @@ PARAMETERS = (
 )
 _FIRST = len(PARAMETERS)
 _LAWS = _FIRST + WEIGHTS
-_TABLES = _LAWS + CATEGORIES * LAW
-_MISFITS = _TABLES + TABLES * POINTS
+_TABLES = _LAWS + CATEGORIES * LAWS
+_COUNT = _TABLES + TABLES * POINTS
 
 #: A threshold of 0 has no odds to depart from.
 _LEAST = 1e-3
 
-_COLUMNS = len(SERVER_COLUMNS)
-#: Cells at the end: a law in the layout of `laps_env.policies.gittins.index_tables` for each
+#: Cells at the end: the laws in the layout of `laps_env.policies.gittins.index_tables` for each
 #: category; requests in a round, requests that wait.
 _OWN = CATEGORIES * INDEX_SIZE + 2
 
@@ -101,9 +100,12 @@ def learn(queue: Any, server: Any, params: Any) -> None:
     """Follow the traffic, tabulate the laws, and count."""
     follow(queue, server, MEMORY.default, params[_LAWS:])
     own = server[server.size - _OWN :]
-    misfits = params[_MISFITS:]
-    for c in range(misfits.size):
-        tabulate(server, c, misfits[c], params, own[INDEX_SIZE * c : INDEX_SIZE * (c + 1)])
+    for c in range(int(params[_COUNT])):
+        first = laws_place(c)
+        for begin in range(0, 2 * LAW_SIZE, LAW_SIZE):
+            now = server[first + begin : first + begin + LAW_SIZE]
+            place = INDEX_SIZE * c + begin // LAW_SIZE * (INDEX_SIZE // 2)
+            tabulate(now, params[_TABLES:], own[place : place + INDEX_SIZE // 2])
     present = 0
     for k in range(queue.shape[0]):
         present += 1 if queue[k, OCCUPIED] == 1 else 0
@@ -113,16 +115,12 @@ def learn(queue: Any, server: Any, params: Any) -> None:
 
 
 @inlined
-def tabulate(server: Any, category: int, misfit: float, params: Any, law: Any) -> None:
-    """Write the law of a category, with its index table, where it has changed."""
-    now = server[_COLUMNS + 1 + LAW * category : _COLUMNS + 1 + LAW * (category + 1)]
-    same = law[0] == now[0] and law[2] == now[2] and law[3] == now[3]
-    if same:
-        return
-    for j in range(4):
-        law[j] = now[j]
-    law[MISFIT] = misfit
-    between_tables(law[3], params[_TABLES:], law[LAW_SIZE:])
+def tabulate(now: Any, tables: Any, law: Any) -> None:
+    """Write a law with its index table, where it has changed."""
+    if law[SPEED] != now[SPEED] or law[VARIANCE] != now[VARIANCE] or law[OFFSET] != now[OFFSET]:
+        for j in range(LAW_SIZE):
+            law[j] = now[j]
+        between_tables(now[VARIANCE], tables, law[LAW_SIZE:])
 
 
 @inlined
@@ -139,18 +137,19 @@ def joint(row: Any, server: Any, params: Any, memory: Any) -> float:
     """The weighted sum; memory ends with the longest draft and the threshold."""
     own = server[server.size - _OWN :]
     first = INDEX_SIZE * int(row[CATEGORY])
-    law = own[first : first + INDEX_SIZE]
-    describe_request(row, server, law, memory)
+    laws = own[first : first + INDEX_SIZE]
+    describe_request(row, server, laws, memory)
     memory[_REQUEST] = math.log1p(row[PROMPT_TOKENS] + row[GENERATED_TOKENS]) / 8
     memory[_REQUEST + 1] = (1.0 - row[CACHED]) * memory[_REQUEST]
     memory[_REQUEST + 2] = row[RAN] * memory[0]
     g = memory[_ORDER : _ORDER + _DRAFT]
-    speed = shrunk_tokens_per_round(row, law[0], SPEED_WEIGHT)
+    usual = laws[SPEED]
+    speed = shrunk_tokens_per_round(row, usual, SPEED_WEIGHT)
     g[0] = 1.0
     g[1] = math.log(max(own[_OWN - 2], 1.0)) / 4
     g[2] = math.log1p(own[_OWN - 1]) / 4
-    g[3] = math.log(law[0])
-    g[4] = math.log(speed / law[0])
+    g[3] = math.log(usual)
+    g[4] = math.log(speed / usual)
     g[5] = memory[0]
     weights = params[_FIRST:]
     longer = weighted(weights[_ORDER:], g, _DRAFT)
@@ -164,7 +163,7 @@ def joint(row: Any, server: Any, params: Any, memory: Any) -> float:
 
 @dataclass(frozen=True, eq=False)
 class RunningWeights:
-    """Constants of the rule: weights, running laws and tables, misfit of each category.
+    """Constants of the rule: weights, running laws and tables, number of categories.
 
     Attributes:
         weights: Learned weights, float64, flat.
@@ -174,7 +173,7 @@ class RunningWeights:
 
     def __call__(self, traffic: TrafficModel) -> Floats:
         """Constants that follow the parameters (`RuleSpec.fitted`)."""
-        return np.concatenate([self.weights, laws_and_tables(traffic), traffic.misfit])
+        return np.concatenate([self.weights, laws_and_tables(traffic), [traffic.weight.size]])
 
 
 def make_spec(name: str, arrays: dict[str, Floats]) -> RuleSpec:
