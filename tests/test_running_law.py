@@ -13,7 +13,8 @@ from test_rule_orders import LAWS, with_laws
 from laps_env import policies
 from laps_env.evaluation.episodes import serve
 from laps_env.policies import Policy
-from laps_env.policies.base.running_law import CATEGORIES, LAWS, first_laws
+from laps_env.policies.base import running_law
+from laps_env.policies.base.running_law import CATEGORIES, first_laws
 from laps_env.sim.observation import (
     ARRIVAL_NUMBER,
     CATEGORY,
@@ -29,13 +30,13 @@ FIRST = len(SERVER_COLUMNS) + 1
 
 
 def followed(policy: Policy, tables: list[Row]) -> np.ndarray:
-    """Laws of lengths and of speed of two categories, [2, 6], after these tables of one request, one after the other."""
-    cells = policy._server_cells(1)
+    """Laws of two categories, [2, 6], after these tables of one request, one after the other."""
+    cells, size = policy._server_cells(1), running_law.LAWS
     for row in tables:
         observation = observe([row])
         cells[: len(SERVER_COLUMNS)] = observation["server"]
         policy.spec.prepare.function(observation["queue"], cells, policy.params)
-    return cells[FIRST : FIRST + 2 * LAWS].reshape(2, LAWS)[:, [0, 1, 2, 3, -2, -1]]
+    return cells[FIRST : FIRST + 2 * size].reshape(2, size)[:, [0, 1, 2, 3, -2, -1]]
 
 
 @pytest.mark.parametrize("name", ["gittins_running", "bayes_running"])
