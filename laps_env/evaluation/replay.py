@@ -14,8 +14,8 @@ from laps_env.evaluation.recordings import Played, Recordings
 from laps_env.evaluation.results import Answers, Results, Row
 from laps_env.policies import Policy
 from laps_env.sim import SIMULATOR_VERSION
-from laps_env.sim.confidence import confident_of
 from laps_env.sim.metrics import time_alone_ns
+from laps_env.sim.server_model import needs_confidence
 from laps_env.workloads import Workload
 from laps_env.workloads.load import realised_load
 from laps_env.workloads.scenario_file import restored
@@ -58,7 +58,7 @@ class Replay:
             split=grid.split,
             seed=seed,
             predictor_error=grid.predictor_error,
-            confidences=any(map(_needs_confidence, setting.policies.values())),
+            confidences=any(needs_confidence(p.draft_length) for p in setting.policies.values()),
         )
         alone = time_alone_ns(workload, server, server.reference_draft_length)
         brought = {"load_realised": realised_load(workload, server)}
@@ -115,16 +115,11 @@ def parts_of(results: Results, row: Row, episode: int) -> tuple[Policy, Workload
             split=row.split,
             seed=row.seeds[episode],
             predictor_error=row.predictor_error,  # type: ignore[arg-type]
-            confidences=_needs_confidence(policy),
+            confidences=needs_confidence(policy.draft_length),
         )
     except (ValueError, LookupError, TypeError) as reason:  # the row may be somebody else's
         raise ValueError(f"{row.place}, {row.policy}: cannot be run again: {reason}") from None
     return policy, workload, scenario
-
-
-def _needs_confidence(policy: Policy) -> bool:
-    """Whether its draft lengths go by the draft's confidences."""
-    return confident_of(policy.draft_length) is not None
 
 
 def _scenario_of(results: Results, row: Row) -> Scenario:

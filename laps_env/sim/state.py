@@ -85,13 +85,15 @@ SLOT = np.dtype(
     [
         ("attained_ns", np.int64),
         ("position", np.int64),  # of its next output token in the flat arrays
+        ("chance", np.float64),  # that the draft is accepted up to its next unverified token
         ("drafted", np.int32),
         ("accepted", np.int32),
         ("request", np.int32),  # FREE or the request's arrival number
         ("generated", np.int32),
         ("rounds", np.int32),
         ("preemptions", np.int32),
-        ("drafting", np.int16),  # draft length in the round at hand
+        ("drafting", np.int16),  # tokens drafted in the round at hand
+        ("verifying", np.int16),  # of these, the first so many
         ("asked", np.int16),  # that the agent wants, where it decides
         ("resident", np.int8),
         ("swapped", np.int8),
