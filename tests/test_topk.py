@@ -65,7 +65,8 @@ def toy(**changes: Any) -> Workload:
 def toy_server(token_ns: float, **changes: Any) -> ServerModel:
     """Rounds of 100 ns, 10 more for each draft step, ``token_ns`` for each verified token."""
     cost = CostModel(0, 100, token_ns, 0, 10, 0, 0, 0)
-    return ServerModel(cost, **{"batch_size": 2, "draft_length": "topk:3"} | changes)
+    fields: dict[str, Any] = {"batch_size": 2, "draft_length": "topk:3"}
+    return ServerModel(cost, **fields | changes)
 
 
 def first_round(workload: Workload, server: ServerModel) -> Simulation:
