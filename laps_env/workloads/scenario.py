@@ -193,6 +193,10 @@ class Scenario:
         later: list[object] = [self.limits] if self.limits else []
         concentration = getattr(self.requests, "concentration", CONCENTRATION)
         later += [{"concentration": concentration}] if concentration != CONCENTRATION else []
+        if isinstance(self.requests, RecordedRequests):
+            parts = (self.requests.train, self.requests.test)
+            sampled = [part.acceptance for part in parts if part.acceptance is not None]
+            later += [{"acceptance": sampled}] if sampled else []
         return code_digest(self.server, self.requests, self.arrivals, self.saturation_rps, *later)
 
     def with_arrivals(self, arrivals: ArrivalProcess | ArrivalTrace) -> Scenario:
