@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Error = float | Literal["recorded"] | None
 #: Networks of `laps_env.agents.networks.NETWORKS`.
 Network = Literal["pointer", "attention", "flat"]
+#: Decisions that an index is searched for.
+Decides = Literal["order", "drafts", "both"]
 #: What can be taken away: the action mask, or features by what they are about
 #: (`laps_env.policies.networks.features.Feature.about`).
 Ablation = Literal["mask", "acceptance", "category", "length", "service", "time"]
@@ -175,6 +177,8 @@ class IndexOptions(Traffic):
     """CMA-ES over the weights of an index, a linear rule of few numbers.
 
     Attributes:
+        decides: What is learned: the order; how much is drafted, in the order of
+            `gittins_running`; or both (`laps_env.policies.networks.joint`).
         num_requests: Requests of a workload.
         repeats: Workloads of each scenario, error and load in a generation.
         cells: Combinations that a generation is judged on, drawn anew for each; None for all.
@@ -185,6 +189,7 @@ class IndexOptions(Traffic):
         ValueError: A value out of range.
     """
 
+    decides: Decides = "order"
     num_requests: int = 500
     repeats: int = 2
     cells: int | None = None
@@ -198,6 +203,7 @@ class IndexOptions(Traffic):
         check_count("cells", self.cells, optional=True)
         check_count("seed", self.seed, least=0)
         check_not_negative("tail", self.tail)
+        check_one_of("decides", self.decides, get_args(Decides))
 
     def score(self, log_ratios: Sequence[float]) -> float:
         """Log ratio of mean latency, and ``tail`` times that of the p99 latency."""

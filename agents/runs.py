@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from laps_env.agents.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
-from laps_env.agents.index_search import START, search
+from laps_env.agents.index_search import search, searched_for
 from laps_env.agents.options import Budget, IndexOptions, Options, PPOOptions
 from laps_env.agents.ppo import PPOTrainer
 from laps_env.evaluation.objective import SLOTS, Objective, with_weights
@@ -101,13 +101,15 @@ class Run:
         """Blocks of the search for an index, from where the journal ends."""
         options = self.options
         assert isinstance(options, IndexOptions)
-        rule = network_rule("index", "candidate", {"weights": START})
+        searched = searched_for(options)
+        rule = network_rule(searched.kind, "candidate", {"weights": searched.start})
         objective = Objective(
             options.sources(),
             options.loads,
             options.num_requests,
             repeats=options.repeats,
             cells=options.cells,
+            confidences=rule.drafts,
         )
         look = self._look(rule)
         known = [scores for entry in self.journal.entries for scores in entry["scores"]]
@@ -115,7 +117,7 @@ class Run:
             objective,
             rule,
             options.score,
-            rows=len(START) if len(options.scenario) > 1 else 1,
+            searched=searched,
             seed=options.seed * 2**20,
             threads=torch.get_num_threads(),
             known=known,
@@ -125,11 +127,11 @@ class Run:
 
         def block(scores: list[list[float]], weights: Floats) -> Entry:
             validation = look(weights.ravel())
-            self._keep_if_best("index", {"weights": weights}, validation)
+            self._keep_if_best(searched.kind, {"weights": weights}, validation)
             return {"scores": scores, "validation": validation}
 
         if not self.journal.entries:
-            yield block([], START)
+            yield block([], searched.start)
         while True:
             found = list(islice(generations, GENERATIONS))
             yield block([scores for scores, _ in found], found[-1][1])
@@ -171,6 +173,7 @@ class Run:
             VALIDATION_REQUESTS,
             repeats=max(1, VALIDATION_WORKLOADS // self.options.combinations),
             slots=rule.slots or SLOTS,
+            confidences=rule.drafts,
         )
         pool = ThreadPoolExecutor(torch.get_num_threads())
         tasks = objective.tasks("validation", VALIDATION_SEED, pool)

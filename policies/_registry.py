@@ -32,7 +32,8 @@ from laps_env.policies.networks.model_file import (
     is_model,
     load_model,
 )
-from laps_env.sim.confidence import CONFIDENCE
+from laps_env.sim.confidence import CONFIDENCE, Confident, confident_of
+from laps_env.sim.draft_length import POLICY
 from laps_env.sim.server_model import DRAFT_RULES
 from laps_env.sim.topk import TOPK
 from laps_env.utils.checks import is_finite
@@ -42,7 +43,7 @@ from laps_env.workloads.scenarios import DEFAULT_SCENARIO, Scenario, get_scenari
 
 _PACKAGE = "laps_env.policies"
 #: Modules of `laps_env.policies.networks` by the kind that a model's card names.
-NETWORKS = ("index", "pointer", "attention", "flat")
+NETWORKS = ("index", "joint", "pointer", "attention", "flat")
 
 #: Draft lengths that are chosen for a scenario.
 BEST_LENGTHS = {CONFIDENCE: best_confident, TOPK: best_topk, VLLM: best_draft_lengths}
@@ -89,6 +90,9 @@ def make(
     if not isinstance(traffic, Traffic | None):
         raise ValueError(f"traffic: expected a Traffic, got {traffic!r:.80}")
     policy = _without_laws(name, scenario.name, settings)
+    if policy.spec.drafts and policy.draft_length is None:
+        given = settings | (split_settings(name)[1] if isinstance(name, str) else {})
+        policy = _with_best_draft(policy, scenario, given)
     if policy.draft_length in BEST_LENGTHS:
         policy = replace(policy, draft_length=BEST_LENGTHS[policy.draft_length](scenario))
     spec, params = policy.spec, policy.params
@@ -97,6 +101,13 @@ def make(
         params = np.concatenate([params, _fitted(policy.name, spec, known.laws)])
     categories = (traffic or scenario.requests).categories if spec.by_category else None
     return replace(policy, params=params, categories=categories)
+
+
+def _with_best_draft(policy: Policy, scenario: Scenario, given: dict[str, float]) -> Policy:
+    """A policy that decides drafts, told what is best for the scenario as a whole."""
+    fixed = Confident(0.0, scenario.server.reference_draft_length)
+    best = confident_of(best_confident(scenario)) or fixed
+    return replace(with_settings(policy, **best._asdict() | given), draft_length=POLICY)
 
 
 def _without_laws(given: str | RuleSpec, scenario: str, settings: dict[str, float]) -> Policy:

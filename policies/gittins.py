@@ -27,20 +27,24 @@ from laps_env.utils.jit import inlined, rule
 
 _FITTED = 1
 #: G(x) / (1 + x) is tabulated at x / (1 + x) = 0, 1/128, ..., 127/128.
-_POINTS = 128
+POINTS = 128
 #: Fitted constants of a category: its law (`laps_env.policies.bayes_srpt`), then its index table.
-INDEX_SIZE = LAW_SIZE + _POINTS
+INDEX_SIZE = LAW_SIZE + POINTS
 
 
 @inlined
 def index_tokens(generated: float, median: float, law: Any) -> float:
     """The index in tokens; ``law`` is a category's constants (`index_tables`)."""
-    age = generated / median
-    place = min(age / (1.0 + age) * _POINTS, _POINTS - 1.0)
-    left = int(place) if 0.0 <= place < _POINTS - 1.0 else _POINTS - 2
-    table = LAW_SIZE + left
-    scaled = law[table] + (law[table + 1] - law[table]) * (place - left)
-    return scaled * (1.0 + age) * median
+    return scaled_index(generated / median, law[LAW_SIZE:]) * median
+
+
+@inlined
+def scaled_index(age: float, table: Any) -> float:
+    """The index at this age, both in medians (`index_table`)."""
+    place = min(age / (1.0 + age) * POINTS, POINTS - 1.0)
+    left = int(place) if 0.0 <= place < POINTS - 1.0 else POINTS - 2
+    scaled = table[left] + (table[left + 1] - table[left]) * (place - left)
+    return scaled * (1.0 + age)
 
 
 @rule
@@ -63,9 +67,9 @@ def index_table(scale: float, heaviness: float = 0.0) -> Floats:
     between a thousandth and a hundred times the age's own scale (a log-t law is so dense at 0 that
     the smallest D of all would be best there).
     """
-    grid = np.arange(_POINTS) / _POINTS
+    grid = np.arange(POINTS) / POINTS
     ages = grid / (1 - grid)
-    table = np.empty(_POINTS)
+    table = np.empty(POINTS)
     for i, age in enumerate(ages):
         wide = max(scale, 0.02) * (age + 1.0)
         spans = np.concatenate([[0.0], np.geomspace(1e-3 * wide, 1e2 * wide, 300)])

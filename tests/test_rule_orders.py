@@ -193,6 +193,7 @@ LAWS = TrafficModel(
     heaviness=np.zeros(2),
     scale=np.sqrt([0.5, 0.2]),
     longest_tokens=1000.0,
+    tokens=np.array([80.0, 450.0]),
     tokens_per_round=np.array([2.0, 4.0]),
     seconds_per_prefill_token=0.0,
     seconds_per_prefill=0.0,

@@ -54,6 +54,7 @@ class Objective:
         cells: Pairs of scenario and load that a seed draws and is scored on; None for all.
         slots: Slots of the request table.
         reference: Name of the reference policy.
+        confidences: Whether the workloads have the draft's confidences.
     """
 
     traffic: Sequence[tuple[Scenario, PredictorError]]
@@ -63,6 +64,7 @@ class Objective:
     cells: int | None = None
     slots: int = SLOTS
     reference: str = REFERENCE
+    confidences: bool = False
 
     def make(self, rule: str | RuleSpec) -> list[Policy]:
         """The policy of a rule for each of the traffic."""
@@ -95,6 +97,7 @@ class Objective:
             split=split,
             seed=seed * self.repeats + repeat,
             predictor_error=error,
+            confidences=self.confidences,
         )
         return Task(
             place, split, workload, self._measured(self._references, place, split, workload)
@@ -147,5 +150,11 @@ class Objective:
 
 
 def with_weights(made: Sequence[Policy], weights: Floats) -> list[Policy]:
-    """Policies of a learned rule with other weights, flat [W]; their fitted constants stay."""
-    return [replace(p, params=np.concatenate([weights, p.params[weights.size :]])) for p in made]
+    """Policies of a learned rule with other weights, flat [W]; all other constants stay."""
+
+    def changed(policy: Policy) -> Floats:
+        first = len(policy.settings)
+        parts = [policy.params[:first], weights, policy.params[first + weights.size :]]
+        return np.concatenate(parts)
+
+    return [replace(policy, params=changed(policy)) for policy in made]

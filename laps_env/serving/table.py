@@ -293,8 +293,9 @@ class Table:
         arrays: list[tuple[Any, Any]] = list(zip(old, self._state, strict=True))
         for before, after in arrays:
             after[tuple(slice(size) for size in before.shape)] = before
-        memory, self._scorer = self._scorer.memory, self.policy.scorer(slots)
-        self._scorer.memory[: len(memory)] = memory
+        before, self._scorer = self._scorer, self.policy.scorer(slots)
+        self._scorer.memory[: len(before.memory)] = before.memory
+        self._scorer.server[: before.server.size] = before.server
 
     def _number_anew(self) -> None:
         """Forget requests that have left, but for the latest arrivals; the order stays."""

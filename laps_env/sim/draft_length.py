@@ -22,8 +22,11 @@ MAX_DRAFT_LENGTH = 16
 #: Name of the rule, in place of a draft length.
 SMARTSPEC = "smartspec"
 
+#: In place of a draft length: what the scheduling rule asks for each of its requests.
+POLICY = "policy"
+
 #: What stands in the kernel's constants for a rule that chooses, or for a table.
-BY_SMARTSPEC, BY_SGLANG, BY_TABLE = -1, -2, -3
+BY_SMARTSPEC, BY_SGLANG, BY_TABLE, BY_POLICY = -1, -2, -3, -5
 
 #: Batch sizes that a table of draft lengths has entries for; larger ones take the last.
 TABLE_SIZE = 64

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from laps_env.sim.adaptive_steps import start_adaptive
 from laps_env.sim.admission import admit, advance_to_work, check_limits, pick, pick_by_priority
 from laps_env.sim.costs import Work, draft_step_ns, verification_ns
+from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
 from laps_env.sim.observation import copy_table, refresh_times, show_choices, show_server
 from laps_env.sim.round import (
     close_round,
@@ -206,7 +207,8 @@ class Scorer(NamedTuple):
     ``memory``: column 0 names the owner (arrival number + 1), so that a new request finds its cells
     zeroed. ``remaining``, the rounds still to run from each output position, is empty but for a
     clairvoyant rule, which finds its value in its first cell. ``raised`` is set from outside when
-    compiled code behind a pointer raises (`laps_env.utils.rule_errors`).
+    compiled code behind a pointer raises (`laps_env.utils.rule_errors`). A rule that also decides
+    drafts leaves the longest of a request, and the threshold, in its last two cells.
     """
 
     rule: Any  # compiled by `laps_env.utils.jit.rule`
@@ -217,6 +219,7 @@ class Scorer(NamedTuple):
     remaining: npt.NDArray[np.float64]  # [T] or [0]
     priority: npt.NDArray[np.float64]  # [N], the result
     raised: npt.NDArray[np.int8]  # [1]
+    drafts: bool = False
 
 
 @inlined
@@ -240,6 +243,9 @@ def score_all(server: Any, e: Episode, columns: npt.NDArray[np.float32], scorer:
         if scorer.raised[0] != 0 or not np.isfinite(priority):
             return index
         scorer.priority[index] = priority
+        if scorer.drafts:
+            slot.asked = min(max(memory[index, -2], 0.0), MAX_DRAFT_LENGTH)
+            slot.threshold = memory[index, -1]
     return FREE
 
 

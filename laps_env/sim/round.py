@@ -16,6 +16,7 @@ from laps_env.sim.commit import accepted_tokens, committed_tokens, drafted_token
 from laps_env.sim.confidence import BY_CONFIDENCE, confident_length
 from laps_env.sim.costs import Work, draft_step_ns, duration_ns, verification_ns
 from laps_env.sim.draft_length import (
+    BY_POLICY,
     BY_SGLANG,
     BY_SMARTSPEC,
     FORGETTING,
@@ -104,6 +105,11 @@ def choose_draft_length(c: Any, server: Any, e: Episode, room: int) -> Any:
         return smartspec_draft_length(c, server, context, room)
     if c.draft_length == BY_CONFIDENCE or c.draft_length == BY_TOPK:
         return c.most_drafted
+    if c.draft_length == BY_POLICY:
+        longest = 0
+        for k in range(server.picked):
+            longest = max(longest, e.slots[e.batch[k]].asked)
+        return longest
     if c.draft_length == BY_SGLANG:
         return sglang_draft_length(e.adaptive, server.picked)
     return c.draft_table[min(server.picked, TABLE_SIZE) - 1]
@@ -212,11 +218,18 @@ def draft_length_of(c: Any, server: Any, e: Episode, slot: Any) -> Any:
     if server.drafts_by == BY_SCHEDULE:
         return np.int64(e.schedule[e.requests[slot.request].schedule_offset + slot.rounds])
     if c.draft_length == BY_CONFIDENCE:
-        request = e.requests[slot.request]
-        end = request.offset + request.output_tokens
-        longest = server.draft_length
-        return confident_length(e.confidence, slot.position, end, longest, c.threshold)
+        return confident_draft(e, slot, server.draft_length, c.threshold)
+    if c.draft_length == BY_POLICY:
+        return confident_draft(e, slot, min(slot.asked, server.draft_length), slot.threshold)
     return server.draft_length
+
+
+@inlined
+def confident_draft(e: Episode, slot: Any, longest: int, threshold: float) -> Any:
+    """Tokens drafted for a request until its draft is unsure, at most ``longest``."""
+    request = e.requests[slot.request]
+    end = request.offset + request.output_tokens
+    return confident_length(e.confidence, slot.position, end, longest, threshold)
 
 
 @inlined

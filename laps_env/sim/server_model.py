@@ -11,10 +11,12 @@ from laps_env.sim.adaptive_steps import SGLANG
 from laps_env.sim.confidence import BY_CONFIDENCE, CONFIDENCE, confident_of
 from laps_env.sim.costs import CONSTANT_NAMES, CostModel
 from laps_env.sim.draft_length import (
+    BY_POLICY,
     BY_SGLANG,
     BY_SMARTSPEC,
     BY_TABLE,
     MAX_DRAFT_LENGTH,
+    POLICY,
     SMARTSPEC,
     TABLE_SIZE,
 )
@@ -48,7 +50,8 @@ class ServerModel:
             ``"smartspec"``, ``"sglang"``, or ``"confidence"``, also with its threshold and longest
             draft, ``"confidence:0.25:4"`` (`laps_env.sim.confidence`), or ``"topk"``, also with
             what each request drafts, ``"topk:4"`` (`laps_env.sim.topk`); or such numbers for
-            batches of 1, 2, ... requests, 64 at most, larger ones taking the last (vLLM's table).
+            batches of 1, 2, ... requests, 64 at most, larger ones taking the last (vLLM's table);
+            or ``"policy"``, what a scheduling rule that also decides this asks for each request.
         pool_tokens: Capacity of the key-value pool in tokens.
         eviction: Fate of a victim's cache: dropped and recomputed, or swapped to the host.
         victim: Request that loses its cache when the pool needs room (ties: the latest arrival).
@@ -115,6 +118,8 @@ class ServerModel:
             record["threshold"], record["most_drafted"] = rule
         elif (drafted := topk_of(self.draft_length)) is not None:
             record["draft_length"], record["most_drafted"] = BY_TOPK, drafted
+        elif self.draft_length == POLICY:
+            record["draft_length"] = BY_POLICY
         elif isinstance(self.draft_length, str):
             record["draft_length"] = DRAFT_RULES[self.draft_length]
         elif isinstance(self.draft_length, tuple):
@@ -131,7 +136,8 @@ class ServerModel:
 
 def needs_confidence(draft_length: object) -> bool:
     """Whether a draft length goes by the draft's confidences."""
-    return confident_of(draft_length) is not None or topk_of(draft_length) is not None
+    given = confident_of(draft_length), topk_of(draft_length)
+    return draft_length == POLICY or any(rule is not None for rule in given)
 
 
 def _is_draft_length(value: object) -> bool:

@@ -28,7 +28,7 @@ from laps_env.utils.jit import inlined, jit
 TOPK = "topk"
 
 #: What stands in the kernel's constants for it.
-BY_TOPK = -5
+BY_TOPK = -6
 
 #: Tokens that each request drafts if the name does not say (vLLM's in its own measurements).
 USUAL = 7

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from laps_env.utils.checks import check_not_negative
 from laps_env.utils.jit import jit
+from laps_env.workloads.drift import Shifts
 from laps_env.workloads.random import (
     ACCEPTANCE,
     ATTRIBUTES,
@@ -100,6 +101,14 @@ class ChainProfile:
 ) = range(11)
 
 
+def shifted(profiles: npt.NDArray[np.float64], shifts: Shifts) -> npt.NDArray[np.float64]:
+    """Numbers of C profiles [C, 11] as they are at each of R requests, [R, C, 11]."""
+    table = np.repeat(profiles[None], len(shifts.length), axis=0)
+    table[:, :, _LOG_MEAN] += shifts.length
+    table[:, :, _MU] += shifts.acceptance
+    return table
+
+
 @jit
 def draw_attributes(
     key: Key,
@@ -111,14 +120,19 @@ def draw_attributes(
     prompt: npt.NDArray[np.int64],
     output: npt.NDArray[np.int64],
 ) -> None:
-    """Draw category, prompt tokens and output tokens of each request (arrays [R], written)."""
+    """Draw category, prompt tokens and output tokens of each request (arrays [R], written).
+
+    ``profiles`` [S, C, 11] and ``cumulative_mix`` [S, C] are those of each request, or of all.
+    """
+    last = profiles.shape[0] - 1
     for i in range(category.size):
         u, _ = uniforms(key, ATTRIBUTES, episode, i, 0)
+        mix = cumulative_mix[min(i, last)]
         k = 0
-        while k < cumulative_mix.size - 1 and u > cumulative_mix[k]:
+        while k < mix.size - 1 and u > mix[k]:
             k += 1
         z_output, z_own = normals(key, ATTRIBUTES, episode, i, 1)
-        p = profiles[k]
+        p = profiles[min(i, last), k]
         shared = p[_PROMPT_CORRELATION]
         z_prompt = shared * z_output + math.sqrt(1.0 - shared * shared) * z_own
         category[i] = k
@@ -142,9 +156,13 @@ def draw_accepted_lengths(
     offset: npt.NDArray[np.int64],
     accepted_length: npt.NDArray[np.uint8],
 ) -> None:
-    """Draw the acceptance of every output position, ``accepted_length`` [T] (written)."""
+    """Draw the acceptance of every output position, ``accepted_length`` [T] (written).
+
+    ``profiles`` [S, C, 11] are those of each request, or of all.
+    """
+    last = profiles.shape[0] - 1
     for i in range(category.size):
-        p = profiles[category[i]]
+        p = profiles[min(i, last), category[i]]
         z, _ = normals(key, ACCEPTANCE, episode, i, 0)
         u_state, _ = uniforms(key, ACCEPTANCE, episode, i, 1)
         base = p[_MU] + p[_SIGMA] * z

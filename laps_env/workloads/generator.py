@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from laps_env.sim.workload import Workload
+from laps_env.sim.workload import LARGEST_PREDICTION, LEAST_PREDICTION, Workload
 from laps_env.traces import AcceptanceTrace
 from laps_env.utils.checks import MAX_SECONDS
 from laps_env.utils.splits import Split
@@ -83,6 +83,10 @@ def draw_workload(
         predicted = drawn.predicted_tokens
     else:
         predicted = predictor.predict(key, episode, drawn.output_tokens)
+    if drawn.shifts is not None:
+        unseen = drawn.shifts.length[np.arange(num_requests), drawn.category]
+        predicted = np.clip(predicted * np.exp(-unseen), LEAST_PREDICTION, LARGEST_PREDICTION)
+        gaps = gaps * drawn.shifts.gap
     arrival_s = np.cumsum(gaps) * mean_gap_s
     if not arrival_s[-1] <= MAX_SECONDS:
         raise ValueError(

@@ -18,7 +18,7 @@ from laps_env.utils.jit import jit
 from laps_env.utils.splits import Split
 
 #: What a draw is for, so that e.g. another arrival process leaves the lengths as they are.
-ARRIVALS, ATTRIBUTES, ACCEPTANCE, PREDICTION, CONFIDENCE, SAMPLING = range(6)
+ARRIVALS, ATTRIBUTES, ACCEPTANCE, PREDICTION, CONFIDENCE, DRIFT, SAMPLING = range(7)
 
 Key = npt.NDArray[np.uint64]
 

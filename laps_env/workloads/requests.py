@@ -16,6 +16,7 @@ from laps_env.workloads.acceptance import (
     draw_accepted_lengths,
     draw_attributes,
     sample_accepted_lengths,
+    shifted,
 )
 from laps_env.workloads.arrivals import RecordedArrivals
 from laps_env.workloads.confidence import (
@@ -24,6 +25,7 @@ from laps_env.workloads.confidence import (
     confidence_table,
     draw_confidences,
 )
+from laps_env.workloads.drift import Drift, Shifts
 from laps_env.workloads.random import ATTRIBUTES, Key, uniforms
 
 Ints = npt.NDArray[np.int64]
@@ -41,6 +43,7 @@ class Requests:
     predicted_tokens: npt.NDArray[np.float64] | None = None
     source_index: Ints | None = None
     confidence: npt.NDArray[np.uint8] | None = None
+    shifts: Shifts | None = None
 
 
 class RequestSource(Protocol):
@@ -81,6 +84,7 @@ class GeneratedRequests:
         family: Name of the profiles' family.
         concentration: How little the draft's confidences know beyond alpha, > 0
             (`laps_env.workloads.confidence`).
+        drift: How the traffic changes, or None.
     """
 
     profiles: dict[str, ChainProfile]
@@ -89,6 +93,7 @@ class GeneratedRequests:
     lengths: RecordedArrivals | None = None
     family: str = ""
     concentration: float = field(default=CONCENTRATION, compare=False)
+    drift: Drift | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         _check_weights(self.weights, len(self.profiles))
@@ -114,8 +119,12 @@ class GeneratedRequests:
         self, key: Key, episode: int, count: int, split: Split, *, confidences: bool = False
     ) -> Requests:
         """``count`` requests."""
-        table = np.stack([p.numbers() for p in self.profiles.values()])
-        mix = np.cumsum(self.weights) / np.sum(self.weights)
+        table = np.stack([p.numbers() for p in self.profiles.values()])[None]
+        weights, shifts = np.array([self.weights]), None
+        if self.drift is not None:
+            shifts = self.drift.draw(key, episode, count, len(self.profiles))
+            table, weights = shifted(table[0], shifts), weights * np.exp(shifts.mix)
+        mix = np.cumsum(weights, axis=1) / np.sum(weights, axis=1, keepdims=True)
         category, prompt, output = (np.empty(count, np.int64) for _ in range(3))
         draw_attributes(key, episode, table, mix, self.longest_tokens, category, prompt, output)
         if self.lengths is not None:
@@ -125,7 +134,7 @@ class GeneratedRequests:
         offset = np.concatenate([[0], np.cumsum(output)])
         accepted_length = np.empty(offset[-1], np.uint8)
         draw_accepted_lengths(key, episode, table, category, output, offset, accepted_length)
-        drawn = Requests(prompt, output, category, accepted_length)
+        drawn = Requests(prompt, output, category, accepted_length, shifts=shifts)
         if not confidences:
             return drawn
         confidence = np.empty(offset[-1], np.uint8)

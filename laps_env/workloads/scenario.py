@@ -132,7 +132,10 @@ class Scenario:
 
     @property
     def _scales_windows(self) -> bool:
-        return isinstance(self.arrivals, RecordedArrivals) and self.arrivals.scaling == "window"
+        """Whether each workload is stretched to the load by itself."""
+        if isinstance(self.arrivals, RecordedArrivals):
+            return self.arrivals.scaling == "window"
+        return getattr(self.requests, "drift", None) is not None
 
     def error_in_force(
         self, predictor_error: PredictorError
@@ -197,6 +200,8 @@ class Scenario:
             parts = (self.requests.train, self.requests.test)
             sampled = [part.acceptance for part in parts if part.acceptance is not None]
             later += [{"acceptance": sampled}] if sampled else []
+        drift = getattr(self.requests, "drift", None)
+        later += [] if drift is None else [drift]
         return code_digest(self.server, self.requests, self.arrivals, self.saturation_rps, *later)
 
     def with_arrivals(self, arrivals: ArrivalProcess | ArrivalTrace) -> Scenario:

@@ -44,6 +44,7 @@ from laps_env.workloads.arrivals import (
     Scaling,
 )
 from laps_env.workloads.confidence import CONCENTRATION
+from laps_env.workloads.drift import Drift
 from laps_env.workloads.limits import Limits
 from laps_env.workloads.requests import GeneratedRequests, RecordedRequests, RequestSource
 from laps_env.workloads.scenario import Definition, Scenario
@@ -79,6 +80,7 @@ class _Requests(msgspec.Struct, forbid_unknown_fields=True):
     train_share: float | None = None
     longest_tokens: Annotated[int, Meta(ge=1, le=2**24)] | None = None
     concentration: float | None = None
+    drift: dict[str, float] | None = None
     lengths: Literal["arrivals"] | None = None
 
     def __post_init__(self) -> None:
@@ -91,6 +93,7 @@ class _Requests(msgspec.Struct, forbid_unknown_fields=True):
             ("longest_tokens", ("family", "profiles")),
             ("lengths", ("family", "profiles")),
             ("concentration", ("family", "profiles")),
+            ("drift", ("family", "profiles")),
         ):
             if getattr(self, kind) is not None and given[0] not in belongs:
                 raise ValueError(f"{kind}: expected none beside {given[0]}")
@@ -315,6 +318,7 @@ def _generated(given: _Requests, arrivals: ArrivalProcess) -> GeneratedRequests:
         lengths,
         family=given.family or "of its own",
         concentration=CONCENTRATION if given.concentration is None else given.concentration,
+        drift=None if given.drift is None else _filled(Drift, "requests.drift", given.drift),
     )
 
 

@@ -70,10 +70,16 @@ def choose_actions(
     The arguments are plain arrays because a named tuple of them costs more than the choice itself
     each time it crosses into compiled code.
     """
+    columns, slots = server.shape[1], queue.shape[1]
     for i in range(queue.shape[0]):
-        for j in range(server.shape[1]):
+        for j in range(columns):
             server_cells[j] = server[i, j]
+        kept = memory[i, slots:].reshape(-1)
+        for j in range(min(kept.size, server_cells.size - columns)):
+            server_cells[columns + j] = kept[j]
         prepare(queue[i], server_cells, params)
+        for j in range(min(kept.size, server_cells.size - columns)):
+            kept[j] = server_cells[columns + j]
         if raised[0] != 0:
             return i * queue.shape[1]
         best, best_priority = queue.shape[1], np.inf

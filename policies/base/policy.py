@@ -97,6 +97,7 @@ class Policy:
             np.zeros(0) if self.oracle is None else self.oracle.remaining,
             np.empty(slots),
             np.zeros(1, np.int8),
+            self.spec.drafts,
         )
 
     def run(self, simulation: Simulation) -> None:
@@ -130,7 +131,8 @@ class Policy:
             action_masks: Accepted for the protocol's sake; the observation has the mask.
 
         Returns:
-            Actions int64 [E] (or a scalar array), and the new state, float64 [E, N, 1 + cells].
+            Actions int64 [E] (or a scalar array), and the new state, float64 [E, N, 1 + cells],
+            with more rows where the rule keeps what it prepares (`RuleSpec.keeps`).
 
         Raises:
             ValueError: The arrays have other shapes, or more or fewer slots than the rule is made
@@ -163,7 +165,7 @@ class Policy:
 
     def _check_kept(self, memory: Floats) -> None:
         """Whether nothing is lost where an episode goes on without the state of the last call."""
-        if memory[..., 1:].any():
+        if memory[..., 1:].any() or self.spec.keeps:
             raise ValueError(
                 f"{self.name}: expected the state of the last call while an episode goes on, got "
                 "None; sb3-contrib's evaluate_policy drops it unless use_masking=False"
@@ -187,8 +189,10 @@ class Policy:
             raise ValueError(
                 f"{self.name}: expected {self.spec.slots} slots, as it was made for, got {slots}"
             )
-        found = self.spec.shared + slots * self.spec.shared_per_slot
-        return np.zeros(len(SERVER_COLUMNS) + found, np.float32)
+        return np.zeros(len(SERVER_COLUMNS) + self._shared(slots), np.float32)
+
+    def _shared(self, slots: int) -> int:
+        return self.spec.shared + slots * self.spec.shared_per_slot
 
     def _check_known(self, queue: npt.NDArray[np.float32]) -> None:
         """Whether what the rule looks up by a request's category or progress is there."""
@@ -219,8 +223,11 @@ class Policy:
         state: Floats | None,
         episode_start: npt.NDArray[np.bool_] | None,
     ) -> Floats:
-        """Copy of the state, zero where an episode starts; [E, N, 1 + cells] for [E, N]."""
-        memory = np.zeros((*shape, 1 + self.spec.cells))
+        """Copy of the state, zero where an episode starts; [E, N + rows, 1 + cells] for [E, N]."""
+        envs, slots = shape
+        width = 1 + self.spec.cells
+        rows = -(-self._shared(slots) // width) if self.spec.keeps else 0
+        memory = np.zeros((envs, slots + rows, width))
         if state is not None:
             if np.shape(state) != memory.shape:
                 raise ValueError(

@@ -44,6 +44,8 @@ class RuleSpec:
         prepare: Function that looks at the whole table first, under `laps_env.policies.prepare`.
         shared: Number of float32 cells that it leaves to the rule behind the columns of ``server``.
         shared_per_slot: Number of such cells for each slot.
+        keeps: Whether it finds there what it left when it was last called, zero at first; else what
+            it finds is of no meaning.
         slots: Slots of the table that the rule is made for, None for any.
         fitted: Function from the traffic model of the *train* split
             (`laps_env.policies.base.traffic_model.TrafficModel`) to the constants that follow the
@@ -51,6 +53,10 @@ class RuleSpec:
         by_category: Whether the fitted constants are per task category, so that the rule serves
             only traffic of the categories that it was fitted on.
         clairvoyant: Whether the rule finds the true remaining rounds in its first cell.
+        drafts: Whether the rule also decides drafts: it leaves the most tokens to draft for a
+            request, 0..16, in its last cell but one, and in the last the product of the draft's
+            confidences below which drafting stops (`laps_env.sim.confidence`). The draft length of
+            its policies is "policy"; where a server has its own, it decides the order alone.
 
     Raises:
         ValueError: A member is of the wrong kind; the message names it, what was expected and what
@@ -65,10 +71,12 @@ class RuleSpec:
     prepare: prepare = no_preparation
     shared: int = 0
     shared_per_slot: int = 0
+    keeps: bool = False
     slots: int | None = None
     fitted: Callable[[Any], Floats] | None = None
     by_category: bool = False
     clairvoyant: bool = False
+    drafts: bool = False
 
     def __post_init__(self) -> None:
         kinds: dict[str, tuple[type, str]] = {
@@ -83,8 +91,8 @@ class RuleSpec:
         self._check_parameters()
         fits = self.fitted is None or callable(self.fitted)
         self._check("fitted", fits, "a function of the traffic model, or None")
-        check_count(f"{self.name}: cells", self.cells)
         check_count(f"{self.name}: slots", self.slots, optional=True)
+        check_count(f"{self.name}: cells", self.cells, least=2 if self.drafts else 1)
         for member in ("shared", "shared_per_slot"):
             check_count(f"{self.name}: {member}", getattr(self, member), least=0)
 

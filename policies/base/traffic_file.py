@@ -24,7 +24,7 @@ from laps_env.workloads.predictors import RECORDED, PredictorError
 from laps_env.workloads.scenarios import Scenario
 
 FORMAT = "laps-env traffic"
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,7 @@ class _Laws(msgspec.Struct, forbid_unknown_fields=True):
     heaviness: list[float]
     scale: list[_Size]
     longest_tokens: Annotated[float, Meta(ge=1, le=MAX_COUNT)]
+    tokens: list[Annotated[float, Meta(ge=1, le=MAX_COUNT)]]
     tokens_per_round: list[Annotated[float, Meta(ge=1, le=256)]]
     seconds_per_prefill_token: _Seconds
     seconds_per_prefill: _Seconds

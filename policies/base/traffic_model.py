@@ -40,6 +40,7 @@ class TrafficModel:
         heaviness, scale: Law around the line that fits best, normal or Student's t: one over its
             degrees of freedom (0: normal) and its scale, float64 [C].
         longest_tokens: Greatest output length.
+        tokens: Mean of output tokens, float64 [C].
         tokens_per_round: Output tokens / rounds at the reference draft length, float64 [C].
         seconds_per_prefill_token, seconds_per_prefill: Cost of a prefill, from the cost model.
     """
@@ -51,6 +52,7 @@ class TrafficModel:
     heaviness: Floats
     scale: Floats
     longest_tokens: float
+    tokens: Floats
     tokens_per_round: Floats
     seconds_per_prefill_token: float
     seconds_per_prefill: float
@@ -95,6 +97,7 @@ def model_of(workload: Workload, server: ServerModel) -> TrafficModel:
         heaviness=laws[:, 0],
         scale=laws[:, 1],
         longest_tokens=float(workload.output_tokens.max()),
+        tokens=np.array([workload.output_tokens[m].mean() for m in members]),
         tokens_per_round=np.array(
             [workload.output_tokens[m].sum() / rounds[m].sum() for m in members]
         ),

@@ -23,6 +23,10 @@ from laps_env.utils.jit import rule
 
 _ROWS, _REQUEST = 3, len(REQUEST_FEATURES)
 
+#: The Gittins index, everywhere.
+START = np.zeros((_ROWS, _REQUEST))
+START[0, [feature.name for feature in REQUEST_FEATURES].index("gittins")] = 1
+
 
 @rule
 def learned_index(row: Any, server: Any, params: Any, memory: Any) -> float:
