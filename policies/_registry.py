@@ -18,8 +18,8 @@ from laps_env.catalog import (
     split_tuned,
     tuning_results,
 )
+from laps_env.policies.base.draft_by_confidence import best_confident, best_topk
 from laps_env.policies.base.draft_table import VLLM, best_draft_lengths
-from laps_env.policies.base.draft_threshold import best_confident
 from laps_env.policies.base.policy import Policy
 from laps_env.policies.base.rule_from_file import file_of, is_rule_file, rule_from_file
 from laps_env.policies.base.rule_spec import Floats, Parameter, RuleSpec
@@ -35,6 +35,7 @@ from laps_env.policies.networks.model_file import (
 from laps_env.sim.confidence import CONFIDENCE, Confident, confident_of
 from laps_env.sim.draft_length import POLICY
 from laps_env.sim.server_model import DRAFT_RULES
+from laps_env.sim.topk import TOPK
 from laps_env.utils.checks import is_finite
 from laps_env.utils.policy_names import split_settings
 from laps_env.workloads.predictors import PredictorError
@@ -44,8 +45,10 @@ _PACKAGE = "laps_env.policies"
 #: Modules of `laps_env.policies.networks` by the kind that a model's card names.
 NETWORKS = ("index", "joint", "pointer", "attention", "flat")
 
+#: Draft lengths that are chosen for a scenario.
+BEST_LENGTHS = {CONFIDENCE: best_confident, TOPK: best_topk, VLLM: best_draft_lengths}
 #: Rules for the draft length that may follow a plus sign.
-DRAFT_NAMES = (*DRAFT_RULES, CONFIDENCE, VLLM)
+DRAFT_NAMES = (*DRAFT_RULES, *BEST_LENGTHS)
 
 
 def get_rule(name: str) -> RuleSpec:
@@ -66,8 +69,8 @@ def make(
 
     Args:
         name: Name from `list_policies`, optionally followed by ``+smartspec``, ``+sglang``,
-            ``+vllm`` (`laps_env.policies.base.draft_table`) or ``+confidence``
-            (`laps_env.policies.base.draft_threshold`); the folder of a trained model
+            ``+vllm`` (`laps_env.policies.base.draft_table`), ``+confidence`` or ``+topk``
+            (`laps_env.policies.base.draft_by_confidence`); the folder of a trained model
             (`laps_env.policies.networks.model_file`); or your own rule, or its file
             (``rule.py:spec``). Any of these names may end in parameters
             (``laps_sd:tolerance=0.2,queues=4``).
@@ -90,10 +93,8 @@ def make(
     if policy.spec.drafts and policy.draft_length is None:
         given = settings | (split_settings(name)[1] if isinstance(name, str) else {})
         policy = _with_best_draft(policy, scenario, given)
-    if policy.draft_length == VLLM:
-        policy = replace(policy, draft_length=best_draft_lengths(scenario))
-    elif policy.draft_length == CONFIDENCE:
-        policy = replace(policy, draft_length=best_confident(scenario))
+    if policy.draft_length in BEST_LENGTHS:
+        policy = replace(policy, draft_length=BEST_LENGTHS[policy.draft_length](scenario))
     spec, params = policy.spec, policy.params
     if spec.fitted is not None:
         known = traffic or fit_traffic(scenario, predictor_error)

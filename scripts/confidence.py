@@ -1,12 +1,15 @@
 """What the draft's confidences are worth: mean latency and p99 with them over without.
 
-The table of docs/physics.md. *Test* workloads, load 0.9; generated scenarios, whose confidences are
-assumed: once as informative as recorded ones, once worth half as much.
+The tables of docs/physics.md. *Test* workloads, load 0.9; generated scenarios, whose confidences
+are assumed: once as informative as recorded ones, once worth half as much.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import tyro
 
 from laps_env.evaluation.grid import Grid
 from laps_env.evaluation.replay import Replay
@@ -23,27 +26,38 @@ CONCENTRATIONS = (CONCENTRATION, 2 * CONCENTRATION)
 RULES = ("laps_sd_tuned", "gittins_tuned")
 HEADINGS = (
     "scenario",
-    "drafts until",
+    "draft length",
     *(f"`{rule}`: {what}" for rule in RULES for what in ("mean", "p99")),
     "`laps_sd_tuned`: mean, worth half",
 )
 
 
+@dataclass(frozen=True)
+class Options:
+    """What is compared."""
+
+    draft_rule: Literal["confidence", "topk"] = "confidence"
+    """Rule by confidences: drafts that stop, or the surest tokens verified."""
+    scenarios: tuple[str, ...] = tuple(list_scenarios())
+    """Scenarios; those without generated requests are left out."""
+
+
 def main() -> None:
     """Print the table."""
-    known = (get_scenario(name) for name in list_scenarios())
+    options = tyro.cli(Options, description=__doc__)
+    known = (get_scenario(name) for name in options.scenarios)
     rows = [
-        cells(scenario, scenario.requests)
+        cells(scenario, scenario.requests, options.draft_rule)
         for scenario in known
         if isinstance(scenario.requests, GeneratedRequests)
     ]
     print(markdown_table(HEADINGS, rows))
 
 
-def cells(scenario: Scenario, requests: GeneratedRequests) -> list[object]:
+def cells(scenario: Scenario, requests: GeneratedRequests, draft_rule: str) -> list[object]:
     """A line of the table."""
     as_recorded, half = (
-        compare(replace(scenario, requests=replace(requests, concentration=k)))
+        compare(replace(scenario, requests=replace(requests, concentration=k)), draft_rule)
         for k in CONCENTRATIONS
     )
     rule, found = as_recorded
@@ -51,12 +65,12 @@ def cells(scenario: Scenario, requests: GeneratedRequests) -> list[object]:
     return [f"`{scenario.name}`", rule, *values, half[1][RULES[0]][0]]
 
 
-def compare(scenario: Scenario) -> tuple[str, dict[str, tuple[str, str]]]:
+def compare(scenario: Scenario, draft_rule: str) -> tuple[str, dict[str, tuple[str, str]]]:
     """The draft length that was chosen; mean and p99 of each rule with it over without."""
     scenario = replace(scenario, name=f"{scenario.name} by confidences")
     found, chosen = {}, ""
     for rule in RULES:
-        names = (rule, f"{rule}+confidence")
+        names = (rule, f"{rule}+{draft_rule}")
         grid = Grid(names, (scenario,), (0.9,), reference=rule)
         chosen = str(Replay().setting(grid, scenario).policies[names[1]].draft_length)
         evaluation = Evaluation(grid)

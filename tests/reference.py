@@ -87,6 +87,7 @@ class ReferenceServer:
         self.threshold = None
         if isinstance(self.rule, str) and self.rule.startswith("confidence:"):
             self.threshold = float(self.rule.split(":")[1])
+        self.topk = isinstance(self.rule, str) and self.rule.startswith("topk:")
         self.nominal = server.draft_length if self.rule is None else 0
         self.adaptive = {batch: AdaptiveSteps(*given) for batch, given in SGLANG_STEPS.items()}
         longest = SCHEDULE_MAX if workload.draft_schedule is not None else self.nominal
@@ -244,6 +245,9 @@ class ReferenceServer:
         kv = sum(request.context for request in batch)
         draft_kv = sum(d * request.context for d, request in zip(drafts, batch, strict=True))
         drafting = (steps, drafted, draft_kv)
+        if self.topk and not self.drafts_by_agent and batch[0].schedule is None:
+            drafts = self._verified(batch, drafts, kv, drafting)  # the others count for nothing
+            drafted, verify = sum(drafts), sum(drafts) + len(batch)
         duration = self._duration(verify, prefill, kv, drafting, prefills, moved)
 
         self.now += duration
@@ -318,11 +322,27 @@ class ReferenceServer:
         """What the rule or table in force says, whatever has room."""
         if self.threshold is not None:
             return int(self.rule.split(":")[2])
+        if self.topk:
+            return int(self.rule.split(":")[1])
         if self.rule == "smartspec":
             return self._smartspec_length(batch, room)
         if self.rule == "sglang":
             return self._steps_for(len(batch)).length
         return int(self.rule[min(len(batch), len(self.rule)) - 1])
+
+    def _verified(
+        self, batch: list[Request], drafts: list[int], kv: int, drafting: tuple[int, int, int]
+    ) -> list[int]:
+        """How much of each draft is verified: the k surest tokens of all, for the best k."""
+        chances = [r.chances(drafted) for r, drafted in zip(batch, drafts, strict=True)]
+        order = [(-c, of, n) for of, own in enumerate(chances) for n, c in enumerate(own)]
+        order.sort()  # ties: the first picked, from the front
+        rates, expected = [], float(len(batch))
+        for k in range(len(order) + 1):
+            expected -= order[k - 1][0] if k > 0 else 0.0
+            rates.append(expected / self._terms(len(batch) + k, 0, kv, drafting, 0, []))
+        verified = [of for _, of, _ in order[: rates.index(max(rates))]]
+        return [verified.count(of) for of in range(len(batch))]
 
     def _steps_for(self, size: int) -> AdaptiveSteps:
         return self.adaptive[min(self.adaptive, key=lambda batch: abs(batch - size))]

@@ -58,6 +58,15 @@ class Request:
                 return drafted + 1
         return longest
 
+    def chances(self, drafted: int) -> list[float]:
+        """Products of confidences along a draft, which the end of the output does not lower."""
+        assert self.confidence is not None
+        found, chance = [], 1.0
+        for at in range(self.generated, self.generated + drafted):
+            chance *= self.confidence[at] / 255 if at < self.length else 1.0
+            found.append(chance)
+        return found
+
     def drafts(self, draft_length: int, position: int) -> int:
         """Tokens drafted at an output position."""
         if self.max_draft is None:

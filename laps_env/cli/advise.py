@@ -41,7 +41,7 @@ class Advise(Command):
     """Batch sizes to try, by default half of today's, today's, twice and four times."""
     draft_lengths: tuple[str, ...] = ()
     """Draft lengths to try, by default 0 to 6 and 8, with limits also 'smartspec' and 'sglang';
-    where the draft's confidences are known, 'confidence:0.3:8' is another."""
+    where the draft's confidences are known, 'confidence:0.3:8' and 'topk:4' are others."""
     requests: int = 10_000
     """Requests that the chosen are judged on, at least 2,000."""
     cost_error: float = 0.1

@@ -37,6 +37,9 @@ class Record(OnModels):
     """Requests that are recorded at once."""
     draft_length: int = 2
     """Tokens that are drafted in a round."""
+    temperature: float = 0.0
+    """Temperature of target and draft; 0 is greedy. Above it the traces hold the probability that
+    the draft's token is accepted, of which every workload draws."""
     overwrite: bool = False
     """Replace traces that are there."""
 
@@ -50,7 +53,14 @@ class Record(OnModels):
             raise ValueError(f"out: expected an existing folder, got {self.out}")
         if Path(self.name).name != self.name:
             raise ValueError(f"name: expected the beginning of a file name, got {self.name!r}")
-        recipe = Recipe(self.prompts, self.limit, self.longest, self.batch, self.draft_length)
+        recipe = Recipe(
+            self.prompts,
+            self.limit,
+            self.longest,
+            self.batch,
+            self.draft_length,
+            self.temperature,
+        )
         paths = trace_paths(self.out, self.name).values()
         with outputs(*paths, inputs=self.prompts, overwrite=self.overwrite):
             pair = self.load_models("float32")

@@ -18,8 +18,7 @@ import numpy as np
 from laps_env import policies
 from laps_env.evaluation.episodes import evaluate_episode
 from laps_env.evaluation.statistics import Interval, mean_with_interval, ratio_with_interval
-from laps_env.sim.confidence import confident_of
-from laps_env.sim.server_model import DraftLength
+from laps_env.sim.server_model import DraftLength, needs_confidence
 from laps_env.sim.workload import Workload
 from laps_env.utils.checks import check_count, check_list, check_positive
 from laps_env.utils.splits import Split
@@ -132,7 +131,7 @@ class Question:
 
     def workloads(self, split: Split, count: int) -> list[Workload]:
         """Workloads of a split."""
-        confidences = any(confident_of(given) is not None for given in self.draft_lengths)
+        confidences = any(map(needs_confidence, self.draft_lengths))
         return [
             self.scenario.workload(
                 load=self.load,

@@ -14,8 +14,8 @@ from laps_env.evaluation.recordings import Played, Recordings
 from laps_env.evaluation.results import Answers, Results, Row
 from laps_env.policies import Policy
 from laps_env.sim import SIMULATOR_VERSION
-from laps_env.sim.confidence import confident_of
 from laps_env.sim.metrics import time_alone_ns
+from laps_env.sim.server_model import needs_confidence
 from laps_env.workloads import Workload
 from laps_env.workloads.load import realised_load
 from laps_env.workloads.scenario_file import restored
@@ -124,7 +124,7 @@ def parts_of(results: Results, row: Row, episode: int) -> tuple[Policy, Workload
 
 def _needs_confidence(policy: Policy) -> bool:
     """Whether its draft lengths go by the draft's confidences."""
-    return policy.spec.drafts or confident_of(policy.draft_length) is not None
+    return policy.spec.drafts or needs_confidence(policy.draft_length)
 
 
 def _scenario_of(results: Results, row: Row) -> Scenario:

@@ -30,7 +30,8 @@ from laps_env.sim.observation import (
     show_refresh,
     show_round_begin,
 )
-from laps_env.sim.state import BY_AGENT, BY_SCHEDULE, Episode
+from laps_env.sim.state import BY_AGENT, BY_SCHEDULE, BY_SERVER, Episode
+from laps_env.sim.topk import BY_TOPK, verify_surest
 from laps_env.utils.jit import inlined
 
 
@@ -107,7 +108,7 @@ def choose_draft_length(c: Any, server: Any, e: Episode, room: int) -> Any:
     if c.draft_length == BY_SMARTSPEC:
         context = server.reserved - server.picked * server.lookahead
         return smartspec_draft_length(c, server, context, room)
-    if c.draft_length == BY_CONFIDENCE:
+    if c.draft_length == BY_CONFIDENCE or c.draft_length == BY_TOPK:
         return c.most_drafted
     if c.draft_length == BY_POLICY:
         longest = 0
@@ -187,14 +188,14 @@ def restore_caches(server: Any, e: Episode) -> tuple[int, int, int, int]:
 
 @inlined
 def draft(c: Any, server: Any, e: Episode) -> tuple[int, int, int, int, int]:
-    """Draft for each picked request what its position allows (``slot.drafting``).
+    """Draft for each picked request what its position allows, and say what of it is verified.
 
     Returns:
         Tokens to verify, context tokens read, sequential draft steps, tokens drafted, context
         tokens that their steps read.
     """
     server.last_draft_length = 0
-    verify, kv, steps, drafted, draft_kv = 0, 0, 0, 0, 0
+    kv, steps, drafted, draft_kv = 0, 0, 0, 0
     for k in range(server.picked):
         slot, context = e.slots[e.batch[k]], e.hot[e.batch[k]].context
         draft_length = draft_length_of(c, server, e, slot)
@@ -202,12 +203,16 @@ def draft(c: Any, server: Any, e: Episode) -> tuple[int, int, int, int, int]:
         slot.drafting = draft_length
         if e.max_draft.size > 0:
             slot.drafting = drafted_tokens(e.max_draft, slot.position, draft_length)
-        verify += slot.drafting + 1
+        slot.verifying = slot.drafting
         drafted += slot.drafting
         draft_kv += slot.drafting * context
         steps = max(steps, slot.drafting)
         kv += context
-    return verify, kv, steps, drafted, draft_kv
+    verified = drafted
+    if c.draft_length == BY_TOPK and server.drafts_by == BY_SERVER:
+        work = Work(server.picked, 0, kv, steps, drafted, draft_kv, 0, 0, 0)
+        verified = verify_surest(c, server, e, work)
+    return server.picked + verified, kv, steps, drafted, draft_kv
 
 
 @inlined
@@ -253,7 +258,7 @@ def finish_round(server: Any, e: Episode, duration: int) -> None:
     for k in range(server.picked):
         slot = e.slots[e.batch[k]]
         e.ran[k] = e.batch[k]
-        drafted = slot.drafting
+        drafted = slot.verifying
         accepted = accepted_tokens(e.accepted_length, slot.position, drafted)
         drafted_total += drafted
         hits += accepted

@@ -20,6 +20,7 @@ from laps_env.sim.draft_length import (
     SMARTSPEC,
     TABLE_SIZE,
 )
+from laps_env.sim.topk import BY_TOPK, TOPK, topk_of
 from laps_env.utils.checks import check_count
 
 #: A recorded draft schedule may hold any uint8 draft length; look-ahead is reserved for the most.
@@ -47,9 +48,10 @@ class ServerModel:
         batch_size: Most requests in one round, at least 1.
         draft_length: Tokens drafted a round, 0 (no speculation) to 16; or a rule's name,
             ``"smartspec"``, ``"sglang"``, or ``"confidence"``, also with its threshold and longest
-            draft, ``"confidence:0.25:4"`` (`laps_env.sim.confidence`); or such numbers for batches
-            of 1, 2, ... requests, 64 at most, larger ones taking the last (vLLM's table); or
-            ``"policy"``, what a scheduling rule that also decides this asks for each request.
+            draft, ``"confidence:0.25:4"`` (`laps_env.sim.confidence`), or ``"topk"``, also with
+            what each request drafts, ``"topk:4"`` (`laps_env.sim.topk`); or such numbers for
+            batches of 1, 2, ... requests, 64 at most, larger ones taking the last (vLLM's table);
+            or ``"policy"``, what a scheduling rule that also decides this asks for each request.
         pool_tokens: Capacity of the key-value pool in tokens.
         eviction: Fate of a victim's cache: dropped and recomputed, or swapped to the host.
         victim: Request that loses its cache when the pool needs room (ties: the latest arrival).
@@ -71,7 +73,8 @@ class ServerModel:
         for name in ("batch_size", "pool_tokens", "acceptance_window"):
             check_count(name, getattr(self, name))
         if not _is_draft_length(self.draft_length):
-            names = " or ".join(map(repr, [*DRAFT_RULES, f"{CONFIDENCE}:0..1:0..16"]))
+            forms = (*DRAFT_RULES, f"{CONFIDENCE}:0..1:0..16", f"{TOPK}:0..16")
+            names = " or ".join(map(repr, forms))
             raise ValueError(
                 f"draft_length: expected 0..{MAX_DRAFT_LENGTH}, {names}, or a tuple of 1 to "
                 f"{TABLE_SIZE} such numbers, got {self.draft_length!r}"
@@ -84,7 +87,7 @@ class ServerModel:
     @property
     def needs_confidence(self) -> bool:
         """Whether its draft length goes by the draft's confidences."""
-        return self.draft_length == POLICY or confident_of(self.draft_length) is not None
+        return needs_confidence(self.draft_length)
 
     @property
     def reference_draft_length(self) -> int:
@@ -113,6 +116,8 @@ class ServerModel:
         if (rule := confident_of(self.draft_length)) is not None:
             record["draft_length"] = BY_CONFIDENCE
             record["threshold"], record["most_drafted"] = rule
+        elif (drafted := topk_of(self.draft_length)) is not None:
+            record["draft_length"], record["most_drafted"] = BY_TOPK, drafted
         elif self.draft_length == POLICY:
             record["draft_length"] = BY_POLICY
         elif isinstance(self.draft_length, str):
@@ -129,11 +134,16 @@ class ServerModel:
         return record[()]
 
 
+def needs_confidence(draft_length: object) -> bool:
+    """Whether a draft length goes by the draft's confidences."""
+    given = confident_of(draft_length), topk_of(draft_length)
+    return draft_length == POLICY or any(rule is not None for rule in given)
+
+
 def _is_draft_length(value: object) -> bool:
     if isinstance(value, tuple):
         return 1 <= len(value) <= TABLE_SIZE and all(map(_is_number, value))
-    named = value in DRAFT_RULES or value == POLICY
-    return _is_number(value) or named or confident_of(value) is not None
+    return _is_number(value) or value in DRAFT_RULES or needs_confidence(value)
 
 
 def _is_number(value: object) -> bool:
@@ -148,7 +158,7 @@ CONSTANTS = np.dtype(
         ("batch_size", np.int64),
         ("draft_length", np.int64),  # below 0: a rule or a table
         ("threshold", np.float64),  # of a draft by confidences
-        ("most_drafted", np.int64),  # by it
+        ("most_drafted", np.int64),  # by it, or by top-k
         ("draft_table", np.int64, (TABLE_SIZE,)),  # for batches of 1, 2, ...
         ("pool_tokens", np.int64),
         ("swap", np.int64),

@@ -86,6 +86,7 @@ SLOT = np.dtype(
     [
         ("attained_ns", np.int64),
         ("position", np.int64),  # of its next output token in the flat arrays
+        ("chance", np.float64),  # that the draft is accepted up to its next unverified token
         ("threshold", np.float64),  # below which the rule stops a draft (`laps_env.sim.confidence`)
         ("drafted", np.int32),
         ("accepted", np.int32),
@@ -93,7 +94,8 @@ SLOT = np.dtype(
         ("generated", np.int32),
         ("rounds", np.int32),
         ("preemptions", np.int32),
-        ("drafting", np.int16),  # draft length in the round at hand
+        ("drafting", np.int16),  # tokens drafted in the round at hand
+        ("verifying", np.int16),  # of these, the first so many
         ("asked", np.int16),  # that the agent or the rule wants, where it decides
         ("resident", np.int8),
         ("swapped", np.int8),

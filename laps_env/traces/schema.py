@@ -60,6 +60,7 @@ ARRAYS = {
     "max_draft": Field("uint8", "position"),
     "observed": Field("uint8", "position"),
     "confidence": Field("uint8", "position"),
+    "acceptance": Field("float32", "position"),
     "group": Field("int64", "request"),
     "predicted_tokens": Field("float64", "request"),
     "refreshed_tokens": Field("float64", "refresh"),
@@ -182,6 +183,9 @@ def _check_positions(source: str, arrays: Arrays, consistent: bool) -> None:
     if "observed" in arrays:
         observed = arrays["observed"]
         _check_each(source, "observed", "0 or 1", observed, observed <= 1, offset)
+    if "acceptance" in arrays:
+        chance = arrays["acceptance"]
+        _check_each(source, "acceptance", "0 .. 1", chance, (chance >= 0) & (chance <= 1), offset)
     if consistent:
         before = np.zeros(len(run), np.int64)
         before[1:] = run[:-1]

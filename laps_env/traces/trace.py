@@ -52,6 +52,10 @@ class AcceptanceTrace:
     """[T] Mark of a position: 1 = measured, 0 = filled by a fitted model; None = all measured."""
     confidence: NDArray[np.uint8] | None = None
     """[T] Probability that the draft gives its token for this position, in 255ths."""
+    acceptance: NDArray[np.float32] | None = field(default=None, compare=False)
+    """[T] Probability that the draft's token for this position is accepted under sampling, given
+    the text before it: the sum over tokens of min(target's, draft's probability), in [0, 1]. Then
+    `accepted_length` is one draw of it; None = greedy, or not recorded."""
     group: NDArray[np.int64] | None = None
     """[R] Group of each request; those of one group (the turns of one question) stay together in
     `split`."""

@@ -25,7 +25,14 @@ import numpy.typing as npt
 from laps_env.utils.checks import check_not_negative
 from laps_env.utils.jit import jit
 from laps_env.workloads.drift import Shifts
-from laps_env.workloads.random import ACCEPTANCE, ATTRIBUTES, Key, normals, uniforms
+from laps_env.workloads.random import (
+    ACCEPTANCE,
+    ATTRIBUTES,
+    SAMPLING,
+    Key,
+    normals,
+    uniforms,
+)
 
 #: ``accepted_length`` is stored as uint8.
 LONGEST_RUN = 255
@@ -175,3 +182,30 @@ def draw_accepted_lengths(
                 accepted_length[offset[i] + position + k] = run - k
             position += run + 1
             high = u_switch >= p[_P_HIGH_LOW] if high else u_switch < p[_P_LOW_HIGH]
+
+
+@jit
+def sample_accepted_lengths(
+    key: Key,
+    episode: int,
+    acceptance: npt.NDArray[np.float32],
+    offset: npt.NDArray[np.int64],
+    accepted_length: npt.NDArray[np.uint8],
+) -> None:
+    """Draw whether the draft's token is accepted at every position, and count those in a row.
+
+    A run ends with its output, behind which nothing is known.
+
+    Args:
+        key: Key of the workload.
+        episode: Number of its episode.
+        acceptance: Probability at each position [T], 0..1.
+        offset: First position of each request [R + 1].
+        accepted_length: Tokens accepted in a row from each position [T] (written).
+    """
+    for i in range(offset.size - 1):
+        run = 0
+        for at in range(offset[i + 1] - 1, offset[i] - 1, -1):
+            u, _ = uniforms(key, SAMPLING, episode, i, at - offset[i])
+            run = min(run + 1, LONGEST_RUN) if u < acceptance[at] else 0
+            accepted_length[at] = run

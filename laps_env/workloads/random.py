@@ -18,7 +18,16 @@ from laps_env.utils.jit import jit
 from laps_env.utils.splits import Split
 
 #: What a draw is for, so that e.g. another arrival process leaves the lengths as they are.
-ARRIVALS, ATTRIBUTES, ACCEPTANCE, PREDICTION, CONFIDENCE, DRIFT, REFRESH = range(7)
+(
+    ARRIVALS,
+    ATTRIBUTES,
+    ACCEPTANCE,
+    PREDICTION,
+    CONFIDENCE,
+    DRIFT,
+    REFRESH,
+    SAMPLING,
+) = range(8)
 
 Key = npt.NDArray[np.uint64]
 

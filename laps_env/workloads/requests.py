@@ -15,6 +15,7 @@ from laps_env.workloads.acceptance import (
     ChainProfile,
     draw_accepted_lengths,
     draw_attributes,
+    sample_accepted_lengths,
     shifted,
 )
 from laps_env.workloads.arrivals import RecordedArrivals
@@ -188,6 +189,8 @@ class GeneratedRequests:
 class RecordedRequests:
     """Requests drawn with replacement from recorded requests.
 
+    Where their acceptance under sampling was recorded, each one's accepted lengths are drawn anew.
+
     *Test* workloads draw from ``test``, all others from ``train``; the two share no question.
 
     Attributes:
@@ -252,11 +255,17 @@ class RecordedRequests:
             raise ValueError(
                 f"confidence: expected recorded confidences of the draft, {self.name} has none"
             )
+        output = trace.output_tokens[rows].astype(np.int64)
+        accepted_length = np.asarray(trace.accepted_length)[flat]
+        if trace.acceptance is not None:
+            offset = np.concatenate([[0], np.cumsum(output)])
+            chances = np.asarray(trace.acceptance)[flat]
+            sample_accepted_lengths(key, episode, chances, offset, accepted_length)
         return Requests(
             trace.prompt_tokens[rows].astype(np.int64),
-            trace.output_tokens[rows].astype(np.int64),
+            output,
             trace.category[rows].astype(np.int64),
-            np.asarray(trace.accepted_length)[flat],
+            accepted_length,
             None if trace.max_draft is None else np.asarray(trace.max_draft)[flat],
             None if trace.predicted_tokens is None else trace.predicted_tokens[rows],
             rows,

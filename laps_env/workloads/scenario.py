@@ -217,6 +217,10 @@ class Scenario:
         for name, usual in (("concentration", CONCENTRATION), ("refresh_error", REFRESH_ERROR)):
             value = getattr(self.requests, name, usual)
             later += [{name: value}] if value != usual else []
+        if isinstance(self.requests, RecordedRequests):
+            parts = (self.requests.train, self.requests.test)
+            sampled = [part.acceptance for part in parts if part.acceptance is not None]
+            later += [{"acceptance": sampled}] if sampled else []
         drift = getattr(self.requests, "drift", None)
         later += [] if drift is None else [drift]
         return code_digest(self.server, self.requests, self.arrivals, self.saturation_rps, *later)

@@ -3,7 +3,7 @@
 The order is a weighted sum of what is known of a request, lowest first, as in
 `laps_env.policies.networks.index`, under laws that follow the traffic
 (`laps_env.policies.base.running_law`). How far a request drafts departs from what is best for the
-scenario as a whole (`laps_env.policies.base.draft_threshold`) by `DRAFT_FEATURES` g:
+scenario as a whole (`laps_env.policies.base.draft_by_confidence`) by `DRAFT_FEATURES` g:
 
     longest   = (its longest + 1/2) * exp(m g) tokens, at most 16
     threshold : its odds * exp(t g), of the product of the draft's confidences

@@ -261,6 +261,24 @@ class HeadDrafter(Drafter):
             accepted[part - first] = self._accepted_from(part, ahead, keys, values, truth)
         return accepted.tolist()
 
+    @torch.inference_mode()
+    def first_logits(self, text: list[int], hidden: Tensor, first: int) -> Tensor:
+        """Logits of the first token of a draft before each token of a text, from ``first`` on.
+
+        Slot 0 is used and left empty.
+
+        Args:
+            text: Prompt and what follows it.
+            hidden: States of the target [tokens - 1, width] or more.
+            first: Position of the first token.
+
+        Returns:
+            [tokens - first, vocabulary]; none for positions 0 and 1, which have no state to draft
+            from.
+        """
+        ahead = self._feed([0], [text[1:]], hidden[None, : len(text) - 1], [0])[0]
+        return self._over_all(self._to_logits(ahead[max(first - 2, 0) : len(text) - 2]))
+
     def _accepted_from(
         self, starts: Tensor, ahead: Tensor, keys: Tensor, values: Tensor, truth: Tensor
     ) -> Tensor:

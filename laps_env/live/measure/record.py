@@ -14,6 +14,7 @@ import transformers
 
 from laps_env import __version__
 from laps_env.live.engine.loading import Pair
+from laps_env.live.engine.verification import Decoding
 from laps_env.live.measure.recording import Recorded, Recorder, assemble
 from laps_env.live.prompts import RECORDED_PARTS, Part, Question, encode, partition, read_questions
 from laps_env.traces import TraceInfo
@@ -33,6 +34,10 @@ class Recipe:
         longest: Most prompt tokens of a request.
         batch: Requests that are recorded at once.
         draft_length: Tokens that are drafted in a round.
+        temperature: Temperature of target and draft, >= 0; 0 is greedy.
+
+    Raises:
+        ValueError: The temperature is out of range.
     """
 
     prompts: tuple[str, ...]
@@ -40,6 +45,10 @@ class Recipe:
     longest: int = 2048
     batch: int = 24
     draft_length: int = 2
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        Decoding(self.temperature)
 
 
 class Answered(TypedDict):
@@ -79,6 +88,7 @@ def record_traces(pair: Pair, recipe: Recipe, folder: Path, name: str, watch: Wa
         longest=recipe.longest,
         batch=recipe.batch,
         draft_length=recipe.draft_length,
+        decoding=Decoding(recipe.temperature),
     )
     categories = sorted({q.category for q in read_questions(recipe.prompts)})
     with Journal(folder / f"{name}.journal", job, Answered) as journal:
@@ -123,7 +133,11 @@ def write(
         drafter="ngram" if lookup else pair.drafter_kind,
         target_model=Path(pair.target_name).name,
         draft_model="prompt lookup" if lookup else Path(pair.draft_name).name,
-        decoding={"temperature": 0.0, "max_new_tokens": recipe.limit, "dtype": "float32"},
+        decoding={
+            "temperature": recipe.temperature,
+            "max_new_tokens": recipe.limit,
+            "dtype": "float32",
+        },
         provenance={
             "part": part,
             "prompts": [Path(path).name for path in recipe.prompts],

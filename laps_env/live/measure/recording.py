@@ -4,12 +4,15 @@ A greedy text does not depend on how it is served, so it is generated once, in r
 draft length (whose times are kept), and goes on past its end for as many tokens as a draft may
 overshoot it. From the target's states along the text the drafter is then asked what it would have
 proposed at every position.
+
+A sampled text is one of many. Of it the probability is recorded that the draft's token is accepted
+at each position (`laps_env.live.measure.sampling`), and one draw of it that agrees with the rounds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -28,7 +31,8 @@ from laps_env.live.engine.drafters import (
 from laps_env.live.engine.engine import Generation, RoundResult, Stopping
 from laps_env.live.engine.head_drafter import HeadDrafter
 from laps_env.live.engine.loading import Pair
-from laps_env.live.engine.verification import Draft, longest_match
+from laps_env.live.engine.verification import Decoding, Draft, longest_match
+from laps_env.live.measure.sampling import acceptance_of, drawn_lengths, lookup_acceptance
 from laps_env.live.prompts import Question, encode
 from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
 from laps_env.traces import AcceptanceTrace, TraceInfo
@@ -48,6 +52,8 @@ class Recorded:
             it was served in.
         corrected: Positions at which a round accepted other than the pass over the text says
             (near-ties of the target or the draft); the round is believed.
+        acceptance, lookup_acceptance: Probability that the token of the drafter that served, and of
+            prompt lookup, is accepted under sampling [output_tokens]; None of a greedy text.
     """
 
     group: int
@@ -61,6 +67,8 @@ class Recorded:
     committed: list[int]
     round_ns: list[int]
     corrected: int
+    acceptance: list[float] | None = None
+    lookup_acceptance: list[float] | None = None
 
 
 @dataclass
@@ -105,25 +113,38 @@ class Recorder:
     """Records requests with one pair of models.
 
     Args:
-        pair: Pair of models, greedy in float32, so that the texts are the target's own.
+        pair: Pair of models in float32, so that the texts are the target's own.
         limit: Most output tokens.
         longest: Most prompt tokens; a conversation ends before a turn that is longer.
         batch: Number of requests served together.
         draft_length: Draft length of the rounds, 1..16.
+        decoding: Choice of tokens, greedy by default.
     """
 
     def __init__(
-        self, pair: Pair, *, limit: int, longest: int, batch: int = 8, draft_length: int = 5
+        self,
+        pair: Pair,
+        *,
+        limit: int,
+        longest: int,
+        batch: int = 8,
+        draft_length: int = 5,
+        decoding: Decoding | None = None,
     ) -> None:
         self.pair = pair
         self.limit = limit
         self.longest = longest
         self.batch = batch
         self.draft_length = draft_length
+        self.decoding = decoding or Decoding()
         # the text goes on past its end, which the engine must not notice
         length = longest + limit + 3 * MAX_DRAFT_LENGTH + 3
-        self._serving = pair.engine(slots=batch, length=length, stopping=Stopping())
-        self._reading = pair.engine(slots=1, length=length).drafter
+        self._serving = pair.engine(
+            slots=batch, length=length, decoding=self.decoding, stopping=Stopping()
+        )
+        reading = pair.engine(slots=1, length=length)
+        self._reading = reading.drafter
+        self._target = None if self.decoding.greedy else reading.target
         self._states = _States(self._serving.drafter)
         self._serving.drafter = self._states
 
@@ -134,7 +155,7 @@ class Recorder:
         while True:
             for group, question in islice(waiting, self.batch - len(running)):
                 said = [question.turns[0]]
-                running.append(_Conversation(group, question, said, self._start(said)))
+                running.append(_Conversation(group, question, said, self._start(group, said)))
             if not running:
                 return
             starts = [len(c.generation.output) for c in running]
@@ -149,14 +170,16 @@ class Recorder:
                     running.remove(c)
                     yield c.group, c.recorded
 
-    def _start(self, said: list[str]) -> Generation:
+    def _start(self, group: int, said: list[str]) -> Generation:
         prompt = encode(self.pair.tokenizer, said)
         if len(prompt) > self.longest:
             raise ValueError(
                 f"prompt: expected at most {self.longest} tokens, got {len(prompt)}: {said[0][:60]}"
             )
         # never reached: a finished text would lose its slot, and with it its states
-        return self._serving.start(prompt, self.limit + 2 * MAX_DRAFT_LENGTH + 2)
+        return self._serving.start(
+            prompt, self.limit + 2 * MAX_DRAFT_LENGTH + 2, seed=_seed(group, said)
+        )
 
     def _next_turn(self, c: _Conversation) -> bool:
         """Put the user's next turn, where there is one that fits."""
@@ -169,7 +192,7 @@ class Recorder:
         said.append(turns[turn])
         if len(encode(self.pair.tokenizer, said)) > self.longest:
             return False
-        c.said, c.generation, c.rounds = said, self._start(said), []
+        c.said, c.generation, c.rounds = said, self._start(c.group, said), []
         return True
 
     def _end(self, output: list[int]) -> int:
@@ -193,7 +216,7 @@ class Recorder:
                 accepted[start] = result.accepted
                 corrected += 1
         lookups = [self._lookup(text, len(prompt) + position) for position in range(end)]
-        return Recorded(
+        recorded = Recorded(
             group=c.group,
             category=c.question.category,
             prompt_tokens=len(prompt),
@@ -205,6 +228,28 @@ class Recorder:
             committed=[min(len(result.committed), end - start) for start, result, _ in rounds],
             round_ns=[ns for _, _, ns in rounds],
             corrected=corrected,
+        )
+        return recorded if self._target is None else self._sampled(recorded, c, text)
+
+    def _sampled(self, recorded: Recorded, c: _Conversation, text: list[int]) -> Recorded:
+        """The same of a sampled text, whose drafts are accepted by chance."""
+        assert self._target is not None  # the caller asked
+        assert c.generation.slot is not None  # it has not finished, see _start
+        first, end = recorded.prompt_tokens, recorded.output_tokens
+        target = self._target.forward([0], [text[:-1]], [0]).logits[0][first - 1 :]
+        hidden = self._states.of(c.generation.slot)
+        acceptance = acceptance_of(self._reading, text, hidden, target, self.decoding)
+        found = replace(
+            recorded,
+            acceptance=acceptance[:end],
+            lookup_acceptance=lookup_acceptance(text, target, self.decoding)[:end],
+        )
+        if isinstance(self._reading, PromptLookup):
+            return found  # it accepts what is in the text, a draw as good as any
+        rounds = [(start, result) for start, result, _ in c.rounds if start < end]
+        rng = np.random.default_rng(_seed(c.group, c.said))
+        return replace(
+            found, accepted_length=drawn_lengths(acceptance, rounds, rng)[:end], corrected=0
         )
 
     def _accepted(self, g: Generation, text: list[int], first: int, count: int) -> list[int]:
@@ -224,6 +269,11 @@ class Recorder:
         return longest_match(proposed, text[place:])[0], len(proposed)
 
 
+def _seed(group: int, said: list[str]) -> int:
+    """Seed of the draws of an answer."""
+    return group << 16 | len(said)
+
+
 def accepted_by_model(drafter: DraftModel, text: list[int], first: int, count: int) -> list[int]:
     """Accepted lengths of a plain draft model: one bit per position says whether it is right."""
     logits = drafter.model.forward([0], [text[:-1]], [0]).logits[0]
@@ -240,13 +290,15 @@ def assemble(
 ) -> AcceptanceTrace:
     """The trace of recorded requests, of the serving drafter or of prompt lookup (no rounds)."""
 
-    def flat(lists: Sequence[Sequence[int]], kind: type[Any]) -> Any:
+    def flat(lists: Sequence[Sequence[float]], kind: type[Any]) -> Any:
         return np.concatenate([np.array(own, kind) for own in lists])
 
     def starts(lists: Sequence[Sequence[int]]) -> Any:
         return np.concatenate([[0], np.cumsum([len(own) for own in lists])]).astype(np.int64)
 
     accepted = [r.lookup_accepted_length if lookup else r.accepted_length for r in recorded]
+    given = [r.lookup_acceptance if lookup else r.acceptance for r in recorded]
+    chances = [own for own in given if own is not None]
     rounds: dict[str, Any] = {}
     if not lookup:
         rounds = {
@@ -263,6 +315,7 @@ def assemble(
         category=np.array([list(categories).index(r.category) for r in recorded], np.int64),
         categories=tuple(categories),
         info=info,
+        acceptance=flat(chances, np.float32) if chances else None,
         max_draft=flat([r.lookup_max_draft for r in recorded], np.uint8) if lookup else None,
         group=np.array([r.group for r in recorded], np.int64),
         **rounds,
