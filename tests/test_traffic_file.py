@@ -93,7 +93,7 @@ def test_a_policy_knows_the_traffic_of_a_file(trace: AcceptanceTrace, tmp_path: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 1}, "version: expected 2, got 1: made by another version, make it again"),
+        ({"version": 1}, "version: expected 3, got 1: made by another version, make it again"),
         ({"categories": ["a", "a"]}, r"categories: expected different names, got \['a', 'a'\]"),
         ({"categories": ["a"]}, "laws.weight: expected 1 numbers, one a category, got 3"),
         ({"draft_share": 1.5}, "draft_share: expected a number <= 1.0, got 1.5"),
