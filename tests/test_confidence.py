@@ -19,7 +19,7 @@ from laps_env.sim.server_model import ServerModel
 from laps_env.workloads import Workload
 from laps_env.workloads.confidence import confidence_table
 from laps_env.workloads.load import busy_time_s
-from laps_env.workloads.requests import GeneratedRequests
+from laps_env.workloads.requests import GeneratedRequests, RecordedRequests
 from laps_env.workloads.scenarios import Scenario, get_scenario
 
 BLOCKS = 5
@@ -147,6 +147,24 @@ def test_it_is_never_worse_than_the_best_fixed_length(scenario: str) -> None:
     assert busy_time_s(workload, known.server.with_changes(draft_length=rule)) < 1.005 * fixed
 
 
+def without_confidences() -> Scenario:
+    """A recorded scenario as of a recording that has none."""
+    scenario = get_scenario("mixed-serial-135m")
+    requests = scenario.requests
+    assert isinstance(requests, RecordedRequests)
+    train, test = (replace(t, confidence=None) for t in (requests.train, requests.test))
+    return replace(scenario, requests=replace(requests, train=train, test=test))
+
+
+def test_recorded_scenarios_have_the_drafts_own() -> None:
+    scenario = get_scenario("mixed-serial-135m")
+    policy = policies.make("fcfs+confidence", scenario)
+    workload = scenario.workload(load=0.9, num_requests=20, split="test", confidences=True)
+    assert workload.confidence is not None
+    assert len(workload.confidence) == workload.output_tokens.sum()
+    assert (serve(policy, workload, scenario).requests()["completion_ns"] > 0).all()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -158,11 +176,11 @@ def test_it_is_never_worse_than_the_best_fixed_length(scenario: str) -> None:
             lambda: ServerModel(CostModel(1, 1, 0, 0, 0, 0, 0, 0), draft_length="confidence:x"),
             "0..1",
         ),
-        (lambda: policies.make("fcfs+confidence", "mixed-serial-135m"), "has none"),
+        (lambda: policies.make("fcfs+confidence", without_confidences()), "has none"),
         (
             lambda: gym.make(
                 "laps_env/SpecDecodeReplay-v0",
-                scenario="mixed-serial-135m",
+                scenario=without_confidences(),
                 draft_length="confidence",
             ),
             "confidence: expected recorded confidences",

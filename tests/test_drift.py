@@ -31,7 +31,9 @@ def test_shifts_have_their_sizes_and_span() -> None:
         assert values.std(axis=0) == pytest.approx([size] * 2, rel=0.1)
         assert abs(np.asarray(np.corrcoef(values.T))[0, 1]) < 0.1
         path = values[:, 0]
-        assert np.asarray(np.corrcoef(path[20:], path[:-20]))[0, 1] == pytest.approx(np.exp(-1), abs=0.08)
+        assert np.asarray(np.corrcoef(path[20:], path[:-20]))[0, 1] == pytest.approx(
+            np.exp(-1), abs=0.08
+        )
     assert shifts.gap.mean() == pytest.approx(1.0, rel=0.05)
     assert np.log(shifts.gap).std() == pytest.approx(0.4, rel=0.1)
 

@@ -53,6 +53,16 @@ def test_a_round_of_the_recording_is_a_round_of_the_replay() -> None:
         assert trace.info.provenance["corrected_positions"] < 0.001 * trace.committed.size
 
 
+def test_confidences_are_calibrated_and_tell_accepted_from_refused() -> None:
+    for trace in traces(NAMES[0]):
+        assert trace.confidence is not None
+        confidence, accepted = trace.confidence / 255, trace.accepted_length > 0
+        assert abs(confidence.mean() - accepted.mean()) < 0.05
+        order = np.argsort(confidence[accepted], kind="stable")
+        below = np.searchsorted(confidence[accepted][order], confidence[~accepted])
+        assert 0.75 < (1 - below / len(order)).mean() < 0.95  # the area under the curve
+
+
 def test_both_drafters_were_recorded_on_the_same_texts() -> None:
     for draft, lookup in zip(*map(traces, NAMES), strict=True):
         np.testing.assert_array_equal(draft.output_tokens, lookup.output_tokens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,6 +63,24 @@ class Choices:
             Draft(own, chances)
             for own, chances in zip(tokens, torch.stack(self.chances, 1), strict=True)
         ]
+
+
+class Judged(NamedTuple):
+    """What the target makes of the drafts from each output position of a text.
+
+    Attributes:
+        accepted: Draft tokens that a round would accept [positions].
+        confidence: Probability that the drafter gives the first of them [positions], in 255ths; 0
+            where nothing can be drafted, None of a drafter that knows no probabilities.
+    """
+
+    accepted: list[int]
+    confidence: list[int] | None
+
+
+def confidence_of(logits: Tensor) -> Tensor:
+    """Probability of the likeliest token by logits [..., tokens], in 255ths, on the host."""
+    return (255 * logits.float().softmax(-1).amax(-1)).round().int().cpu()
 
 
 class Drafter:

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, pad
 from transformers import PreTrainedModel
 
-from laps_env.live.engine.drafters import Choices, Drafter, Slots, Texts
+from laps_env.live.engine.drafters import (
+    Choices,
+    Drafter,
+    Judged,
+    Slots,
+    Texts,
+    confidence_of,
+)
 from laps_env.live.engine.graphs import (
     GraphedPasses,
     Shape,
@@ -235,10 +242,8 @@ class HeadDrafter(Drafter):
                 self._feed([self._spare] * batch, [[0] * count] * batch, states, [first] * batch)
 
     @torch.inference_mode()
-    def accepted_lengths(
-        self, text: list[int], hidden: Tensor, first: int, count: int
-    ) -> list[int]:
-        """Draft tokens that a round would accept, from every position of a text.
+    def judge(self, text: list[int], hidden: Tensor, first: int, count: int) -> Judged:
+        """What a round would accept of a draft from every position of a text, and its confidence.
 
         Slot 0 is used and left empty.
 
@@ -249,17 +254,18 @@ class HeadDrafter(Drafter):
             count: Number of output tokens.
 
         Returns:
-            [count]; 0 where there is no state to draft from.
+            [count] each; 0 where there is no state to draft from.
         """
         ahead = self._feed([0], [text[1:]], hidden[None, : len(text) - 1], [0])[0]
         layer = self._pass.layer
         keys, values = (p[:1, :, : len(text) - 1] for p in (layer.keys, layer.values))
         truth = torch.tensor(text, device=self.output.device)
-        accepted = torch.zeros(count, dtype=torch.long)
+        accepted, confidence = torch.zeros((2, count), dtype=torch.long)
         starts = torch.arange(max(first, 2), first + count)
+        confidence[starts - first] = confidence_of(self._to_logits(ahead[starts - 2])).long()
         for part in starts.split(max(1, _CHAIN_KEYS // len(text))):
             accepted[part - first] = self._accepted_from(part, ahead, keys, values, truth)
-        return accepted.tolist()
+        return Judged(accepted.tolist(), confidence.tolist())
 
     @torch.inference_mode()
     def first_logits(self, text: list[int], hidden: Tensor, first: int) -> Tensor:

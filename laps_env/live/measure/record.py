@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -67,7 +67,14 @@ def trace_paths(folder: Path, name: str) -> dict[tuple[Part, bool], Path]:
     }
 
 
-def record_traces(pair: Pair, recipe: Recipe, folder: Path, name: str, watch: Watch) -> None:
+def record_traces(
+    pair: Pair,
+    recipe: Recipe,
+    folder: Path,
+    name: str,
+    watch: Watch,
+    make: type[Recorder] = Recorder,
+) -> None:
     """Record what the journal in the folder does not hold, and write the traces.
 
     Args:
@@ -76,13 +83,15 @@ def record_traces(pair: Pair, recipe: Recipe, folder: Path, name: str, watch: Wa
         folder: Folder of the traces and of the journal.
         name: Beginning of the files' names.
         watch: Wrapper that shows progress.
+        make: Kind of recorder, for one that keeps more than traces do.
 
     Raises:
         OSError, ValueError: Prompt files that cannot be used, or the journal of another recording.
     """
     names = {"target": str(pair.target_name), "draft": str(pair.draft_name)}
-    job = {"job": "recording", **names, **asdict(recipe)}
-    recorder = Recorder(
+    kept = [own.name for own in fields(Recorded)]
+    job = {"job": "recording", **names, **asdict(recipe), "kept": kept}
+    recorder = make(
         pair,
         limit=recipe.limit,
         longest=recipe.longest,

@@ -7,6 +7,10 @@ proposed at every position.
 
 A sampled text is one of many. Of it the probability is recorded that the draft's token is accepted
 at each position (`laps_env.live.measure.sampling`), and one draw of it that agrees with the rounds.
+
+Of its confidence the probability of the first token that it would propose is kept. A draft's later
+tokens are thereby taken to be as sure as if the true text were before them: a head's probabilities
+tell accepted from refused nearly as well at depth 6 (area under the curve .79) as at depth 1 (.83).
 """
 
 from __future__ import annotations
@@ -24,9 +28,11 @@ from laps_env.live.engine.drafters import (
     Choices,
     Drafter,
     DraftModel,
+    Judged,
     PromptLookup,
     Slots,
     Texts,
+    confidence_of,
 )
 from laps_env.live.engine.engine import Generation, RoundResult, Stopping
 from laps_env.live.engine.head_drafter import HeadDrafter
@@ -46,6 +52,8 @@ class Recorded:
         group, category: Number and category of its question.
         prompt_tokens, output_tokens: Lengths in tokens.
         accepted_length: Accepted lengths [output_tokens] of the drafter that served.
+        confidence: Probability that it gives its token for each position, in 255ths
+            [output_tokens]; None of prompt lookup.
         lookup_accepted_length, lookup_max_draft: Accepted lengths of prompt lookup, and how many
             tokens it proposes.
         schedule, committed, round_ns: Tokens drafted, tokens committed and duration of each round
@@ -61,6 +69,7 @@ class Recorded:
     prompt_tokens: int
     output_tokens: int
     accepted_length: list[int]
+    confidence: list[int] | None
     lookup_accepted_length: list[int]
     lookup_max_draft: list[int]
     schedule: list[int]
@@ -208,7 +217,7 @@ class Recorder:
         prompt, output = c.generation.prompt, c.generation.output
         end = self._end(output)
         text = [*prompt, *output[: end + MAX_DRAFT_LENGTH]]
-        accepted = self._accepted(c.generation, text, len(prompt), end)
+        accepted, confidence = self._judge(c.generation, text, len(prompt), end)
         rounds = [(start, result, ns) for start, result, ns in c.rounds if start < end]
         corrected = 0
         for start, result, _ in rounds:
@@ -222,6 +231,7 @@ class Recorder:
             prompt_tokens=len(prompt),
             output_tokens=end,
             accepted_length=accepted,
+            confidence=confidence,
             lookup_accepted_length=[accepted for accepted, _ in lookups],
             lookup_max_draft=[proposed for _, proposed in lookups],
             schedule=[result.drafted for _, result, _ in rounds],
@@ -252,15 +262,15 @@ class Recorder:
             found, accepted_length=drawn_lengths(acceptance, rounds, rng)[:end], corrected=0
         )
 
-    def _accepted(self, g: Generation, text: list[int], first: int, count: int) -> list[int]:
-        """Draft tokens that a round would accept, from each output position."""
+    def _judge(self, g: Generation, text: list[int], first: int, count: int) -> Judged:
+        """What a round would accept of a draft from each output position."""
         drafter = self._reading
         if isinstance(drafter, HeadDrafter):
             assert g.slot is not None  # it has not finished, see _start
-            return drafter.accepted_lengths(text, self._states.of(g.slot), first, count)
+            return drafter.judge(text, self._states.of(g.slot), first, count)
         if isinstance(drafter, DraftModel):
-            return accepted_by_model(drafter, text, first, count)
-        return [self._lookup(text, first + position)[0] for position in range(count)]
+            return judge_model(drafter, text, first, count)
+        return Judged([self._lookup(text, first + place)[0] for place in range(count)], None)
 
     @staticmethod
     def _lookup(text: list[int], place: int) -> tuple[int, int]:
@@ -274,21 +284,33 @@ def _seed(group: int, said: list[str]) -> int:
     return group << 16 | len(said)
 
 
-def accepted_by_model(drafter: DraftModel, text: list[int], first: int, count: int) -> list[int]:
-    """Accepted lengths of a plain draft model: one bit per position says whether it is right."""
+def judge_model(drafter: DraftModel, text: list[int], first: int, count: int) -> Judged:
+    """A plain draft model's drafts: one bit per position says whether it is right.
+
+    Args:
+        drafter: Drafter, whose slot 0 is used.
+        text: Prompt, output and what the target says after it, enough for the longest draft.
+        first: Position of the first output token.
+        count: Number of output tokens.
+    """
     logits = drafter.model.forward([0], [text[:-1]], [0]).logits[0]
     right = logits.argmax(-1).tolist()
     accepted, run = [], 0
     for place in range(len(text) - 1, first - 1, -1):
         run = run + 1 if place > 0 and right[place - 1] == text[place] else 0
         accepted.append(run)
-    return accepted[::-1][:count]
+    unknown = int(first == 0)  # nothing is drafted before there is a token
+    confidence = confidence_of(logits[first - 1 + unknown : first - 1 + count])
+    return Judged(accepted[::-1][:count], [0] * unknown + confidence.tolist())
 
 
 def assemble(
     recorded: Sequence[Recorded], categories: Sequence[str], info: TraceInfo, *, lookup: bool
 ) -> AcceptanceTrace:
-    """The trace of recorded requests, of the serving drafter or of prompt lookup (no rounds)."""
+    """The trace of recorded requests, of the serving drafter or of prompt lookup.
+
+    Of prompt lookup there are neither rounds nor confidences.
+    """
 
     def flat(lists: Sequence[Sequence[float]], kind: type[Any]) -> Any:
         return np.concatenate([np.array(own, kind) for own in lists])
@@ -299,14 +321,17 @@ def assemble(
     accepted = [r.lookup_accepted_length if lookup else r.accepted_length for r in recorded]
     given = [r.lookup_acceptance if lookup else r.acceptance for r in recorded]
     chances = [own for own in given if own is not None]
-    rounds: dict[str, Any] = {}
+    served: dict[str, Any] = {}
     if not lookup:
-        rounds = {
+        served = {
             "schedule": flat([r.schedule for r in recorded], np.uint8),
             "schedule_offset": starts([r.schedule for r in recorded]),
             "committed": flat([r.committed for r in recorded], np.uint8),
             "round_ns": flat([r.round_ns for r in recorded], np.int64),
         }
+        told = [r.confidence for r in recorded if r.confidence is not None]
+        if told:
+            served["confidence"] = flat(told, np.uint8)
     return AcceptanceTrace(
         accepted_length=flat(accepted, np.uint8),
         offset=starts(accepted),
@@ -318,5 +343,5 @@ def assemble(
         acceptance=flat(chances, np.float32) if chances else None,
         max_draft=flat([r.lookup_max_draft for r in recorded], np.uint8) if lookup else None,
         group=np.array([r.group for r in recorded], np.int64),
-        **rounds,
+        **served,
     )
