@@ -15,11 +15,12 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 from record_texts import Turn, read_turns
@@ -290,15 +291,16 @@ def main() -> None:
     turns = read_turns(options.texts)
     questions = partition(read_questions(options.prompts))
     parts: dict[Part, Refreshes] = {}
+    traces: dict[Part, AcceptanceTrace] = {}
     for part in RECORDED_PARTS:
-        trace = AcceptanceTrace.load(getattr(options, f"trace_{part}"))
+        traces[part] = trace = AcceptanceTrace.load(getattr(options, f"trace_{part}"))
         texts = turns_of(trace, [question.name for question in questions[part]], turns)
         states = read_states(options.out / f"states_{part}.npz", options.target, texts, part)
         parts[part] = Refreshes(trace, states)
     for part, told in fit_refreshed(parts).items():
-        path = options.out / f"refreshed_{part}.npz"
-        np.savez(path, refreshed_tokens=told, refresh_every=EVERY)
-        print(f"{path}: {len(told)} predictions")
+        info = msgspec.structs.replace(traces[part].info, refresh_every=EVERY)
+        replace(traces[part], refreshed_tokens=told, info=info).save(traces[part].source)
+        print(f"{traces[part].source}: {len(told)} predictions")
 
 
 if __name__ == "__main__":
