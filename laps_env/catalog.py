@@ -116,6 +116,8 @@ def default_policies() -> tuple[str, ...]:
         *list_learned(),
         *("boost", "laps_sd", "uniboost"),
         *(f"laps_sd_tuned+{rule}" for rule in ("smartspec", "sglang", "vllm")),
+        *(f"laps_sd_tuned+{rule}" for rule in ("topk", "confidence")),
+        "gittins_running_tuned+confidence",
     )
 
 

@@ -4,6 +4,8 @@
     python scripts/package_model.py runs/index learned_index
     laps-env sweep sweeps/pointer.toml --out runs/pointer
     python scripts/package_model.py runs/pointer learned
+    laps-env sweep sweeps/joint.toml --out runs/joint
+    python scripts/package_model.py runs/joint learned_joint
 
 For each run the weights that were best on the *validation* split: of a run on one scenario those of
 that scenario, of the run on many those of all others.
@@ -16,7 +18,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from laps_env.catalog import list_learned
 from laps_env.policies.base.traffic_model import Floats
 from laps_env.policies.networks.model_file import is_model, load_model, save_model
 
@@ -56,7 +57,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="of the sweep")
-    parser.add_argument("name", choices=list_learned(), help="of the policy")
+    parser.add_argument("name", help="of the policy")
     given = parser.parse_args()
     output = Path(str(files("laps_env.policies") / "data" / given.name))
     try:
