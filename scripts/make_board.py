@@ -30,6 +30,7 @@ MAIN_POLICIES = (
     "laps_sd",
     "gittins_tuned",
     "learned",
+    "learned_joint",
     "oracle_srpt",
 )
 #: Load of these tables.
