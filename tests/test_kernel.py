@@ -130,7 +130,9 @@ def run_oldest_shortest(
     view = np.zeros(len(SERVER_COLUMNS), np.float32)
     no_truth, priority = np.zeros(0), np.zeros(pair.slots)
     compiled = _oldest_shortest.compiled, no_preparation.compiled
-    scorer = Scorer(*compiled, params, view, memory, no_truth, priority, np.zeros(1, np.int8))
+    scorer = Scorer(
+        *compiled, params, view, memory, no_truth, priority, np.zeros(1, np.int8), False
+    )
     run_rule(c, state, scorer, rounds)
 
 

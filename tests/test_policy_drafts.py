@@ -109,8 +109,14 @@ def test_the_search_begins_at_the_rule_with_the_best_draft() -> None:
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match=r"bad: cells: expected .*>= 2"):
         RuleSpec("bad", "no room to ask", alike, cells=1, drafts=True)
-    with pytest.raises(ValueError, match="expected one that the server decides, got 'policy'"):
-        gym.make(laps_env.ENV_IDS[0], draft_length="policy")
+    env: Any = gym.make(laps_env.ENV_IDS[0]).unwrapped
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="expected 'policy' where drafts are asked, got 4"):
+        env.ask_drafts(np.zeros(64), np.zeros(64))
+    env = gym.make(laps_env.ENV_IDS[0], scenario="mixed-serial-8b", draft_length="policy").unwrapped
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"asked: expected 64 numbers 0\.\.16"):
+        env.ask_drafts(np.full(64, 17), np.zeros(64))
     with pytest.raises(ValueError, match="expected weights of shape"):
         network_rule("joint", "joint", {"weights": START[1:]})
     scenario = get_scenario("mixed-serial-8b")

@@ -47,7 +47,9 @@ def test_predict_is_the_kernels_loop_round_by_round(name: str, kind: str) -> Non
     """The same states after every round; and to look twice at an observation changes nothing."""
     scenario, slots = SETTINGS[kind]
     policy = policies.make(name, scenario)
-    workload = scenario.workload(load=1.3, num_requests=40, split="validation", seed=4)
+    workload = scenario.workload(
+        load=1.3, num_requests=40, split="validation", seed=4, confidences=policy.spec.drafts
+    )
     env = gym.make(
         laps_env.ENV_IDS[0],
         scenario=scenario,
@@ -72,6 +74,9 @@ def test_predict_is_the_kernels_loop_round_by_round(name: str, kind: str) -> Non
         again, same = acting.predict(observation, state)
         assert again == action
         np.testing.assert_array_equal(same, state)
+        if policy.spec.drafts:
+            longest, threshold = acting.asked(state, slots)
+            bare.ask_drafts(longest[0], threshold[0])
         observation, _, over, _, info = env.step(action)
         assert not info["invalid_action"]
         if info["round"]:

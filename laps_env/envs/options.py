@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from laps_env.sim.draft_length import POLICY
 from laps_env.sim.objectives import OBJECTIVES
 from laps_env.sim.server_model import DraftLength, ServerModel
 from laps_env.sim.state import NO_LIMIT
@@ -71,11 +70,6 @@ class EnvOptions:
             raise ValueError(
                 "draft_length: expected a number for the interface 'drafts', whose actions choose "
                 f"it, got {self.server.draft_length!r}"
-            )
-        if self.server.draft_length == POLICY:
-            raise ValueError(
-                "draft_length: expected one that the server decides, got 'policy', which the "
-                "kernel alone asks a rule for (laps-env evaluate)"
             )
         if self.server.batch_size > self.slots:
             raise ValueError(

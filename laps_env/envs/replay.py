@@ -16,6 +16,7 @@ from laps_env.envs.picture import Picture
 from laps_env.envs.rendering import as_text, check_render_mode
 from laps_env.envs.spaces import check_actions
 from laps_env.envs.vector import Observation, SpecDecodeReplayVectorEnv
+from laps_env.sim.draft_length import MAX_DRAFT_LENGTH, POLICY
 from laps_env.sim.server_model import DraftLength
 from laps_env.sim.simulation import Simulation
 from laps_env.sim.workload import Workload
@@ -108,8 +109,8 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         slots: Slots of the request table, >= the batch size; further requests wait in a backlog.
         batch_size: Most requests in a round (the scenario's by default).
         draft_length: Tokens drafted a round, 0 (no speculation) to 16; ``"smartspec"``,
-            ``"sglang"``, ``"confidence:T:N"`` or ``"topk:N"``; or a tuple of numbers by batch size
-            (the scenario's by default).
+            ``"sglang"``, ``"confidence:T:N"`` or ``"topk:N"``; a tuple of numbers by batch size; or
+            ``"policy"``, what `ask_drafts` says (the scenario's by default).
         pool_tokens: Key-value pool in tokens (the scenario's by default).
         predictor_error: Standard deviation of log(predicted / true output length), a
             `laps_env.workloads.predictors.LengthPredictor`, or ``"recorded"``; by default the
@@ -248,6 +249,28 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
             info["summary"] = self.summary()
         observation = {"queue": queue[0], "server": state.server_obs[0].copy()}
         return observation, reward.item(), terminated.item(), truncated.item(), info
+
+    def ask_drafts(self, longest: npt.ArrayLike, threshold: npt.ArrayLike) -> None:
+        """Say how much each slot's request drafts from now on, where ``draft_length="policy"``.
+
+        Args:
+            longest: Most tokens, 0..16, [slots].
+            threshold: Product of confidences below which the draft stops, 0..1, [slots].
+
+        Raises:
+            ValueError: The draft length is another, or a number is out of range.
+        """
+        if self.options.server.draft_length != POLICY:
+            given = self.options.server.draft_length
+            raise ValueError(f"draft_length: expected 'policy' where drafts are asked, got {given}")
+        slots = self.simulation.state.slots[0]
+        for name, most, values in (
+            ("asked", MAX_DRAFT_LENGTH, np.asarray(longest)),
+            ("threshold", 1, np.asarray(threshold)),
+        ):
+            if values.shape != slots.shape or not ((values >= 0) & (values <= most)).all():
+                raise ValueError(f"{name}: expected {slots.size} numbers 0..{most}, got {values}")
+            slots[name] = values
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Valid actions now, bool [slots + 1] or, with draft lengths, [slots + 18] (for SB3)."""

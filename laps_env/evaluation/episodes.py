@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env.policies import Policy
+from laps_env.sim.draft_length import POLICY
 from laps_env.sim.metrics import summarize, time_alone_ns
 from laps_env.sim.simulation import Simulation, limit_ns
 from laps_env.utils.splits import Split
@@ -81,7 +82,7 @@ def evaluate_episode(
 
 
 def play(policy: Policy, env: gym.Env[Any, Any], **reset: Any) -> dict[str, Any]:
-    """The last ``info`` of an episode that a policy plays step by step.
+    """The last ``info`` of an episode that a policy plays step by step, with the drafts it asks.
 
     Args:
         policy: Policy that acts; a clairvoyant one is told the workload.
@@ -89,12 +90,16 @@ def play(policy: Policy, env: gym.Env[Any, Any], **reset: Any) -> dict[str, Any]
         **reset: Arguments of its ``reset``.
     """
     observation, info = env.reset(**reset)
+    inner: Any = env.unwrapped
+    asks = policy.spec.drafts and inner.options.server.draft_length == POLICY
     if policy.spec.clairvoyant:
-        inner: Any = env.unwrapped
         policy = policy.with_oracle(inner.workload(), inner.options.server)
     state, ended = None, False
     while not ended:
         action, state = policy.predict(observation, state)
+        if asks:
+            longest, threshold = policy.asked(state, inner.options.slots)
+            inner.ask_drafts(longest[0], threshold[0])
         observation, _, terminated, truncated, info = env.step(action)
         ended = terminated or truncated
     return info

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from laps_env.policies import Policy
 from laps_env.sim.admission import occupy, release
+from laps_env.sim.draft_length import POLICY
 from laps_env.sim.loops import Scorer, score_all
 from laps_env.sim.observation import (
     ARRIVAL_NUMBER,
@@ -132,7 +133,7 @@ def score(
     before all others. The parts of the scorer are arguments of their own, because a function in a
     named tuple takes four times as long to cross into compiled code.
     """
-    scorer = Scorer(rule, prepare, params, server_cells, memory, remaining, priority, raised)
+    scorer = Scorer(rule, prepare, params, server_cells, memory, remaining, priority, raised, False)
     server, e = state.servers[0], episode_of(state, 0)
     columns = state.server_obs[0]
     server.now = now
@@ -202,7 +203,7 @@ class Table:
         server = self._state.servers[0]
         server["saturation_rps"], server["last_draft_length"] = saturation_rps, draft_length
         self._scorer = policy.scorer(slots)
-        self._score = unchecked(score, self._constants, self._state, 0, 0, 0, *self._scorer)
+        self._score = unchecked(score, self._constants, self._state, 0, 0, 0, *self._arrays())
         nobody = np.zeros((0, 3), np.int64)
         self._account = unchecked(account, self._state, 0, 0, nobody, *self._shares())
         self._account(self._state, 0, 0, nobody, *self._shares())  # how long steps are taken to be
@@ -261,6 +262,10 @@ class Table:
             self._state, now, duration, np.array(served, np.int64).reshape(-1, 3), *self._shares()
         )
 
+    def _arrays(self) -> tuple[Any, ...]:
+        """Parts of the scorer that `score` takes: what a rule asks for drafts is nobody's here."""
+        return self._scorer[:-1]
+
     def _shares(self) -> tuple[float, float]:
         """Duration of a draft step and of the verification, ns."""
         drafting = self._draft_share * self._step_ns
@@ -276,7 +281,7 @@ class Table:
         state, scorer = self._state, self._scorer
         with caught(scorer.raised) as errors:
             failed = self._score(
-                self._constants, state, now, free_tokens, self._patience_ns, *scorer
+                self._constants, state, now, free_tokens, self._patience_ns, *self._arrays()
             )
         if failed != FREE:
             self.failures += 1
@@ -333,7 +338,7 @@ def _check(policy: Policy) -> None:
         raise ValueError(
             f"policy: expected one for any number of requests, got {policy.name} for {spec.slots}"
         )
-    if policy.draft_length is not None:
+    if policy.draft_length not in (None, POLICY):
         raise ValueError(
             f"policy: expected one that leaves the draft length to the engine, got {policy.name}"
         )

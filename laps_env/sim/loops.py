@@ -219,7 +219,7 @@ class Scorer(NamedTuple):
     remaining: npt.NDArray[np.float64]  # [T] or [0]
     priority: npt.NDArray[np.float64]  # [N], the result
     raised: npt.NDArray[np.int8]  # [1]
-    drafts: bool = False
+    drafts: bool
 
 
 @inlined

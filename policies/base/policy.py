@@ -16,6 +16,7 @@ import numpy.typing as npt
 from laps_env.policies.base.decisions import Observation, choose_actions, observed_arrays
 from laps_env.policies.base.rule_failure import failure
 from laps_env.policies.base.rule_spec import Floats, RuleSpec
+from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
 from laps_env.sim.loops import Scorer, run_rule
 from laps_env.sim.observation import (
     ARRIVAL_NUMBER,
@@ -162,6 +163,20 @@ class Policy:
         if state is None and episode_start is not None and self.oracle is None:
             self._check_kept(memory[~np.broadcast_to(episode_start, len(memory))])
         return (actions if batched else actions[0]), memory
+
+    def asked(self, state: Floats, slots: int) -> tuple[Floats, Floats]:
+        """Drafts that a rule that decides them asks for, by what `predict` returned last.
+
+        Args:
+            state: State that it returned, of one environment or of E.
+            slots: Slots of the table, N.
+
+        Returns:
+            Most tokens of each slot's request, and the product of confidences below which its draft
+            stops, float64 [E, N] each.
+        """
+        longest, threshold = np.moveaxis(state[..., :slots, -2:], -1, 0)
+        return np.clip(longest, 0, MAX_DRAFT_LENGTH), np.clip(threshold, 0, 1)
 
     def _check_kept(self, memory: Floats) -> None:
         """Whether nothing is lost where an episode goes on without the state of the last call."""
