@@ -76,7 +76,7 @@ def test_quick_prints_a_table_and_writes_nothing(
     ("arguments", "messages"),
     [
         (["--scenario", "chat"], ["expected one of bursty-batch8-135m", "got 'chat'"]),
-        (["--policies", "fcfs,best"], ["expected one of bayes_srpt, ", "got 'best'"]),
+        (["--policies", "fcfs,best"], ["expected one of bayes_running, ", "got 'best'"]),
         (["--policies", ","], ["policies: expected at least one, got none"]),
         (["--polices", "fcfs"], ["--polices", "--policies"]),
         (["--json", "model/card.json", "--policies", "model"], ["none of the inputs"]),

@@ -90,7 +90,7 @@ def test_an_own_rule_is_tuned_into_a_file_of_its_own(
     [
         ("--rules own.py:SPEC", "out: expected a file of your own for your own rules"),
         ("--rules own.py:NONE --out t.json", "expected a rule with parameters, got one without"),
-        ("--rules fcfs --out t.json", "rules: expected one of bayes_srpt"),
+        ("--rules fcfs --out t.json", "rules: expected one of bayes_running"),
         ("--trials 3", "trials: expected an integer >= 4, got 3"),
     ],
 )

@@ -119,7 +119,9 @@ class Scenario:
         check_count("episode", episode, least=0, most=2**32 - 1)
         error = self.error_in_force(predictor_error)
         first = self._error_without_refreshes() if error == REFRESHED else error
-        predictor = None if isinstance(first, str) else make_predictor(first)
+        predictor = (
+            None if first == RECORDED else make_predictor(first)  # type: ignore[arg-type]  # checks
+        )
         workload = draw_workload(
             self.requests,
             self.arrivals,
