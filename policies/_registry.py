@@ -13,8 +13,10 @@ import numpy as np
 
 from laps_env.catalog import (
     OVERALL,
+    TUNED_FOR,
     list_learned,
     list_policies,
+    list_rules,
     split_tuned,
     tuning_results,
 )
@@ -156,7 +158,8 @@ def _rule_of_others(name: str, scenario: str) -> RuleSpec:
 
 def _unknown(name: object) -> ValueError:
     return ValueError(
-        f"policy: expected one of {', '.join(list_policies())}, each with or without one of "
+        f"policy: expected one of {', '.join([*list_rules(), *list_learned()])}, where tuned with "
+        f"or without one of {', '.join(TUNED_FOR)}, each with or without one of "
         f"{', '.join('+' + rule for rule in DRAFT_NAMES)}; got {name!r}"
     )
 

@@ -53,7 +53,7 @@ def test_a_scenario_that_was_not_tuned_takes_the_settings_for_all() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("sjrf", {}, "policy: expected one of bayes_running, bayes_running_tuned.*got 'sjrf'"),
+        ("sjrf", {}, "policy: expected one of bayes_running, bayes_srpt.*got 'sjrf'"),
         ("fcfs_tuned", {}, "policy: expected one of"),
         ("fcfs+eagle", {}, r"\+vllm; got 'fcfs\+eagle'"),
         ("las", {"quantum": 1.0}, r"las: expected parameters \['queues', .*got \['quantum'\]"),
