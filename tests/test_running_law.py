@@ -81,6 +81,8 @@ def test_state_is_kept_from_call_to_call_and_forgotten_with_the_episode() -> Non
     _, state = policy.predict(observation)
     with pytest.raises(ValueError, match="expected the state of the last call"):
         policy.predict(observation, None, np.array([False]))
+    _, first = policy.predict(observation, None, np.array(True))
+    np.testing.assert_array_equal(first, state)
     _, anew = policy.predict(observation, state + 1.0, np.array(True))
     np.testing.assert_array_equal(anew, state)
 

@@ -180,7 +180,7 @@ class Policy:
 
     def _check_kept(self, memory: Floats) -> None:
         """Whether nothing is lost where an episode goes on without the state of the last call."""
-        if memory[..., 1:].any() or self.spec.keeps:
+        if memory[..., 1:].any() or (self.spec.keeps and len(memory) > 0):
             raise ValueError(
                 f"{self.name}: expected the state of the last call while an episode goes on, got "
                 "None; sb3-contrib's evaluate_policy drops it unless use_masking=False"
