@@ -58,7 +58,7 @@ class Replay:
             split=grid.split,
             seed=seed,
             predictor_error=grid.predictor_error,
-            confidences=any(map(_needs_confidence, setting.policies.values())),
+            confidences=any(needs_confidence(p.draft_length) for p in setting.policies.values()),
         )
         alone = time_alone_ns(workload, server, server.reference_draft_length)
         brought = {"load_realised": realised_load(workload, server)}
@@ -115,16 +115,11 @@ def parts_of(results: Results, row: Row, episode: int) -> tuple[Policy, Workload
             split=row.split,
             seed=row.seeds[episode],
             predictor_error=row.predictor_error,  # type: ignore[arg-type]
-            confidences=_needs_confidence(policy),
+            confidences=needs_confidence(policy.draft_length),
         )
     except (ValueError, LookupError, TypeError) as reason:  # the row may be somebody else's
         raise ValueError(f"{row.place}, {row.policy}: cannot be run again: {reason}") from None
     return policy, workload, scenario
-
-
-def _needs_confidence(policy: Policy) -> bool:
-    """Whether its draft lengths go by the draft's confidences."""
-    return policy.spec.drafts or needs_confidence(policy.draft_length)
 
 
 def _scenario_of(results: Results, row: Row) -> Scenario:

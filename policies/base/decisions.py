@@ -75,10 +75,11 @@ def choose_actions(
         for j in range(columns):
             server_cells[j] = server[i, j]
         kept = memory[i, slots:].reshape(-1)
-        for j in range(min(kept.size, server_cells.size - columns)):
+        shared = min(kept.size, server_cells.size - columns)
+        for j in range(shared):
             server_cells[columns + j] = kept[j]
         prepare(queue[i], server_cells, params)
-        for j in range(min(kept.size, server_cells.size - columns)):
+        for j in range(shared):
             kept[j] = server_cells[columns + j]
         if raised[0] != 0:
             return i * queue.shape[1]
