@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no recorded data: set LAPS_ENV_DATA, or put shared/data beside the repository")
     return folder
+
+
+@pytest.fixture
+def lookup_scenario(tmp_path: Path) -> str:
+    """A file's scenario, of a recording without confidences and without refreshed predictions."""
+    named = files("laps_env") / "data" / "scenarios" / "mixed-serial-135m.toml"
+    other = named.read_text().replace('"smollm2-135m"', '"smollm2-135m-lookup"')
+    (tmp_path / "lookup.toml").write_text(other)
+    return str(tmp_path / "lookup.toml")
 
 
 @pytest.fixture(scope="module")

@@ -302,11 +302,9 @@ def test_a_trace_with_others_is_refused(changes: dict[str, Any], message: str) -
         trace.validate()
 
 
-def test_where_there_are_none_it_is_said() -> None:
+def test_where_there_are_none_it_is_said(lookup_scenario: str) -> None:
     message = "predictor_error: expected requests with refreshed predictions for 'refreshed', those"
-    with pytest.raises(ValueError, match=f"{message} of scenario 'specbench-serial-135m'"):
-        gym.make(
-            laps_env.REPLAY_IDS[0], scenario="specbench-serial-135m", predictor_error="refreshed"
-        )
+    with pytest.raises(ValueError, match=f"{message} of scenario 'lookup'"):
+        gym.make(laps_env.REPLAY_IDS[0], scenario=lookup_scenario, predictor_error="refreshed")
     with pytest.raises(ValueError, match=message):
-        policies.make("gittins", "specbench-serial-135m", predictor_error="refreshed")
+        policies.make("gittins", lookup_scenario, predictor_error="refreshed")

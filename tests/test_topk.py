@@ -155,14 +155,7 @@ def test_its_name_says_what_each_request_drafts() -> None:
     [
         (lambda: toy_server(1, draft_length="topk:17"), "'topk:0..16'"),
         (lambda: toy_server(1, draft_length="topk:x"), "'topk:0..16'"),
-        (lambda: policies.make("fcfs+topk", "mixed-serial-135m"), "has none"),
         (lambda: policies.make("fcfs+topk:5"), "topk"),
-        (
-            lambda: gym.make(
-                "laps_env/SpecDecodeReplay-v0", scenario="mixed-serial-135m", draft_length="topk"
-            ),
-            "confidence: expected recorded confidences",
-        ),
         (
             lambda: busy_time_s(toy(confidence=None), toy_server(1)),
             "workload: expected the draft's confidences",
@@ -172,3 +165,10 @@ def test_its_name_says_what_each_request_drafts() -> None:
 def test_where_it_cannot_be_it_is_said(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_recording_without_confidences_has_none(lookup_scenario: str) -> None:
+    with pytest.raises(ValueError, match="has none"):
+        policies.make("fcfs+topk", lookup_scenario)
+    with pytest.raises(ValueError, match="confidence: expected recorded confidences"):
+        gym.make("laps_env/SpecDecodeReplay-v0", scenario=lookup_scenario, draft_length="topk")
