@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -26,16 +27,23 @@ class ActionRepeat(SpecDecodeReplayVectorEnv):
     Args:
         rounds: Rounds that the picks of one stand for, at most; they end when a request comes or
             goes.
+        seconds: Simulated time that they stand for, at most; a round that has begun is ended. Where
+            the length of a round is decided too, a discount per step needs steps of equal
+            length: by rounds, short drafts would only seem to cost less.
         num_envs, **options: Options of `SpecDecodeReplayVectorEnv`.
 
     Raises:
         ValueError: A number out of range, or an interface of scores.
     """
 
-    def __init__(self, num_envs: int, *, rounds: int, **options: Any) -> None:
+    def __init__(
+        self, num_envs: int, *, rounds: int, seconds: float = math.inf, **options: Any
+    ) -> None:
         super().__init__(num_envs, **options)
-        self._rounds = rounds
+        self._rounds, self._seconds = rounds, seconds
         check_count("rounds", rounds)
+        if not seconds > 0:
+            raise ValueError(f"seconds: expected a number > 0, got {seconds!r}")
         if self.options.interface == "scores":
             raise ValueError("interface: expected 'sequential' or 'drafts', got 'scores'")
         most, decided = self.options.server.batch_size, self.single_action_space.shape or (1,)
@@ -55,10 +63,8 @@ class ActionRepeat(SpecDecodeReplayVectorEnv):
         before = state.servers[["finished", "active", "truncated"]].copy()
         super()._move(actions, skip, queue)
         ran = state.ran_round & ~skip
-        scale = self.options.reward_scale
-        _repeat(
-            simulation.constants, state, before, self._picks, self._picked, ran, self._rounds, scale
-        )
+        limits, scale = (self._rounds, self._seconds), self.options.reward_scale
+        _repeat(simulation.constants, state, before, self._picks, self._picked, ran, limits, scale)
         self._picked[ran] = 0
         queue[ran] = state.queue[ran]
 
@@ -71,22 +77,24 @@ def _repeat(
     picks: npt.NDArray[np.int64],
     picked: npt.NDArray[np.int64],
     ran: Bools,
-    rounds: int,
+    limits: tuple[int, float],
     scale: float,
 ) -> None:
     """Repeat the round that each of these servers ``ran``, until something happens.
 
-    Rewards and durations add up in the state; ``before`` says how many requests each server had
-    finished and had in its table before the round, and whether its episode was cut off.
+    ``limits`` are the most rounds and seconds. Rewards and durations add up in the state;
+    ``before`` says how many requests each server had finished and had in its table before the
+    round, and whether its episode was cut off.
     """
     for i in range(picked.size):
         if not ran[i]:
             continue
         server, first = state.servers[i], before[i]
         reward, dt, invalid = state.reward[i], state.dt[i], state.invalid[i]
-        more = rounds - 1
+        more = limits[0] - 1
         while (
             more > 0
+            and dt < limits[1]
             and server.finished == first.finished
             and server.active == first.active
             and server.truncated == first.truncated

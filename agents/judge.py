@@ -52,9 +52,10 @@ class Judge:
 
     def rule(self, name: str) -> npt.NDArray[np.float64]:
         """Mean latencies under a rule, in seconds, [K]."""
-        servers = self._servers()
-        servers.reset(seed=self._seed)
         policy = policies.make(name, self.scenario)
+        own = {} if policy.draft_length is None else {"draft_length": policy.draft_length}
+        servers = self._servers(**own)
+        servers.reset(seed=self._seed)
         workloads = [servers.workload(i) for i in range(self._episodes)]
         return np.array([self._latency(policy, workload) for workload in workloads])
 

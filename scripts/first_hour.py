@@ -26,6 +26,8 @@ ENVS, REQUESTS, SLOTS, REWARD_SCALE = 128, 100, 64, 10.0
 #: Of all algorithms: steps of each environment in a rollout, rounds that a step stands for in
 #: training, and the discount a step.
 STEPS, ROUNDS, GAMMA = 128, 24, 0.97
+#: Instead of the rounds, where their length is decided too: seconds that a step stands for.
+SECONDS = 0.8
 #: Seconds of training between two points of a curve.
 EVERY = 30
 #: Algorithms, and whether they know the mask. The last also decides how much is drafted.
@@ -64,9 +66,10 @@ def run(name: str, seed: int, minutes: int, file: Path) -> None:
     torch.set_num_threads(1)
     judge = Judge(SCENARIO, load=LOAD)
     interface = "drafts" if name == "drafts" else "sequential"
+    held = {"rounds": 1000, "seconds": SECONDS} if name == "drafts" else {"rounds": ROUNDS}
     servers = ActionRepeat(
         ENVS,
-        rounds=ROUNDS,
+        **held,
         scenario=SCENARIO,
         load=LOAD,
         num_requests=REQUESTS,

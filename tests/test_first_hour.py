@@ -73,6 +73,7 @@ def test_a_judge_plays_models_as_it_plays_rules() -> None:
     judge = Judge("mixed-serial-8b", episodes=3, num_requests=20)
     np.testing.assert_allclose(judge.model(InOrder()), judge.rule("fcfs"), rtol=1e-9)
     assert (judge.rule("laps_sd") != judge.rule("fcfs")).any()
+    assert (judge.rule("fcfs+confidence") < judge.rule("fcfs")).all()
 
 
 def test_a_summary_counts_masked_actions() -> None:

@@ -197,6 +197,23 @@ def test_repeated_rounds_are_decided_less_often_and_lose_nothing(scenario: str) 
     assert steps[10] < steps[1] / 3
 
 
+def test_decisions_may_stand_for_a_time_instead() -> None:
+    """A step ends with its first round beyond, however long rounds are, if nobody comes or goes."""
+    from laps_env.agents.action_repeat import ActionRepeat
+
+    with pytest.raises(ValueError, match="seconds: expected a number > 0, got 0"):
+        ActionRepeat(1, rounds=1, seconds=0, **OPTIONS)
+    means = []
+    for draft_length in (0, 8):
+        options = {**OPTIONS, "draft_length": draft_length, "num_requests": 1}
+        envs = ActionRepeat(4, rounds=10_000, seconds=0.2, **options)
+        _, info = envs.reset(seed=0)
+        steps = [envs.step(info["action_mask"].argmax(axis=1))[-1]["dt"] for _ in range(3)]
+        assert (np.array(steps) >= 0.2).all()
+        means.append(np.mean(steps))
+    assert means[0] == pytest.approx(means[1], rel=0.3)
+
+
 def test_rounds_repeated_once_are_the_environment() -> None:
     from laps_env.agents.action_repeat import ActionRepeat
 
