@@ -3,7 +3,7 @@
 The tables of docs/physics.md. *Test* workloads, load 0.9: mean latency of each rule with refreshes
 over its own without, on the same workloads; then the error of what is taken to be left. Generated
 scenarios, whose refreshes are assumed, at two readings of TRAIL's published errors; and recorded
-ones, where the traces have refreshes.
+ones, where the traces have refreshes, as they are and smoothed over time.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from laps_env.evaluation.statistics import ratio_with_interval
 from laps_env.policies.base.traffic_model import LengthLaws, fit_traffic_model
 from laps_env.report.tables import markdown_table
 from laps_env.report.verdict import told
+from laps_env.traces import AcceptanceTrace
 from laps_env.utils.splits import Split
 from laps_env.workloads.predictors import REFRESHED
 from laps_env.workloads.refreshes import REFRESH_ERROR, REFRESH_EVERY
-from laps_env.workloads.requests import GeneratedRequests
+from laps_env.workloads.requests import GeneratedRequests, RecordedRequests
 from laps_env.workloads.scenarios import Scenario, get_scenario
 
 Floats = npt.NDArray[np.float64]
@@ -38,6 +39,7 @@ RULES = (
 #: Of what is left, as much below the prompt's as published; and so large that the mean over all
 #: tokens of the answers is, where it shrinks as they come to an end.
 ERRORS = (REFRESH_ERROR, 2 * REFRESH_ERROR)
+SMOOTHED = "recorded, smoothed"
 #: Generated tokens at which the rest is predicted, the refreshes' own.
 AGES = REFRESH_EVERY * np.arange(5)
 REQUESTS = 20_000
@@ -64,11 +66,31 @@ def main() -> None:
 def cases(scenario: Scenario) -> Iterator[tuple[Scenario, str]]:
     """A scenario at each error of its refreshes, with that in words."""
     requests = scenario.requests
-    if not isinstance(requests, GeneratedRequests):
+    if isinstance(requests, RecordedRequests):
         yield scenario, "recorded"
+        parts = {name: smoothed(getattr(requests, name)) for name in ("train", "test")}
+        yield replace(scenario, requests=replace(requests, **parts)), SMOOTHED
         return
+    assert isinstance(requests, GeneratedRequests)  # there are no others
     for error in ERRORS:
         yield replace(scenario, requests=replace(requests, refresh_error=error)), f"{error:.2f}"
+
+
+def smoothed(trace: AcceptanceTrace) -> AcceptanceTrace:
+    """Refreshes that move what was told before, less what has come since, half of the way in logs.
+
+    A simple form of what TRAIL does with its own.
+    """
+    if trace.refreshed_tokens is None or trace.predicted_tokens is None:
+        raise ValueError(f"{trace.source}: expected predictions and refreshes, got none")
+    tokens = np.array(trace.refreshed_tokens)
+    every, ends = trace.info.refresh_every, trace.refresh_offset[1:]
+    for first, end, latest in zip(trace.refresh_offset, ends, trace.predicted_tokens, strict=False):
+        for k in range(first, end):
+            generated = (k - first + 1) * every
+            before, now = max(latest - generated, 1.0), max(tokens[k] - generated, 1.0)
+            latest = tokens[k] = generated + math.sqrt(before * now)
+    return replace(trace, refreshed_tokens=tokens)
 
 
 def gains_of(scenario: Scenario) -> list[str]:
@@ -111,7 +133,8 @@ def errors_of(scenario: Scenario, error: str) -> Iterator[list[str]]:
         for name, guess in guesses.items():
             found.setdefault(name, []).append(math.sqrt(float(((guess - true) ** 2).mean())))
     for name, deviations in found.items():
-        if error != f"{ERRORS[-1]:.2f}" or error in name:  # the prompt's are the same in all
+        # the prompt's are the same in all
+        if error not in (f"{ERRORS[-1]:.2f}", SMOOTHED) or error in name:
             yield [f"`{scenario.name}`", name, *(f"{value:.2f}" for value in deviations)]
 
 
