@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -68,7 +69,9 @@ def cases(scenario: Scenario) -> Iterator[tuple[Scenario, str]]:
     requests = scenario.requests
     if isinstance(requests, RecordedRequests):
         yield scenario, "recorded"
-        parts = {name: smoothed(getattr(requests, name)) for name in ("train", "test")}
+        parts: dict[str, Any] = {
+            name: smoothed(getattr(requests, name)) for name in ("train", "test")
+        }
         yield replace(scenario, requests=replace(requests, **parts)), SMOOTHED
         return
     assert isinstance(requests, GeneratedRequests)  # there are no others
