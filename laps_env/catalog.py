@@ -115,7 +115,7 @@ def default_policies() -> tuple[str, ...]:
         *(name for names in tuned for name in names if split_tuned(name)[1] != "slo_attainment"),
         *list_learned(),
         *("boost", "laps_sd", "uniboost"),
-        *(f"laps_sd_tuned+{rule}" for rule in ("smartspec", "sglang", "vllm")),
+        *(f"laps_sd_tuned+{rule}" for rule in ("smartspec", "sglang", "rate", "vllm")),
         *(f"laps_sd_tuned+{rule}" for rule in ("topk", "confidence")),
         "gittins_running_tuned+confidence",
     )

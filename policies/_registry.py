@@ -71,8 +71,8 @@ def make(
 
     Args:
         name: Name from `list_policies`, optionally followed by ``+smartspec``, ``+sglang``,
-            ``+vllm`` (`laps_env.policies.base.draft_table`), ``+confidence`` or ``+topk``
-            (`laps_env.policies.base.draft_by_confidence`); the folder of a trained model
+            ``+rate``, ``+vllm`` (`laps_env.policies.base.draft_table`), ``+confidence`` or
+            ``+topk`` (`laps_env.policies.base.draft_by_confidence`); the folder of a trained model
             (`laps_env.policies.networks.model_file`); or your own rule, or its file
             (``rule.py:spec``). Any of these names may end in parameters
             (``laps_sd:tolerance=0.2,queues=4``).

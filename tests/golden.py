@@ -69,7 +69,7 @@ def of_requests(requests: Any) -> list[Any]:
 
 def policy_names() -> list[str]:
     """Every rule at its defaults; tuned parameters and learned weights are data, not simulator."""
-    return [*list_rules(), *(f"fcfs+{rule}" for rule in ("smartspec", "sglang", "vllm"))]
+    return [*list_rules(), *(f"fcfs+{rule}" for rule in ("smartspec", "sglang", "rate", "vllm"))]
 
 
 def of_scenario(name: str, names: Sequence[str] = ()) -> dict[str, list[Any]]:

@@ -72,7 +72,7 @@ def random_server(rng: np.random.Generator, workload: dict[str, Any]) -> dict[st
     number = int(rng.integers(0, 9))
     draft_length: Any = number
     if (drawn := rng.random()) < 0.4:
-        rules = ("smartspec", "smartspec", "sglang", tuple((number + np.arange(3) * 5) % 9))
+        rules = ("rate", "smartspec", "sglang", tuple((number + np.arange(3) * 5) % 9))
         draft_length = rules[int(drawn * 10)]
     longest = 0 if drawn < 0.4 else number  # what chooses drafts what has room
     lookahead = (255 if workload["draft_schedule"] is not None else longest) + 1

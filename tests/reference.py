@@ -224,12 +224,16 @@ class ReferenceServer:
                 request.preemptions += 1
 
         chosen, reserved = self.nominal, sum(r.context + self.lookahead for r in batch)
+        own: list[int] = []
         if self.rule is not None:
             room = self.server.pool_tokens - reserved
-            chosen = min(self._chosen_length(batch, room), room // len(batch))
+            own = self._own_lengths(batch, room) if self.rule == "rate" else []
+            chosen = max(own) if own else self._chosen_length(batch, room)
+            chosen = min(chosen, room // len(batch))
             reserved += len(batch) * chosen
         moved = self._make_room(batch, reserved)
-        lengths = [self._length(request, chosen) for request in batch]
+        chosen_of = own or [chosen] * len(batch)
+        lengths = [self._length(r, n) for r, n in zip(batch, chosen_of, strict=True)]
         drafts = [r.drafts(n, r.generated) for r, n in zip(batch, lengths, strict=True)]
         prefill = prefills = 0
         for request in batch:
@@ -354,7 +358,7 @@ class ReferenceServer:
         two tokens.
         """
         size, kv = len(batch), sum(request.context for request in batch)
-        alpha = (self.hits + 1) / (self.trials + 2)
+        alpha = self._mean_acceptance()
         best, best_rate, expected, power = 0, 0.0, 0.0, 1.0
         longest = min(room // size, SMARTSPEC_MAX)
         for k in range(longest + 1):
@@ -366,6 +370,48 @@ class ReferenceServer:
             if rate > best_rate:
                 best, best_rate = k, rate
         return min(longest, 2) if best == 0 and self.undrafted >= 50 else best
+
+    def _mean_acceptance(self) -> float:
+        return (self.hits + 1) / (self.trials + 2)
+
+    def _own_lengths(self, batch: list[Request], room: int) -> list[int]:
+        """Draft length of each request, of most expected tokens of all per nanosecond.
+
+        Whatever is worth its time at a speed is drafted, first at 0, then at the speed that this
+        makes, until it makes none that is greater. Caches and probes are as in SmartSpec.
+        """
+        longest, mean = min(room // len(batch), SMARTSPEC_MAX), self._mean_acceptance()
+        alphas = [(r.accepted + 20 * mean) / (r.decided + 20) for r in batch]
+        speed, lengths, faster = -1.0, [0] * len(batch), 0.0
+        while faster > speed:
+            speed = faster
+            lengths, faster = self._worth_drafting(batch, alphas, longest, speed)
+        if max(lengths) == 0 and self.undrafted >= 50:
+            return [min(longest, 2)] * len(batch)
+        return lengths
+
+    def _worth_drafting(
+        self, batch: list[Request], alphas: list[float], longest: int, speed: float
+    ) -> tuple[list[int], float]:
+        """Draft lengths that a speed asks for, and the speed that they have."""
+        cost, expected, kv = self.cost, float(len(batch)), sum(r.context for r in batch)
+        token_ns = cost.target_token_ns + cost.draft_token_ns
+        prices = [speed * (token_ns + cost.draft_kv_token_ns * r.context) for r in batch]
+        lengths, chances = [0] * len(batch), alphas
+        for step in range(1, longest + 1):
+            step_gain = -speed * cost.draft_step_ns
+            for chance, price in zip(chances, prices, strict=True):
+                step_gain += max(chance - price, 0.0)
+            if step_gain <= 0:
+                break
+            for k, price in enumerate(prices):
+                if chances[k] - price > 0:
+                    lengths[k] = step
+                    expected += chances[k]
+            chances = [chance * alpha for chance, alpha in zip(chances, alphas, strict=True)]
+        draft_kv = sum(n * r.context for n, r in zip(lengths, batch, strict=True))
+        drafting = (max(lengths), sum(lengths), draft_kv)
+        return lengths, expected / self._terms(len(batch) + sum(lengths), 0, kv, drafting, 0, [])
 
     def _duration(self, *work: Any) -> int:
         return int(np.rint(self._terms(*work)))  # half to even

@@ -42,6 +42,16 @@ class Request:
     def context(self) -> int:
         return self.prompt + self.generated
 
+    @property
+    def accepted(self) -> int:
+        """Draft tokens that were accepted."""
+        return sum(accepted for _, accepted in self.history)
+
+    @property
+    def decided(self) -> int:
+        """Draft tokens whose fate was decided: the accepted, and the first refused of a round."""
+        return sum(accepted + (accepted < drafted) for drafted, accepted in self.history)
+
     def draft_length(self, chosen: int) -> int:
         """Draft length of its next round: its schedule goes before what the server chose."""
         return chosen if self.schedule is None else self.schedule[len(self.history)]

@@ -81,7 +81,7 @@ def test_the_random_instances_reach_every_rule() -> None:
     assert met >= {
         *("victim longest_idle", "victim latest_arrival", "victim largest"),
         *("eviction recompute", "eviction swap", "max_draft", "draft_schedule", "smartspec"),
-        *("sglang", "tuple"),
+        *("sglang", "rate", "tuple"),
         *("truncated", "terminated", "recomputed", "preempted", "idle"),
     }
 

@@ -24,7 +24,7 @@ class List(Command):
             print(f"  {name:20} {saturation:8.3f}  {entry['description']}")
         print(
             "\npolicies (_tuned, _tuned_p99, _tuned_slo: parameters tuned on the validation split; "
-            "+smartspec, +sglang, +vllm, +confidence, +topk: a rule for the draft length):"
+            "+smartspec, +sglang, +rate, +vllm, +confidence, +topk: a rule for the draft length):"
         )
         known = catalog.list_policies()
         for name in catalog.list_rules():

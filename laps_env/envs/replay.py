@@ -109,8 +109,8 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         slots: Slots of the request table, >= the batch size; further requests wait in a backlog.
         batch_size: Most requests in a round (the scenario's by default).
         draft_length: Tokens drafted a round, 0 (no speculation) to 16; ``"smartspec"``,
-            ``"sglang"``, ``"confidence:T:N"`` or ``"topk:N"``; a tuple of numbers by batch size; or
-            ``"policy"``, what `ask_drafts` says (the scenario's by default).
+            ``"sglang"``, ``"rate"``, ``"confidence:T:N"`` or ``"topk:N"``; a tuple of numbers by
+            batch size; or ``"policy"``, what `ask_drafts` says (the scenario's by default).
         pool_tokens: Key-value pool in tokens (the scenario's by default).
         predictor_error: Standard deviation of log(predicted / true output length), a
             `laps_env.workloads.predictors.LengthPredictor`, or ``"recorded"``; by default the

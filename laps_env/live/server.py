@@ -28,6 +28,7 @@ from laps_env.sim.loops import (
     open_scores,
     open_sequential,
 )
+from laps_env.sim.rate import RATE
 from laps_env.traces.step_log import StepShare
 from laps_env.utils.splits import as_split
 from laps_env.workloads import Workload
@@ -95,10 +96,11 @@ class LiveServer(SpecDecodeReplayVectorEnv):
         """Raise ``ValueError`` for a workload that this server cannot serve."""
         if workload.draft_schedule is not None:
             raise ValueError("workload: expected no draft schedule on a live server, got one")
-        if self.options.server.needs_confidence:
+        server = self.options.server
+        if server.needs_confidence or server.draft_length == RATE:
             raise ValueError(
-                "draft_length: expected none by confidences on a live server, got "
-                f"{self.options.server.draft_length!r}"
+                "draft_length: expected one for all requests of a round on a live server, got "
+                f"{server.draft_length!r}"
             )
 
     def begin(self, workload: Workload) -> list[Generation]:
@@ -257,6 +259,7 @@ class PromptServer(LiveServer):
 
     def check(self, workload: Workload) -> None:
         """Raise ``ValueError`` for a workload without prompts, or with a draft schedule."""
+        super().check(workload)
         if workload.source_index is None or workload.draft_schedule is not None:
             raise ValueError(
                 "workload: expected one of this environment's own, with prompts and no draft "

@@ -47,7 +47,8 @@ def occupy(server: Any, e: Episode, number: int) -> None:
     request = e.requests[number]
     slot, hot = e.slots[index], e.hot[index]
     slot.request = number
-    slot.generated = slot.rounds = slot.drafted = slot.accepted = slot.attained_ns = 0
+    slot.generated = slot.rounds = slot.attained_ns = 0
+    slot.drafted = slot.accepted = slot.refused = 0
     slot.position = request.offset
     slot.resident = slot.swapped = slot.ran = slot.preemptions = 0
     hot.arrival_ns = hot.served_at = request.arrival_ns

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from laps_env.sim.costs import Work, work_ns
-from laps_env.utils.jit import jit
+from laps_env.utils.jit import inlined, jit
 
 #: Longest draft of a round.
 MAX_DRAFT_LENGTH = 16
@@ -45,8 +45,6 @@ PROBE_LENGTH = 2
 def smartspec_draft_length(c: Any, server: Any, kv: int, longest: int) -> int:
     """Draft length 0..``longest`` of greatest goodput for the picked requests.
 
-    ``hits / trials`` (each request's accepted tokens / tokens whose fate was decided) estimates
-    alpha, the probability that the next draft token is accepted; a uniform prior starts it at 1/2.
     The time is that of the whole round but for caches that are restored in it, which must be paid
     whatever is drafted: with them the rule drafts too much whenever a request is new (mean latency
     44 % higher in pressure-batch8-135m, 1 to 4 % in eight others).
@@ -58,7 +56,7 @@ def smartspec_draft_length(c: Any, server: Any, kv: int, longest: int) -> int:
         longest: Most tokens a request for which the pool has room.
     """
     batch = server.picked
-    alpha = (server.hits + 1.0) / (server.trials + 2.0)
+    alpha = mean_acceptance(server)
     best, best_goodput = 0, 0.0
     power, expected = 1.0, 1.0
     for k in range(min(longest, MAX_DRAFT_LENGTH) + 1):
@@ -71,3 +69,13 @@ def smartspec_draft_length(c: Any, server: Any, kv: int, longest: int) -> int:
     if best == 0 and server.undrafted >= PROBE_ROUNDS:
         return min(longest, PROBE_LENGTH)
     return best
+
+
+@inlined
+def mean_acceptance(server: Any) -> Any:
+    """Estimate of alpha, the probability that the next draft token is accepted, over all requests.
+
+    It is ``hits / trials``, their accepted tokens / tokens whose fate was decided; a uniform prior
+    starts it at 1/2.
+    """
+    return (server.hits + 1.0) / (server.trials + 2.0)

@@ -30,6 +30,7 @@ from laps_env.sim.observation import (
     show_refresh,
     show_round_begin,
 )
+from laps_env.sim.rate import BY_RATE, draft_by_rate
 from laps_env.sim.state import BY_AGENT, BY_SCHEDULE, BY_SERVER, Episode
 from laps_env.sim.topk import BY_TOPK, verify_surest
 from laps_env.utils.jit import inlined
@@ -105,9 +106,11 @@ def decide_draft_length(c: Any, server: Any, e: Episode) -> None:
 @inlined
 def choose_draft_length(c: Any, server: Any, e: Episode, room: int) -> Any:
     """What the rule in force chooses (`laps_env.sim.server_model.DRAFT_RULES`)."""
+    context = server.reserved - server.picked * server.lookahead
     if c.draft_length == BY_SMARTSPEC:
-        context = server.reserved - server.picked * server.lookahead
         return smartspec_draft_length(c, server, context, room)
+    if c.draft_length == BY_RATE:
+        return draft_by_rate(c, server, e, context, room)
     if c.draft_length == BY_CONFIDENCE or c.draft_length == BY_TOPK:
         return c.most_drafted
     if c.draft_length == BY_POLICY:
@@ -226,6 +229,8 @@ def draft_length_of(c: Any, server: Any, e: Episode, slot: Any) -> Any:
         return confident_draft(e, slot, server.draft_length, c.threshold)
     if c.draft_length == BY_POLICY:
         return confident_draft(e, slot, min(slot.asked, server.draft_length), slot.threshold)
+    if c.draft_length == BY_RATE:
+        return np.int64(slot.drafting)
     return server.draft_length
 
 
@@ -332,6 +337,7 @@ def note_tokens(
     slot.rounds += 1
     slot.drafted += drafted
     slot.accepted += accepted
+    slot.refused += 1 if accepted < drafted else 0
     e.hot[index].context += tokens
     server.held += tokens
     server.wanted += tokens

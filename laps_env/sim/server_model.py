@@ -20,6 +20,7 @@ from laps_env.sim.draft_length import (
     SMARTSPEC,
     TABLE_SIZE,
 )
+from laps_env.sim.rate import BY_RATE, RATE
 from laps_env.sim.topk import BY_TOPK, TOPK, topk_of
 from laps_env.utils.checks import check_count
 
@@ -33,7 +34,7 @@ Victim = Literal["longest_idle", "latest_arrival", "largest"]
 DraftLength = int | str | tuple[int, ...]
 
 #: Rules that choose it, with what the kernel has for each.
-DRAFT_RULES = {SMARTSPEC: BY_SMARTSPEC, SGLANG: BY_SGLANG}
+DRAFT_RULES = {SMARTSPEC: BY_SMARTSPEC, SGLANG: BY_SGLANG, RATE: BY_RATE}
 
 EVICTIONS: tuple[Eviction, ...] = ("recompute", "swap")
 VICTIMS: tuple[Victim, ...] = ("longest_idle", "latest_arrival", "largest")
@@ -47,11 +48,12 @@ class ServerModel:
         cost: Cost model of its rounds.
         batch_size: Most requests in one round, at least 1.
         draft_length: Tokens drafted a round, 0 (no speculation) to 16; or a rule's name,
-            ``"smartspec"``, ``"sglang"``, or ``"confidence"``, also with its threshold and longest
-            draft, ``"confidence:0.25:4"`` (`laps_env.sim.confidence`), or ``"topk"``, also with
-            what each request drafts, ``"topk:4"`` (`laps_env.sim.topk`); or such numbers for
-            batches of 1, 2, ... requests, 64 at most, larger ones taking the last (vLLM's table);
-            or ``"policy"``, what a scheduling rule that also decides this asks for each request.
+            ``"smartspec"``, ``"sglang"``, ``"rate"`` (`laps_env.sim.rate`), or ``"confidence"``,
+            also with its threshold and longest draft, ``"confidence:0.25:4"``
+            (`laps_env.sim.confidence`), or ``"topk"``, also with what each request drafts,
+            ``"topk:4"`` (`laps_env.sim.topk`); or such numbers for batches of 1, 2, ... requests,
+            64 at most, larger ones taking the last (vLLM's table); or ``"policy"``, what a
+            scheduling rule that also decides this asks for each request.
         pool_tokens: Capacity of the key-value pool in tokens.
         eviction: Fate of a victim's cache: dropped and recomputed, or swapped to the host.
         victim: Request that loses its cache when the pool needs room (ties: the latest arrival).

@@ -90,6 +90,7 @@ SLOT = np.dtype(
         ("threshold", np.float64),  # below which the rule stops a draft (`laps_env.sim.confidence`)
         ("drafted", np.int32),
         ("accepted", np.int32),
+        ("refused", np.int32),  # rounds in which a draft token was
         ("request", np.int32),  # FREE or the request's arrival number
         ("generated", np.int32),
         ("rounds", np.int32),
