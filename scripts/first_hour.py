@@ -26,8 +26,9 @@ ENVS, REQUESTS, SLOTS, REWARD_SCALE = 128, 100, 64, 10.0
 #: Of all algorithms: steps of each environment in a rollout, rounds that a step stands for in
 #: training, and the discount a step.
 STEPS, ROUNDS, GAMMA = 128, 24, 0.97
-#: Instead of the rounds, where their length is decided too: seconds that a step stands for.
-SECONDS = 0.8
+#: Where the length of a round is decided too: seconds that a step stands for, and a discount that
+#: looks as far as a queue lasts, which is what a draft length changes.
+SECONDS, DRAFTS_GAMMA = 0.8, 0.99
 #: Seconds of training between two points of a curve.
 EVERY = 30
 #: Algorithms, and whether they know the mask. The last also decides how much is drafted.
@@ -46,11 +47,11 @@ def make(name: str, venv: Any, seed: int) -> Any:
         "flat": (MaskablePPO, "MultiInputPolicy", {}),
         "unmasked": (PPO, "MultiInputPolicy", {}),
         "recurrent": (RecurrentPPO, "MultiInputLstmPolicy", {}),
-        "drafts": (MaskablePPO, SharedScorer, {"learning_rate": 1e-3}),
+        "drafts": (MaskablePPO, SharedScorer, {"learning_rate": 1e-3, "gamma": DRAFTS_GAMMA}),
     }
     algorithm, policy, own = made[name]
     common = {"n_steps": STEPS, "batch_size": 4096, "n_epochs": 4, "gamma": GAMMA, "seed": seed}
-    return algorithm(policy, venv, **common, **own)
+    return algorithm(policy, venv, **{**common, **own})
 
 
 def run(name: str, seed: int, minutes: int, file: Path) -> None:
