@@ -24,9 +24,10 @@ from tiny_models import (  # noqa: E402
 )
 
 from laps_env.live.engine.drafters import DraftModel, PromptLookup  # noqa: E402
-from laps_env.live.engine.engine import Engine, Generation, Stopping  # noqa: E402
+from laps_env.live.engine.engine import Engine, Generation  # noqa: E402
 from laps_env.live.engine.head_drafter import HeadDrafter  # noqa: E402
 from laps_env.live.engine.kv_slots import SlotModel  # noqa: E402
+from laps_env.live.engine.stopping import Stopping  # noqa: E402
 from laps_env.live.engine.verification import Decoding, Draft, verify  # noqa: E402
 
 SLOTS = 4

@@ -10,8 +10,10 @@ from laps_env.envs.rendering import check_render_mode
 from laps_env.envs.replay import SpecDecodeReplay
 from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, Pair, load_pair
 from laps_env.live.engine.verification import Decoding
+from laps_env.live.prompt_server import PromptServer, prompt_requests
 from laps_env.live.prompts import DEMO_PROMPTS
-from laps_env.live.server import Clock, LiveServer, PromptServer, RecordedServer, prompt_requests
+from laps_env.live.recorded_server import RecordedServer
+from laps_env.live.server import Clock, LiveServer
 from laps_env.sim.server_model import DraftLength
 from laps_env.utils.checks import check_one_of
 from laps_env.utils.splits import Split

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,15 +12,12 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
 from laps_env.envs.vector import SpecDecodeReplayVectorEnv
-from laps_env.live.engine.acceptance import Recorded
-from laps_env.live.engine.engine import Engine, Generation, RoundResult, Stopping
+from laps_env.live.engine.engine import Engine, Generation, RoundResult
 from laps_env.live.engine.loading import Pair
 from laps_env.live.engine.verification import Decoding
-from laps_env.live.prompts import read_questions
-from laps_env.live.requests import PromptRequests
 from laps_env.live.step_log import LiveLog, header_of, shares_of
 from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
-from laps_env.sim.loops import (
+from laps_env.sim.outside import (
     close_as_measured,
     close_at_cost,
     open_for_work,
@@ -29,10 +25,7 @@ from laps_env.sim.loops import (
     open_sequential,
 )
 from laps_env.traces.step_log import StepShare
-from laps_env.utils.splits import as_split
 from laps_env.workloads import Workload
-from laps_env.workloads.length_model import LengthModel
-from laps_env.workloads.scenarios import Scenario, get_scenario
 
 Clock = Literal["measured", "calibrated"]
 
@@ -226,142 +219,3 @@ class LiveServer(SpecDecodeReplayVectorEnv):
                 for g in self.generations
             ),
         }
-
-
-class PromptServer(LiveServer):
-    """Prompts are answered: how long the texts become and what is accepted comes true on the way.
-
-    Args:
-        pair, clock: See `LiveServer`.
-        requests: Prompts, in place of the scenario's requests.
-        scenario: Scenario whose server and arrivals count.
-        **options: Other arguments of `LiveServer`.
-    """
-
-    def __init__(
-        self,
-        pair: Pair,
-        clock: Clock,
-        requests: PromptRequests,
-        *,
-        scenario: str | Scenario,
-        **options: Any,
-    ) -> None:
-        served = replace(get_scenario(scenario), requests=requests)
-        super().__init__(pair, clock, scenario=served, **options)
-        self.requests = requests
-
-    def longest(self, workload: Workload) -> int:
-        """Most tokens of a prompt and its answer."""
-        return self.requests.longest + self.requests.limit
-
-    def check(self, workload: Workload) -> None:
-        """Raise ``ValueError`` for a workload without prompts, or with a draft schedule."""
-        if workload.source_index is None or workload.draft_schedule is not None:
-            raise ValueError(
-                "workload: expected one of this environment's own, with prompts and no draft "
-                "schedule, got another"
-            )
-
-    def begin(self, workload: Workload) -> list[Generation]:
-        """The prompts, each with its limit."""
-        assert workload.source_index is not None  # checked
-        prompts = self.requests.prompts(as_split(self.options.split))
-        asked = zip(workload.source_index, workload.output_tokens, strict=True)
-        return [
-            self.engine.start(prompts[source].tokens, int(limit), seed=number)
-            for number, (source, limit) in enumerate(asked)
-        ]
-
-    def note(self, index: int, generation: Generation, result: RoundResult) -> None:
-        """What was drafted and accepted at the request's position, and the length of its text."""
-        state = self.simulation.state
-        slot = state.slots[0, index]
-        request = state.requests[0, slot["request"]]
-        position = request["offset"] + slot["generated"]
-        state.accepted_length[0, position] = result.accepted
-        state.max_draft[0, position] = result.drafted
-        if generation.finished:
-            request["output_tokens"] = len(generation.output)
-
-    def workload(self, index: int = 0) -> Workload:
-        """What has come true of the workload: unfinished texts count with their limit.
-
-        Acceptance is known where a round began, and 0 elsewhere.
-        """
-        workload = super().workload(index)
-        requests = self.simulation.requests(index)
-        state = self.simulation.state
-        lengths = requests["output_tokens"].astype(np.int64)
-        flat = np.concatenate(
-            [
-                np.arange(length) + start
-                for length, start in zip(lengths, requests["offset"], strict=True)
-            ]
-        )
-        return replace(
-            workload,
-            output_tokens=lengths,
-            accepted_length=state.accepted_length[index, flat],
-            max_draft=state.max_draft[index, flat],
-        )
-
-
-class RecordedServer(LiveServer):
-    """Any workload of the replay is served: random prompts of its lengths, its accepted lengths.
-
-    All passes are real; only how much of a draft counts, and where a text ends, is recorded.
-    """
-
-    def check(self, workload: Workload) -> None:
-        """Raise ``ValueError`` for a draft schedule, or requests beyond the models' context."""
-        super().check(workload)
-        room, longest = self.pair.context - MARGIN, self.longest(workload)
-        if longest > room:
-            raise ValueError(
-                f"workload: expected requests of at most {room} tokens in the models' context, "
-                f"got one of {longest}"
-            )
-
-    def begin(self, workload: Workload) -> list[Generation]:
-        """A prompt of random tokens for each request."""
-        vocabulary = self.pair.target.config.get_text_config().vocab_size
-        rng = np.random.default_rng(0)
-        begun = []
-        for prompt, limit, first in zip(
-            workload.prompt_tokens, workload.output_tokens, workload.offset, strict=False
-        ):
-            own = slice(first, first + limit)
-            recorded = Recorded(
-                workload.accepted_length[own].tolist(),
-                None if workload.max_draft is None else workload.max_draft[own].tolist(),
-            )
-            begun.append(
-                self.engine.start(
-                    rng.integers(vocabulary, size=prompt).tolist(),
-                    int(limit),
-                    acceptance=recorded,
-                    stopping=Stopping(),
-                )
-            )
-        return begun
-
-
-def prompt_requests(pair: Pair, prompts: Sequence[str], max_new_tokens: int) -> PromptRequests:
-    """Requests from prompt files, in the tokens of a pair, with predicted lengths.
-
-    Args:
-        pair: Models that will serve them.
-        prompts: Prompt files (`laps_env.live.prompts.read_questions`).
-        max_new_tokens: Most output tokens of a request.
-
-    Raises:
-        ValueError: A prompt is longer than the context, or there are too few.
-    """
-    return PromptRequests(
-        read_questions(prompts),
-        pair.tokenizer,
-        limit=max_new_tokens,
-        context=pair.context - MARGIN,
-        length_model=LengthModel.load(),
-    )

@@ -34,9 +34,10 @@ from laps_env.live.engine.drafters import (
     Texts,
     confidence_of,
 )
-from laps_env.live.engine.engine import Generation, RoundResult, Stopping
+from laps_env.live.engine.engine import Generation, RoundResult
 from laps_env.live.engine.head_drafter import HeadDrafter
 from laps_env.live.engine.loading import Pair
+from laps_env.live.engine.stopping import Stopping
 from laps_env.live.engine.verification import Decoding, Draft, longest_match
 from laps_env.live.measure.sampling import acceptance_of, drawn_lengths, lookup_acceptance
 from laps_env.live.prompts import Question, encode
