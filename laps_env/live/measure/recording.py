@@ -100,9 +100,9 @@ class _States(Drafter):
         self._drafter = drafter
         self._parts: dict[int, list[Tensor]] = {}
 
-    def propose(self, slots: Slots, texts: Texts, count: int, chosen: Choices) -> list[Draft]:
+    def propose(self, slots: Slots, texts: Texts, chosen: Choices) -> list[Draft]:
         """What the drafter proposes."""
-        return self._drafter.propose(slots, texts, count, chosen)
+        return self._drafter.propose(slots, texts, chosen)
 
     def of(self, slot: int) -> Tensor:
         """[tokens, width] of the sequence in this slot, all but its last token."""
