@@ -7,12 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from laps_env.live.engine.engine import Generation, RoundResult
 from laps_env.live.engine.loading import Pair
 from laps_env.live.prompts import read_questions
 from laps_env.live.requests import PromptRequests
 from laps_env.live.server import MARGIN, Clock, LiveServer
+from laps_env.sim.draft_length import POLICY
 from laps_env.utils.splits import as_split
 from laps_env.workloads import Workload
 from laps_env.workloads.length_model import LengthModel
@@ -22,11 +24,17 @@ from laps_env.workloads.scenarios import Scenario, get_scenario
 class PromptServer(LiveServer):
     """Prompts are answered: how long the texts become and what is accepted comes true on the way.
 
+    So does how far drafts go by their confidences: the engine stops them. To the kernel all are
+    certain, and no longer than they became (``max_draft``).
+
     Args:
         pair, clock: See `LiveServer`.
         requests: Prompts, in place of the scenario's requests.
         scenario: Scenario whose server and arrivals count.
         **options: Other arguments of `LiveServer`.
+
+    Raises:
+        ValueError: What `LiveServer` refuses, or drafts by confidences of prompt lookup.
     """
 
     def __init__(
@@ -40,6 +48,11 @@ class PromptServer(LiveServer):
     ) -> None:
         served = replace(get_scenario(scenario), requests=requests)
         super().__init__(pair, clock, scenario=served, **options)
+        if self.options.server.needs_confidence and pair.draft is None:
+            raise ValueError(
+                "draft: expected a drafter with confidences (a model or a head) for the draft "
+                f"length {self.options.server.draft_length!r}, got prompt lookup"
+            )
         self.requests = requests
 
     def longest(self, workload: Workload) -> int:
@@ -63,6 +76,13 @@ class PromptServer(LiveServer):
             self.engine.start(prompts[source].tokens, int(limit), seed=number)
             for number, (source, limit) in enumerate(asked)
         ]
+
+    def thresholds(self, picked: npt.NDArray[np.int32]) -> list[float]:
+        """Those that the policy asks for, or the server's own; 0 where there is none."""
+        if self.options.server.draft_length == POLICY:
+            asked: list[float] = self.simulation.state.slots[0]["threshold"][picked].tolist()
+            return asked
+        return [float(self.simulation.constants["threshold"])] * len(picked)
 
     def note(self, index: int, generation: Generation, result: RoundResult) -> None:
         """What was drafted and accepted at the request's position, and the length of its text."""
@@ -95,6 +115,7 @@ class PromptServer(LiveServer):
             output_tokens=lengths,
             accepted_length=state.accepted_length[index, flat],
             max_draft=state.max_draft[index, flat],
+            confidence=None if workload.confidence is None else workload.confidence[flat],
         )
 
 

@@ -16,14 +16,17 @@ from laps_env.live.engine.engine import Engine, Generation, RoundResult
 from laps_env.live.engine.loading import Pair
 from laps_env.live.engine.verification import Decoding
 from laps_env.live.step_log import LiveLog, header_of, shares_of
+from laps_env.sim.confidence import confident_of
 from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
 from laps_env.sim.outside import (
     close_as_measured,
     close_at_cost,
+    open_drafts,
     open_for_work,
     open_scores,
     open_sequential,
 )
+from laps_env.sim.topk import topk_of
 from laps_env.traces.step_log import StepShare
 from laps_env.workloads import Workload
 
@@ -45,6 +48,9 @@ class LiveServer(SpecDecodeReplayVectorEnv):
 
     Attributes:
         captures: Passes of a new shape in the rounds of this episode (`RoundTimes.captures`).
+
+    Raises:
+        ValueError: An option is out of range, or the draft length ``"topk"``.
     """
 
     def __init__(
@@ -57,6 +63,13 @@ class LiveServer(SpecDecodeReplayVectorEnv):
         **options: Any,
     ) -> None:
         super().__init__(1, autoreset_mode=AutoresetMode.DISABLED, **options)
+        given = self.options.server.draft_length
+        if topk_of(given) is not None:
+            raise ValueError(
+                "draft_length: expected a number, a table, 'smartspec', 'sglang', "
+                "'confidence:T:N' or 'policy' on a live server, which verifies all that it "
+                f"drafts, got {given!r}"
+            )
         self.pair, self.clock = pair, clock
         self.generations: list[Generation] = []
         self.captures = 0
@@ -88,15 +101,14 @@ class LiveServer(SpecDecodeReplayVectorEnv):
         """Raise ``ValueError`` for a workload that this server cannot serve."""
         if workload.draft_schedule is not None:
             raise ValueError("workload: expected no draft schedule on a live server, got one")
-        if self.options.server.needs_confidence:
-            raise ValueError(
-                "draft_length: expected none by confidences on a live server, got "
-                f"{self.options.server.draft_length!r}"
-            )
 
     def begin(self, workload: Workload) -> list[Generation]:
         """A sequence for each request."""
         raise NotImplementedError
+
+    def thresholds(self, picked: npt.NDArray[np.int32]) -> list[float] | None:
+        """Products of confidences below which the engine stops the drafts of picked slots."""
+        return None
 
     def note(self, index: int, generation: Generation, result: RoundResult) -> None:
         """Tell the kernel what a round did for the request in slot ``index``."""
@@ -138,8 +150,12 @@ class LiveServer(SpecDecodeReplayVectorEnv):
     def _draft_lengths(self, workload: Workload) -> Sequence[int]:
         """Draft lengths that may come up, those that a workload cuts among them."""
         given = self.options.server.draft_length
-        if isinstance(given, str | tuple):
-            return range((MAX_DRAFT_LENGTH if isinstance(given, str) else max(given)) + 1)
+        if (rule := confident_of(given)) is not None:
+            return range(rule.most + 1)
+        if isinstance(given, str) or self.options.interface == "drafts":
+            return range(MAX_DRAFT_LENGTH + 1)
+        if isinstance(given, tuple):
+            return range(max(given) + 1)
         cut = workload.max_draft is not None and int(workload.max_draft.min()) < given
         return range(given + 1) if cut else [given]
 
@@ -152,10 +168,13 @@ class LiveServer(SpecDecodeReplayVectorEnv):
         simulation = self.simulation
         constants, state = simulation.constants, simulation.state
         scale = self.options.reward_scale
-        if self.options.interface == "sequential":
-            starts = open_sequential(constants, state, int(actions[0]), scale)
-        else:
+        if self.options.interface == "scores":
             starts = open_scores(constants, state, -actions[0].astype(np.float64))
+        elif self.options.interface == "drafts":
+            pick, draft_length = actions[0].tolist()
+            starts = open_drafts(constants, state, pick, draft_length, scale)
+        else:
+            starts = open_sequential(constants, state, int(actions[0]), scale)
         if starts:
             self._run_round()
         queue[:] = state.queue
@@ -165,7 +184,8 @@ class LiveServer(SpecDecodeReplayVectorEnv):
         simulation = self.simulation
         constants, state = simulation.constants, simulation.state
         scale = self.options.reward_scale
-        shares = self._work(open_for_work(constants, state))
+        open_for_work(constants, state)
+        shares = self._work()
         began, busy = (int(state.servers[0][name]) for name in ("now", "busy_ns"))
         times = self.engine.times
         self._in_rounds_ns += times.total
@@ -186,7 +206,7 @@ class LiveServer(SpecDecodeReplayVectorEnv):
                 request = self.simulation.state.requests[0, number]
                 self._log.add_request(number, request, self.generations[number])
 
-    def _work(self, draft_length: int) -> list[StepShare]:
+    def _work(self) -> list[StepShare]:
         """Run the round for the picked slots; what it did, request by request."""
         state = self.simulation.state
         slots = state.slots[0]
@@ -195,7 +215,8 @@ class LiveServer(SpecDecodeReplayVectorEnv):
         numbers = slots[picked]["request"].tolist()
         chosen = [self.generations[number] for number in numbers]
         cached = [generation.cached for generation in chosen]
-        results = self.engine.run_round(chosen, draft_length)
+        lengths = slots["drafting"][picked].tolist()
+        results = self.engine.run_round(chosen, lengths, self.thresholds(picked))
         for index, generation, result in zip(picked, chosen, results, strict=True):
             self.note(index, generation, result)
         return shares_of(chosen, numbers, cached, results)

@@ -1,9 +1,9 @@
 """Steps of a server that does the work of a round outside the kernel.
 
-`open_sequential` or `open_scores` picks; where it says that the round starts, `open_for_work` makes
-room. The caller then runs the round, notes what was accepted in ``accepted_length`` and
-``max_draft`` at the requests' positions (and a text's length when it ends), and `close_at_cost` or
-`close_as_measured` accounts for it.
+`open_sequential`, `open_drafts` or `open_scores` picks; where it says that the round starts,
+`open_for_work` makes room and says how much to draft. The caller then runs the round, notes what
+was drafted and accepted in ``max_draft`` and ``accepted_length`` at the requests' positions (and a
+text's length when it ends), and `close_at_cost` or `close_as_measured` accounts for it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env.sim.admission import pick_by_priority
-from laps_env.sim.loops import begin_step, choose, finish_step
-from laps_env.sim.round import close_round, do_work, finish_at_cost, open_round
+from laps_env.sim.loops import ask, begin_step, choose, finish_step
+from laps_env.sim.round import (
+    close_round,
+    do_work,
+    draft_length_of,
+    finish_at_cost,
+    open_round,
+)
 from laps_env.sim.state import BatchedState, episode_of
 from laps_env.utils.jit import jit
 
@@ -32,6 +38,13 @@ def open_sequential(c: Any, state: BatchedState, action: int, scale: float) -> b
 
 
 @jit
+def open_drafts(c: Any, state: BatchedState, action: int, draft_length: int, scale: float) -> bool:
+    """The same of an action that says how much its request drafts."""
+    ask(c, state, 0, action, draft_length)
+    return open_sequential(c, state, action, scale)
+
+
+@jit
 def open_scores(c: Any, state: BatchedState, priorities: npt.NDArray[np.float64]) -> bool:
     """Server 0 picks a whole round by priorities [slots], which then starts."""
     begin_step(state, 0)
@@ -40,11 +53,14 @@ def open_scores(c: Any, state: BatchedState, priorities: npt.NDArray[np.float64]
 
 
 @jit
-def open_for_work(c: Any, state: BatchedState) -> int:
-    """Make room for the round of server 0; the tokens to draft for each of its requests."""
+def open_for_work(c: Any, state: BatchedState) -> None:
+    """Make room for the round of server 0; ``drafting`` of its slots is what each is to draft."""
     server = state.servers[0]
-    open_round(c, server, episode_of(state, 0))
-    return server.draft_length
+    e = episode_of(state, 0)
+    open_round(c, server, e)
+    for k in range(server.picked):
+        slot = e.slots[e.batch[k]]
+        slot.drafting = draft_length_of(c, server, e, slot)
 
 
 @jit
