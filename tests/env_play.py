@@ -5,13 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 
 import laps_env
+from laps_env.policies import ARRIVAL_NUMBER, ROUNDS, Policy, RuleSpec, rule
+from laps_env.sim.draft_length import POLICY
 from laps_env.workloads import Workload
 
 SEQUENTIAL, SCORES, DRAFTS = laps_env.REPLAY_IDS
 SLOTS = 6
+
+
+@rule
+def moody(row: Any, server: Any, params: Any, memory: Any) -> float:
+    """Last come first served; lengths and thresholds that differ by request and round."""
+    memory[0] = (row[ROUNDS] + row[ARRIVAL_NUMBER]) % 7
+    memory[1] = row[ARRIVAL_NUMBER] % 4 / 4
+    return -row[ARRIVAL_NUMBER]
+
+
+MOODY = Policy(
+    "moody",
+    RuleSpec("moody", "asks for all kinds of drafts", moody, cells=2, drafts=True),
+    {},
+    np.zeros(0),
+    draft_length="policy",
+)
 
 
 def arguments(env_id: str) -> dict[str, Any]:
@@ -40,12 +60,16 @@ def play(env: gym.Env[Any, Any], seed: int, steps: int = 10**6) -> list[Any]:
 
 
 def follow(policy: Any, env: Any, options: dict[str, Any]) -> list[Any]:
-    """Everything that an episode shows, with a policy."""
+    """Everything that an episode shows, with a policy and the drafts that it asks."""
     observation, info = env.reset(seed=3, options=options)
     seen: list[Any] = [observation]
+    asks = env.options.server.draft_length == POLICY
     state, ended = None, False
     while not ended:
         action, state = policy.predict(observation, state)
+        if asks:
+            longest, threshold = policy.asked(state, env.options.slots)
+            env.ask_drafts(longest[0], threshold[0])
         observation, reward, terminated, truncated, info = env.step(action)
         seen += [observation, reward, terminated, truncated, info["dt"], info.get("action_mask")]
         ended = terminated or truncated

@@ -24,9 +24,10 @@ from tiny_models import (  # noqa: E402
 )
 
 from laps_env.live.engine.drafters import DraftModel, PromptLookup  # noqa: E402
-from laps_env.live.engine.engine import Engine, Generation, Stopping  # noqa: E402
+from laps_env.live.engine.engine import Engine, Generation  # noqa: E402
 from laps_env.live.engine.head_drafter import HeadDrafter  # noqa: E402
 from laps_env.live.engine.kv_slots import SlotModel  # noqa: E402
+from laps_env.live.engine.stopping import Stopping  # noqa: E402
 from laps_env.live.engine.verification import Decoding, Draft, verify  # noqa: E402
 
 SLOTS = 4
@@ -71,7 +72,7 @@ DRAFTERS: dict[str, Callable[[Any, Any], Any]] = {
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), drafter=st.sampled_from(sorted(DRAFTERS)))
 def test_the_text_is_the_target_s_own(models: tuple[Any, Any], seed: int, drafter: str) -> None:
-    """Random batches, draft lengths, pauses, offloads and drops; token for token."""
+    """Random batches, draft lengths, thresholds, pauses, offloads and drops; token for token."""
     target, draft = models
     rng = np.random.default_rng(seed)
     proposer = DRAFTERS[drafter](target, draft)
@@ -82,9 +83,11 @@ def test_the_text_is_the_target_s_own(models: tuple[Any, Any], seed: int, drafte
         size = min(len(running), int(rng.integers(1, SLOTS + 1)))
         chosen = [running[i] for i in rng.permutation(len(running))[:size]]
         make_room(engine, [g for g in running if g not in chosen], rng)
-        for g, result in zip(
-            chosen, engine.run_round(chosen, int(rng.integers(0, 7))), strict=True
-        ):
+        lengths = rng.integers(0, 7, size).tolist()
+        thresholds = None if drafter == "lookup" else (rng.random(size) ** 4).tolist()
+        results = engine.run_round(chosen, lengths, thresholds)
+        for g, result, length in zip(chosen, results, lengths, strict=True):
+            assert result.drafted <= length
             assert len(result.committed) <= result.accepted + 1
             assert g.output[-len(result.committed) :] == result.committed
     for g in all_of_them:

@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from env_play import follow  # noqa: E402
+from env_play import MOODY, follow  # noqa: E402
 from gymnasium.utils.env_checker import check_env  # noqa: E402
 from random_instances import random_server, random_workload  # noqa: E402
 from tiny_models import tiny_pair  # noqa: E402
@@ -46,6 +46,19 @@ def instance(seed: int) -> tuple[Workload, ServerModel]:
     return Workload(**drawn), ServerModel(cost=cost, **server)
 
 
+def recorded(pair: Any, **options: Any) -> Any:
+    """The live environment that serves recordings."""
+    given = {"target": pair, "acceptance": "recorded", "clock": "calibrated"}
+    return gym.make(laps_env.LIVE_ID, **given | options).unwrapped
+
+
+def drafted_in(env: Any) -> list[int]:
+    """Tokens that the engine drafts from now on, request by request and round by round."""
+    drafted: list[int] = []
+    env._envs.note = lambda index, generation, result: drafted.append(result.drafted)
+    return drafted
+
+
 #: Instances with evictions of both kinds, short drafts, and SmartSpec, in few rounds.
 SEEDS = (11, 24, 35, 48)
 
@@ -69,9 +82,7 @@ def test_an_episode_equals_the_replay_bit_for_bit(policy: str, drafter: str) -> 
         workload, server = instance(seed)
         scenario = replace(get_scenario("demo"), server=server)
         options: dict[str, Any] = {"scenario": scenario, "slots": 8, "num_requests": 5}
-        env: Any = gym.make(
-            laps_env.LIVE_ID, target=pair, acceptance="recorded", clock="calibrated", **options
-        ).unwrapped
+        env = recorded(pair, **options)
         replay: Any = gym.make(laps_env.REPLAY_IDS[0], **options).unwrapped
         here = follow(rule, env, {"workload": workload})
         there = follow(rule, replay, {"workload": workload})
@@ -82,6 +93,36 @@ def test_an_episode_equals_the_replay_bit_for_bit(policy: str, drafter: str) -> 
         assert written == workload.output_tokens.tolist()
         recomputed += expected["recomputed_tokens"]
     assert recomputed > 0
+
+
+@pytest.mark.parametrize("drafter", ["model", "lookup"])
+@pytest.mark.parametrize(
+    ("policy", "draft_length"),
+    [(policies.make("las", "demo"), "confidence:0.4:7"), (MOODY, "policy")],
+)
+def test_recorded_confidences_stop_drafts_as_in_the_replay(
+    policy: policies.Policy, draft_length: str, drafter: str
+) -> None:
+    """The engine drafts for each request just what its recording says."""
+    for seed in SEEDS:
+        workload, server = instance(seed)
+        told = np.random.default_rng(seed).integers(120, 256, len(workload.accepted_length))
+        sure = replace(workload, confidence=told.astype(np.uint8))
+        server = server.with_changes(draft_length=draft_length)
+        scenario = replace(get_scenario("demo"), server=server)
+        options: dict[str, Any] = {"scenario": scenario, "slots": 8, "num_requests": 5}
+        env = recorded(tiny_pair(drafter), **options)
+        drafted = drafted_in(env)
+        here = follow(policy, env, {"workload": sure})
+        replay = gym.make(laps_env.REPLAY_IDS[0], **options).unwrapped
+        there = follow(policy, replay, {"workload": sure})
+        summary, expected = here.pop(), there.pop()
+        np.testing.assert_equal(here, there)
+        assert {name: summary[name] for name in expected} == expected
+        assert sum(drafted) == env.simulation.requests()["drafted"].sum()
+        assert len(set(drafted)) > 3
+    with pytest.raises(ValueError, match="workload: expected the draft's confidences"):
+        env.reset(options={"workload": workload})
 
 
 def test_a_recording_by_hand() -> None:

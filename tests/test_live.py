@@ -164,7 +164,7 @@ def test_a_workload_without_prompts_is_refused() -> None:
 
 
 GRID = Grid(
-    policies=("fcfs", "bayes_srpt_tuned", "laps_sd+smartspec"),
+    policies=("fcfs", "bayes_srpt_tuned", "laps_sd+smartspec", "learned_joint"),
     scenarios=("demo",),
     loads=(0.9,),
     episodes=2,
@@ -187,7 +187,7 @@ def test_policies_side_by_side_on_the_live_server(tmp_path: Path) -> None:
     )
     evaluation.run(on_progress=done.append)
     results = evaluation.results()
-    assert done == [1] * 2 * 4  # with the reference, without an oracle
+    assert done == [1] * 2 * 5  # with the reference, without an oracle
     assert [row.policy for row in results.rows] == [*GRID.policies, "laps_sd_tuned"]
     for row in results.rows:
         assert (row.backend, row.oracle, row.gap_closed) == ("live", None, None)
@@ -210,7 +210,7 @@ def test_policies_side_by_side_on_the_live_server(tmp_path: Path) -> None:
         assert all(0 < r.draft_ns < r.duration_ns for r in drafting)
     text = report.write(results).read_text()
     assert '"timelines, load 0.9, seed 1": "timelines/demo-0.9-seed1.html"' in text
-    assert len(list((tmp_path / "report" / "timelines").iterdir())) == 2 * (1 + 4)
+    assert len(list((tmp_path / "report" / "timelines").iterdir())) == 2 * (1 + 5)
     write_results(results, tmp_path / "results.json")
     assert read_results(tmp_path / "results.json") == results
 
@@ -229,6 +229,11 @@ def test_a_grid_that_a_live_server_cannot_play_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Evaluation(replace(GRID, **change), backend=LiveBackend(tiny_pair("head")))
+
+
+def test_a_policy_whose_drafts_go_by_confidences_is_refused_with_a_lookup() -> None:
+    with pytest.raises(ValueError, match=r"with confidences .* 'policy', got prompt lookup"):
+        Evaluation(GRID, backend=LiveBackend(tiny_pair("lookup"), max_new_tokens=8))
 
 
 # -- prompts --------------------------------------------------------------------------------------

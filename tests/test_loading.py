@@ -18,9 +18,9 @@ from checkpoints import LENGTH, WORDS, cut, random_head, save_model  # noqa: E40
 from safetensors.torch import load_file  # noqa: E402
 
 from laps_env.live.engine import loading  # noqa: E402
-from laps_env.live.engine.engine import Stopping  # noqa: E402
 from laps_env.live.engine.head_file import save_head  # noqa: E402
 from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, PROMPT_LOOKUP, load_pair  # noqa: E402
+from laps_env.live.engine.stopping import Stopping  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

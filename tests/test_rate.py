@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from itertools import product
 
-import gymnasium as gym
 import numpy as np
 import pytest
 from kernel_pairs import Pair, make_server
 from random_instances import random_server, random_workload
 
-import laps_env
 from laps_env import policies
 from laps_env.sim.costs import CostModel
 from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
@@ -118,14 +116,3 @@ def test_where_it_cannot_be_it_is_said() -> None:
         ServerModel(PLAIN, draft_length="rates")
     with pytest.raises(ValueError, match=r"\+rate"):
         policies.make("fcfs+rate:5")
-
-
-@pytest.mark.parametrize("acceptance", ["live", "recorded"])
-def test_a_live_server_drafts_alike_for_all(acceptance: str) -> None:
-    pytest.importorskip("transformers")
-    from tiny_models import tiny_pair
-
-    options = {"acceptance": acceptance, "max_new_tokens": 24, "draft_length": "rate"}
-    env = gym.make(laps_env.LIVE_ID, target=tiny_pair("model"), **options)
-    with pytest.raises(ValueError, match="draft_length: expected one for all requests"):
-        env.reset(seed=0)

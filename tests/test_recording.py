@@ -41,8 +41,8 @@ def drafted(pair: Pair, text: list[int]) -> tuple[int, float]:
         hidden = pair.target.base_model(torch.tensor([text[:-1]])).last_hidden_state[0]
     engine.drafter.watch(0, 0, hidden)
     # sampled, so that the distribution is told
-    choices = Choices(Decoding(temperature=1.0), [torch.Generator().manual_seed(0)])
-    (draft,) = engine.drafter.propose([0], [text], 1, choices)
+    choices = Choices(Decoding(temperature=1.0), [torch.Generator().manual_seed(0)], [1])
+    (draft,) = engine.drafter.propose([0], [text], choices)
     assert draft.probabilities is not None
     chances = draft.probabilities[0]
     return int(chances.argmax()), float(chances.max())

@@ -61,8 +61,8 @@ def draft_of(pair: Pair, text: list[int]) -> Any:
     with torch.inference_mode():
         hidden = pair.target.base_model(torch.tensor([text[:-1]])).last_hidden_state[0]
     engine.drafter.watch(0, 0, hidden)
-    choices = Choices(WARM, [torch.Generator().manual_seed(0)])
-    (draft,) = engine.drafter.propose([0], [text], 1, choices)
+    choices = Choices(WARM, [torch.Generator().manual_seed(0)], [1])
+    (draft,) = engine.drafter.propose([0], [text], choices)
     if draft.probabilities is not None:
         return draft.probabilities[0]
     certain = torch.zeros(pair.target.config.vocab_size)

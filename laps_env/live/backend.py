@@ -53,7 +53,8 @@ class LiveBackend:
         """Make a scenario of the grid ready.
 
         Raises:
-            ValueError: Recordings, a predictor error, or a policy that needs the true lengths.
+            ValueError: Recordings, a predictor error, a policy that needs the true lengths, or a
+                draft length that these models cannot be asked for.
         """
         if grid.recordings != Recordings():
             raise ValueError(
@@ -72,12 +73,16 @@ class LiveBackend:
                     f"policies: expected rules that a live server can follow, got {name!r}, "
                     "which needs the true lengths"
                 )
-        models = self._env(grid, scenario, grid.loads[0], None).provenance()
+        # a draft length that cannot be served is refused here, not in the midst of a grid
+        envs = [
+            self._env(grid, scenario, grid.loads[0], policy.draft_length)
+            for policy in made.values()
+        ]
         return Setting(
             scenario=scenario,
             policies=made,
             predictor_error=None,
-            source=models,
+            source=envs[0].provenance(),
         )
 
     def play(

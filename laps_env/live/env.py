@@ -10,8 +10,10 @@ from laps_env.envs.rendering import check_render_mode
 from laps_env.envs.replay import SpecDecodeReplay
 from laps_env.live.engine.loading import DEMO_DRAFT, DEMO_TARGET, Pair, load_pair
 from laps_env.live.engine.verification import Decoding
+from laps_env.live.prompt_server import PromptServer, prompt_requests
 from laps_env.live.prompts import DEMO_PROMPTS
-from laps_env.live.server import Clock, LiveServer, PromptServer, RecordedServer, prompt_requests
+from laps_env.live.recorded_server import RecordedServer
+from laps_env.live.server import Clock, LiveServer
 from laps_env.sim.server_model import DraftLength
 from laps_env.utils.checks import check_one_of
 from laps_env.utils.splits import Split
@@ -71,9 +73,12 @@ class SpecDecodeLive(SpecDecodeReplay):
         clock: Clock of the rounds, ``"measured"`` or ``"calibrated"``, see Description.
         step_log: File that gets a step log of the episodes (`laps_env.traces.step_log`).
         slots: Slots of the request table; on the device each holds a cache of the longest request.
-        scenario, load, num_requests, batch_size, draft_length, pool_tokens, time_limit_s,
-            queue_limit, reward_scale, objective, category_weights, split, interface,
-            on_invalid, max_episode_steps, render_mode: Arguments of `SpecDecodeReplay`. There is no
+        draft_length: Argument of `SpecDecodeReplay`, but not ``"topk:N"``. By ``"confidence:T:N"``
+            and ``"policy"`` drafts stop by the probabilities that the draft itself states, of which
+            prompt lookup has none, or, where acceptance is recorded, by the workload's confidences.
+        scenario, load, num_requests, batch_size, pool_tokens, time_limit_s, queue_limit,
+            reward_scale, objective, category_weights, split, interface, on_invalid,
+            max_episode_steps, render_mode: Arguments of `SpecDecodeReplay`. There is no
             ``predictor_error``, where nobody knows the true length: a length model predicts it
             from the prompt.
 
@@ -124,7 +129,6 @@ class SpecDecodeLive(SpecDecodeReplay):
         render_mode: str | None = None,
     ) -> None:
         check_render_mode(render_mode, self.metadata["render_modes"])
-        check_one_of("interface", interface, ("sequential", "scores"))
         check_one_of("clock", clock, get_args(Clock))
         check_one_of("acceptance", acceptance, get_args(Judge))
         decoding = Decoding(temperature, top_p)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from laps_env.live.prompts import RECORDED_PARTS, Question, encode, partition
+from laps_env.sim.confidence import CERTAIN
 from laps_env.utils.splits import Split
 from laps_env.workloads.length_model import LengthModel
 from laps_env.workloads.random import Key
@@ -104,7 +105,7 @@ class PromptRequests:
         confidences: bool = False,
         refreshes: bool = False,
     ) -> Requests:
-        """``count`` requests."""
+        """``count`` requests, whose drafts are certain until the server has run them."""
         prompts = self.prompts(split)
         rows = draw_rows(key, episode, count, len(prompts))
         chosen = [prompts[row] for row in rows]
@@ -117,5 +118,6 @@ class PromptRequests:
             accepted_length=np.zeros(count * self.limit, np.uint8),
             max_draft=np.full(count * self.limit, 255, np.uint8),
             predicted_tokens=self._predicted[split == Split.TEST][rows],
+            confidence=np.full(count * self.limit, CERTAIN, np.uint8) if confidences else None,
             source_index=rows,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,27 +12,23 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
 from laps_env.envs.vector import SpecDecodeReplayVectorEnv
-from laps_env.live.engine.acceptance import Recorded
-from laps_env.live.engine.engine import Engine, Generation, RoundResult, Stopping
+from laps_env.live.engine.engine import Engine, Generation, RoundResult
 from laps_env.live.engine.loading import Pair
 from laps_env.live.engine.verification import Decoding
-from laps_env.live.prompts import read_questions
-from laps_env.live.requests import PromptRequests
 from laps_env.live.step_log import LiveLog, header_of, shares_of
+from laps_env.sim.confidence import confident_of
 from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
-from laps_env.sim.loops import (
+from laps_env.sim.outside import (
     close_as_measured,
     close_at_cost,
+    open_drafts,
     open_for_work,
     open_scores,
     open_sequential,
 )
-from laps_env.sim.rate import RATE
+from laps_env.sim.topk import topk_of
 from laps_env.traces.step_log import StepShare
-from laps_env.utils.splits import as_split
 from laps_env.workloads import Workload
-from laps_env.workloads.length_model import LengthModel
-from laps_env.workloads.scenarios import Scenario, get_scenario
 
 Clock = Literal["measured", "calibrated"]
 
@@ -53,6 +48,9 @@ class LiveServer(SpecDecodeReplayVectorEnv):
 
     Attributes:
         captures: Passes of a new shape in the rounds of this episode (`RoundTimes.captures`).
+
+    Raises:
+        ValueError: An option is out of range, or the draft length ``"topk"``.
     """
 
     def __init__(
@@ -65,6 +63,13 @@ class LiveServer(SpecDecodeReplayVectorEnv):
         **options: Any,
     ) -> None:
         super().__init__(1, autoreset_mode=AutoresetMode.DISABLED, **options)
+        given = self.options.server.draft_length
+        if topk_of(given) is not None:
+            raise ValueError(
+                "draft_length: expected a number, a table, 'smartspec', 'sglang', "
+                "'rate', 'confidence:T:N' or 'policy' on a live server, which verifies all that it "
+                f"drafts, got {given!r}"
+            )
         self.pair, self.clock = pair, clock
         self.generations: list[Generation] = []
         self.captures = 0
@@ -96,16 +101,14 @@ class LiveServer(SpecDecodeReplayVectorEnv):
         """Raise ``ValueError`` for a workload that this server cannot serve."""
         if workload.draft_schedule is not None:
             raise ValueError("workload: expected no draft schedule on a live server, got one")
-        server = self.options.server
-        if server.needs_confidence or server.draft_length == RATE:
-            raise ValueError(
-                "draft_length: expected one for all requests of a round on a live server, got "
-                f"{server.draft_length!r}"
-            )
 
     def begin(self, workload: Workload) -> list[Generation]:
         """A sequence for each request."""
         raise NotImplementedError
+
+    def thresholds(self, picked: npt.NDArray[np.int32]) -> list[float] | None:
+        """Products of confidences below which the engine stops the drafts of picked slots."""
+        return None
 
     def note(self, index: int, generation: Generation, result: RoundResult) -> None:
         """Tell the kernel what a round did for the request in slot ``index``."""
@@ -147,8 +150,12 @@ class LiveServer(SpecDecodeReplayVectorEnv):
     def _draft_lengths(self, workload: Workload) -> Sequence[int]:
         """Draft lengths that may come up, those that a workload cuts among them."""
         given = self.options.server.draft_length
-        if isinstance(given, str | tuple):
-            return range((MAX_DRAFT_LENGTH if isinstance(given, str) else max(given)) + 1)
+        if (rule := confident_of(given)) is not None:
+            return range(rule.most + 1)
+        if isinstance(given, str) or self.options.interface == "drafts":
+            return range(MAX_DRAFT_LENGTH + 1)
+        if isinstance(given, tuple):
+            return range(max(given) + 1)
         cut = workload.max_draft is not None and int(workload.max_draft.min()) < given
         return range(given + 1) if cut else [given]
 
@@ -161,10 +168,13 @@ class LiveServer(SpecDecodeReplayVectorEnv):
         simulation = self.simulation
         constants, state = simulation.constants, simulation.state
         scale = self.options.reward_scale
-        if self.options.interface == "sequential":
-            starts = open_sequential(constants, state, int(actions[0]), scale)
-        else:
+        if self.options.interface == "scores":
             starts = open_scores(constants, state, -actions[0].astype(np.float64))
+        elif self.options.interface == "drafts":
+            pick, draft_length = actions[0].tolist()
+            starts = open_drafts(constants, state, pick, draft_length, scale)
+        else:
+            starts = open_sequential(constants, state, int(actions[0]), scale)
         if starts:
             self._run_round()
         queue[:] = state.queue
@@ -174,7 +184,8 @@ class LiveServer(SpecDecodeReplayVectorEnv):
         simulation = self.simulation
         constants, state = simulation.constants, simulation.state
         scale = self.options.reward_scale
-        shares = self._work(open_for_work(constants, state))
+        open_for_work(constants, state)
+        shares = self._work()
         began, busy = (int(state.servers[0][name]) for name in ("now", "busy_ns"))
         times = self.engine.times
         self._in_rounds_ns += times.total
@@ -195,7 +206,7 @@ class LiveServer(SpecDecodeReplayVectorEnv):
                 request = self.simulation.state.requests[0, number]
                 self._log.add_request(number, request, self.generations[number])
 
-    def _work(self, draft_length: int) -> list[StepShare]:
+    def _work(self) -> list[StepShare]:
         """Run the round for the picked slots; what it did, request by request."""
         state = self.simulation.state
         slots = state.slots[0]
@@ -204,7 +215,8 @@ class LiveServer(SpecDecodeReplayVectorEnv):
         numbers = slots[picked]["request"].tolist()
         chosen = [self.generations[number] for number in numbers]
         cached = [generation.cached for generation in chosen]
-        results = self.engine.run_round(chosen, draft_length)
+        lengths = slots["drafting"][picked].tolist()
+        results = self.engine.run_round(chosen, lengths, self.thresholds(picked))
         for index, generation, result in zip(picked, chosen, results, strict=True):
             self.note(index, generation, result)
         return shares_of(chosen, numbers, cached, results)
@@ -228,143 +240,3 @@ class LiveServer(SpecDecodeReplayVectorEnv):
                 for g in self.generations
             ),
         }
-
-
-class PromptServer(LiveServer):
-    """Prompts are answered: how long the texts become and what is accepted comes true on the way.
-
-    Args:
-        pair, clock: See `LiveServer`.
-        requests: Prompts, in place of the scenario's requests.
-        scenario: Scenario whose server and arrivals count.
-        **options: Other arguments of `LiveServer`.
-    """
-
-    def __init__(
-        self,
-        pair: Pair,
-        clock: Clock,
-        requests: PromptRequests,
-        *,
-        scenario: str | Scenario,
-        **options: Any,
-    ) -> None:
-        served = replace(get_scenario(scenario), requests=requests)
-        super().__init__(pair, clock, scenario=served, **options)
-        self.requests = requests
-
-    def longest(self, workload: Workload) -> int:
-        """Most tokens of a prompt and its answer."""
-        return self.requests.longest + self.requests.limit
-
-    def check(self, workload: Workload) -> None:
-        """Raise ``ValueError`` for a workload without prompts, or with a draft schedule."""
-        super().check(workload)
-        if workload.source_index is None or workload.draft_schedule is not None:
-            raise ValueError(
-                "workload: expected one of this environment's own, with prompts and no draft "
-                "schedule, got another"
-            )
-
-    def begin(self, workload: Workload) -> list[Generation]:
-        """The prompts, each with its limit."""
-        assert workload.source_index is not None  # checked
-        prompts = self.requests.prompts(as_split(self.options.split))
-        asked = zip(workload.source_index, workload.output_tokens, strict=True)
-        return [
-            self.engine.start(prompts[source].tokens, int(limit), seed=number)
-            for number, (source, limit) in enumerate(asked)
-        ]
-
-    def note(self, index: int, generation: Generation, result: RoundResult) -> None:
-        """What was drafted and accepted at the request's position, and the length of its text."""
-        state = self.simulation.state
-        slot = state.slots[0, index]
-        request = state.requests[0, slot["request"]]
-        position = request["offset"] + slot["generated"]
-        state.accepted_length[0, position] = result.accepted
-        state.max_draft[0, position] = result.drafted
-        if generation.finished:
-            request["output_tokens"] = len(generation.output)
-
-    def workload(self, index: int = 0) -> Workload:
-        """What has come true of the workload: unfinished texts count with their limit.
-
-        Acceptance is known where a round began, and 0 elsewhere.
-        """
-        workload = super().workload(index)
-        requests = self.simulation.requests(index)
-        state = self.simulation.state
-        lengths = requests["output_tokens"].astype(np.int64)
-        flat = np.concatenate(
-            [
-                np.arange(length) + start
-                for length, start in zip(lengths, requests["offset"], strict=True)
-            ]
-        )
-        return replace(
-            workload,
-            output_tokens=lengths,
-            accepted_length=state.accepted_length[index, flat],
-            max_draft=state.max_draft[index, flat],
-        )
-
-
-class RecordedServer(LiveServer):
-    """Any workload of the replay is served: random prompts of its lengths, its accepted lengths.
-
-    All passes are real; only how much of a draft counts, and where a text ends, is recorded.
-    """
-
-    def check(self, workload: Workload) -> None:
-        """Raise ``ValueError`` for a draft schedule, or requests beyond the models' context."""
-        super().check(workload)
-        room, longest = self.pair.context - MARGIN, self.longest(workload)
-        if longest > room:
-            raise ValueError(
-                f"workload: expected requests of at most {room} tokens in the models' context, "
-                f"got one of {longest}"
-            )
-
-    def begin(self, workload: Workload) -> list[Generation]:
-        """A prompt of random tokens for each request."""
-        vocabulary = self.pair.target.config.get_text_config().vocab_size
-        rng = np.random.default_rng(0)
-        begun = []
-        for prompt, limit, first in zip(
-            workload.prompt_tokens, workload.output_tokens, workload.offset, strict=False
-        ):
-            own = slice(first, first + limit)
-            recorded = Recorded(
-                workload.accepted_length[own].tolist(),
-                None if workload.max_draft is None else workload.max_draft[own].tolist(),
-            )
-            begun.append(
-                self.engine.start(
-                    rng.integers(vocabulary, size=prompt).tolist(),
-                    int(limit),
-                    acceptance=recorded,
-                    stopping=Stopping(),
-                )
-            )
-        return begun
-
-
-def prompt_requests(pair: Pair, prompts: Sequence[str], max_new_tokens: int) -> PromptRequests:
-    """Requests from prompt files, in the tokens of a pair, with predicted lengths.
-
-    Args:
-        pair: Models that will serve them.
-        prompts: Prompt files (`laps_env.live.prompts.read_questions`).
-        max_new_tokens: Most output tokens of a request.
-
-    Raises:
-        ValueError: A prompt is longer than the context, or there are too few.
-    """
-    return PromptRequests(
-        read_questions(prompts),
-        pair.tokenizer,
-        limit=max_new_tokens,
-        context=pair.context - MARGIN,
-        length_model=LengthModel.load(),
-    )

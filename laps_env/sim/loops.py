@@ -1,4 +1,4 @@
-"""The compiled loops behind the environments, the evaluation and the live server.
+"""The compiled loops behind the environments and the evaluation.
 
 All of them take a step in the same three parts: `begin_step`, the round or a pick, `finish_step`.
 """
@@ -15,13 +15,7 @@ from laps_env.sim.admission import admit, advance_to_work, check_limits, pick, p
 from laps_env.sim.costs import Work, draft_step_ns, verification_ns
 from laps_env.sim.draft_length import MAX_DRAFT_LENGTH
 from laps_env.sim.observation import copy_table, refresh_times, show_choices, show_server
-from laps_env.sim.round import (
-    close_round,
-    do_work,
-    finish_at_cost,
-    open_round,
-    run_round,
-)
+from laps_env.sim.round import run_round
 from laps_env.sim.state import FREE, BatchedState, Episode, episode_of
 from laps_env.utils.jit import inlined, jit
 
@@ -283,59 +277,3 @@ def run_in_order(c: Any, state: BatchedState, alike: npt.NDArray[np.float64]) ->
         pick_by_priority(c, server, e, alike)
         run_round(c, server, e)
         next_decision(server, e)
-
-
-# For a server that does the work of a round outside the kernel. `open_sequential` or `open_scores`
-# picks; where it says that the round starts, `open_for_work` makes room. The caller then runs the
-# round, notes what was accepted in ``accepted_length`` and ``max_draft`` at the requests' positions
-# (and a text's length when it ends), and `close_at_cost` or `close_as_measured` accounts for it.
-
-
-@jit
-def open_sequential(c: Any, state: BatchedState, action: int, scale: float) -> bool:
-    """Server 0 takes one action; whether its round starts now."""
-    began = begin_step(state, 0)
-    e = episode_of(state, 0)
-    starts = choose(c, state, 0, e, action)
-    if not starts:
-        finish_step(c, state, 0, e, began, False, scale)
-    return starts
-
-
-@jit
-def open_scores(c: Any, state: BatchedState, priorities: npt.NDArray[np.float64]) -> bool:
-    """Server 0 picks a whole round by priorities [slots], which then starts."""
-    begin_step(state, 0)
-    pick_by_priority(c, state.servers[0], episode_of(state, 0), priorities)
-    return True
-
-
-@jit
-def open_for_work(c: Any, state: BatchedState) -> int:
-    """Make room for the round of server 0; the tokens to draft for each of its requests."""
-    server = state.servers[0]
-    open_round(c, server, episode_of(state, 0))
-    return server.draft_length
-
-
-@jit
-def close_at_cost(c: Any, state: BatchedState, scale: float) -> None:
-    """The round takes what the cost model says."""
-    e = episode_of(state, 0)
-    server = state.servers[0]
-    began = server.now
-    finish_at_cost(c, server, e)
-    finish_step(c, state, 0, e, began, True, scale)
-
-
-@jit
-def close_as_measured(
-    c: Any, state: BatchedState, scale: float, duration: int, draft_ns: int, verify_ns: int
-) -> None:
-    """The round took ``duration`` nanoseconds, its draft steps and its verification so many."""
-    e = episode_of(state, 0)
-    server = state.servers[0]
-    began = server.now
-    work = do_work(c, server, e)
-    close_round(server, e, work, duration, draft_ns / max(work.steps, 1), verify_ns)
-    finish_step(c, state, 0, e, began, True, scale)

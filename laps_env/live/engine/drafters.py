@@ -13,6 +13,7 @@ from laps_env.live.engine.graphs import first_of_each_shape
 from laps_env.live.engine.kv_slots import PREFILL_CHUNK, SlotModel
 from laps_env.live.engine.passes import Pass
 from laps_env.live.engine.verification import Decoding, Draft, draw
+from laps_env.sim.confidence import CERTAIN
 
 #: A draft's first step feeds up to so many tokens of each sequence; what lacks more is prefilled.
 FIRST_STEP = 16
@@ -27,40 +28,84 @@ class Choices:
     Args:
         decoding: Choice of tokens.
         rngs: Generator of each sequence; under sampling its tokens are drawn with it alone.
+        lengths: Most tokens of each draft.
+        thresholds: Products of its own confidences below which each draft stops, 0..1
+            (`laps_env.sim.confidence`); by default none does.
+
+    Attributes:
+        lengths: The same, less where a draft has stopped.
     """
 
-    def __init__(self, decoding: Decoding, rngs: Sequence[torch.Generator]) -> None:
+    def __init__(
+        self,
+        decoding: Decoding,
+        rngs: Sequence[torch.Generator],
+        lengths: Sequence[int],
+        thresholds: Sequence[float] | None = None,
+    ) -> None:
         self.decoding = decoding
         self.rngs = rngs
+        self.lengths = list(lengths)
+        self.thresholds = [0.0] * len(rngs) if thresholds is None else thresholds
         self.tokens: list[list[int]] = []
         self.chances: list[Tensor] = []
+        self._products = [1.0] * len(rngs)
 
     def of(self, members: Sequence[int]) -> Choices:
         """The same for some sequences of the batch, nothing drafted yet."""
-        return Choices(self.decoding, [self.rngs[i] for i in members])
+        return Choices(
+            self.decoding,
+            [self.rngs[i] for i in members],
+            [self.lengths[i] for i in members],
+            [self.thresholds[i] for i in members],
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether no draft goes on."""
+        return len(self.tokens) >= max(self.lengths)
+
+    @property
+    def by_confidence(self) -> bool:
+        """Whether a draft stops where it is unsure."""
+        return any(self.thresholds)
 
     def add(self, likeliest: Sequence[int], logits: Callable[[], Tensor]) -> list[int]:
-        """The next token of each sequence.
+        """The next token of each sequence; of a draft that has ended it will not count.
 
         Args:
             likeliest: Likeliest tokens [batch].
-            logits: Function that gives their logits [batch, vocabulary], which sampling asks for.
+            logits: Function that gives their logits [batch, vocabulary], which sampling and
+                confidences ask for.
         """
         chosen = list(likeliest)
         if not self.decoding.greedy:
             chances = self.decoding.probabilities(logits())
-            chosen = [draw(own, rng) for own, rng in zip(chances, self.rngs, strict=True)]
+            for i, (own, rng) in enumerate(zip(chances, self.rngs, strict=True)):
+                # how many draws a sequence takes must not depend on the others
+                if len(self.tokens) < self.lengths[i]:
+                    chosen[i] = draw(own, rng)
             self.chances.append(chances)
         self.tokens.append(chosen)
+        if self.by_confidence:
+            self._stop_unsure(confidence_of(logits()).tolist())
         return chosen
+
+    def _stop_unsure(self, confidences: Sequence[int]) -> None:
+        """End the drafts whose product falls below their threshold, behind the latest token."""
+        for i, confidence in enumerate(confidences):
+            self._products[i] *= confidence / CERTAIN
+            if self._products[i] < self.thresholds[i]:
+                self.lengths[i] = min(self.lengths[i], len(self.tokens))
 
     def drafts(self) -> list[Draft]:
         """One draft per sequence."""
-        tokens = [list(own) for own in zip(*self.tokens, strict=True)]
+        drafted = zip(zip(*self.tokens, strict=True), self.lengths, strict=True)
+        tokens = [list(own[:length]) for own, length in drafted]
         if self.decoding.greedy:
             return [Draft(own) for own in tokens]
         return [
-            Draft(own, chances)
+            Draft(own, chances[: len(own)])
             for own, chances in zip(tokens, torch.stack(self.chances, 1), strict=True)
         ]
 
@@ -89,8 +134,12 @@ class Drafter:
     One that keeps nothing from round to round needs `propose` alone.
     """
 
-    def propose(self, slots: Slots, texts: Texts, count: int, chosen: Choices) -> list[Draft]:
-        """Up to ``count`` tokens to follow ``texts[i]``, the sequence in slot ``slots[i]``."""
+    def propose(self, slots: Slots, texts: Texts, chosen: Choices) -> list[Draft]:
+        """Up to ``chosen.lengths[i]`` tokens to follow ``texts[i]``, the sequence in ``slots[i]``.
+
+        Raises:
+            ValueError: Drafts stop by their confidences, of which the drafter knows none.
+        """
         raise NotImplementedError
 
     @property
@@ -135,9 +184,14 @@ class PromptLookup(Drafter):
     def __init__(self, longest_match: int = 3) -> None:
         self.longest_match = longest_match
 
-    def propose(self, slots: Slots, texts: Texts, count: int, chosen: Choices) -> list[Draft]:
+    def propose(self, slots: Slots, texts: Texts, chosen: Choices) -> list[Draft]:
         """Draft what followed the latest match; nothing where the text does not repeat itself."""
-        return [Draft(self.continuation(text)[:count]) for text in texts]
+        if chosen.by_confidence:
+            raise ValueError("thresholds: expected a drafter with confidences, got prompt lookup")
+        return [
+            Draft(self.continuation(text)[:most])
+            for text, most in zip(texts, chosen.lengths, strict=True)
+        ]
 
     def continuation(self, text: list[int]) -> list[int]:
         """What followed the latest earlier occurrence of the longest tail that has one."""
@@ -169,8 +223,8 @@ class DraftModel(Drafter):
         """Forget what was drafted past the tokens that the target has committed."""
         self._held[slot] = min(self._held.get(slot, 0), start + len(hidden))
 
-    def propose(self, slots: Slots, texts: Texts, count: int, chosen: Choices) -> list[Draft]:
-        """Draft with one pass of the small model per token and batch.
+    def propose(self, slots: Slots, texts: Texts, chosen: Choices) -> list[Draft]:
+        """Draft with one pass of the small model per token and batch, until no draft goes on.
 
         The first feeds whatever tokens of the texts are not in the slots: those of a short new
         prompt, two after a draft that was accepted whole, else one.
@@ -178,10 +232,11 @@ class DraftModel(Drafter):
         starts = [self._catch_up(slot, text) for slot, text in zip(slots, texts, strict=True)]
         fed = [text[start:] for text, start in zip(texts, starts, strict=True)]
         ends = [len(text) for text in texts]
-        for step in range(count):
+        while not chosen.complete:
             tokens = self._next(self.model.forward(slots, fed, starts), fed, chosen)
+            step = len(chosen.tokens) - 1
             fed, starts = [[token] for token in tokens], [end + step for end in ends]
-        self._held.update((slot, end + count - 1) for slot, end in zip(slots, ends, strict=True))
+        self._held.update(zip(slots, starts, strict=True))
         return chosen.drafts()
 
     @staticmethod
@@ -207,7 +262,7 @@ class DraftModel(Drafter):
         return self.model.captures
 
     def lengths(self, asked: Sequence[int]) -> Sequence[int]:
-        """A draft is as long as it was asked for."""
+        """A draft that does not stop is as long as it was asked for."""
         return asked
 
     def warm_up(self, batches: Sequence[int], longest: int) -> None:

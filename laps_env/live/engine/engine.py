@@ -7,7 +7,7 @@ and recomputed; with greedy decoding in float32 none of it changes its text.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,47 +19,8 @@ from laps_env.live.engine.acceptance import Acceptance, Greedy, Sampled
 from laps_env.live.engine.drafters import Choices, Drafter
 from laps_env.live.engine.graphs import first_of_each_shape
 from laps_env.live.engine.kv_slots import SlotModel
+from laps_env.live.engine.stopping import Stopping
 from laps_env.live.engine.verification import Decoding, Draft
-
-
-@dataclass(frozen=True)
-class Stopping:
-    """What ends an output before its limit.
-
-    Attributes:
-        tokens: Ids of stop tokens.
-        strings: Stop strings; an output ends with the token that completes one.
-        decode: Text of token ids, needed for ``strings``.
-
-    Raises:
-        ValueError: Strings without ``decode``, or an empty string.
-    """
-
-    tokens: Collection[int] = ()
-    strings: Collection[str] = ()
-    decode: Callable[[list[int]], str] | None = None
-
-    def __post_init__(self) -> None:
-        if "" in self.strings:
-            raise ValueError("stop strings: expected texts of at least one character, got ''")
-        if self.strings and self.decode is None:
-            raise ValueError("stop strings: expected a tokenizer's decode beside them, got none")
-
-    def cut(self, output: list[int], committed: list[int]) -> tuple[list[int], bool]:
-        """The part of the coming tokens that still belongs to the output, and whether it ends."""
-        for count in range(1, len(committed) + 1):
-            if committed[count - 1] in self.tokens or self._says(output + committed[:count]):
-                return committed[:count], True
-        return committed, False
-
-    def _says(self, output: list[int]) -> bool:
-        """Whether the last token completes one of the strings."""
-        if not self.strings or self.decode is None:
-            return False
-        # a token adds at least a byte, so a string ends within as many tokens as it has bytes
-        longest = max(len(string.encode()) for string in self.strings)
-        tail = self.decode(output[-longest:])
-        return any(string in tail for string in self.strings)
 
 
 @dataclass(eq=False)
@@ -198,14 +159,22 @@ class Engine:
             acceptance = Greedy() if self.decoding.greedy else Sampled(self.decoding, rng)
         return Generation(list(prompt), limit, rng, acceptance, stopping or self.stopping)
 
-    def run_round(self, chosen: Sequence[Generation], draft_length: int) -> list[RoundResult]:
+    def run_round(
+        self,
+        chosen: Sequence[Generation],
+        draft_length: int | Sequence[int],
+        thresholds: Sequence[float] | None = None,
+    ) -> list[RoundResult]:
         """One round: restore or prefill what needs it, draft, verify in one pass, commit.
 
         Args:
             chosen: Unfinished sequences, all different, at most as many as slots.
-            draft_length: Number of tokens to draft for each, 0 (no speculation) or more.
+            draft_length: Number of tokens to draft, 0 (no speculation) or more; for all, or each.
+            thresholds: Product of its own confidences, 0..1, below which each draft stops
+                (`laps_env.sim.confidence`); by default none does.
 
         Raises:
+            ValueError: Thresholds, and a drafter that knows no confidences.
             RuntimeError: No slot is free for one of them (nothing has run then).
             FloatingPointError: The target's logits are not finite (nothing is committed then).
         """
@@ -214,7 +183,9 @@ class Engine:
         for g in chosen:
             self._prefill(g)
         ready = self._now()
-        drafts = self._draft(chosen, draft_length)
+        if not isinstance(draft_length, Sequence):
+            draft_length = [draft_length] * len(chosen)
+        drafts = self._draft(chosen, draft_length, thresholds)
         drafted = self._now()
         results = self._verify(chosen, drafts)
         self.times = RoundTimes(
@@ -229,7 +200,7 @@ class Engine:
 
         Args:
             batches: Numbers of sequences in a round.
-            draft_lengths: Draft lengths of the rounds.
+            draft_lengths: Lengths that the longest draft of a round may have.
             longest: Most tokens of a text, 1 to the slots' length.
         """
         self.target.warm_up_prefill(longest)
@@ -272,18 +243,23 @@ class Engine:
             self.drafter.watch(g.slot, g.cached, states)
             g.cached += len(fresh)
 
-    def _draft(self, chosen: Sequence[Generation], draft_length: int) -> list[Draft]:
+    def _draft(
+        self,
+        chosen: Sequence[Generation],
+        lengths: Sequence[int],
+        thresholds: Sequence[float] | None,
+    ) -> list[Draft]:
         texts = [g.text for g in chosen]
-        # a draft may run past the output's end, not past the slot's
+        # a draft may run past the output's end, not past the slot's, while another one goes on
         room = self.target.length - max(len(text) for text in texts)
-        count = min(draft_length, room)
-        if count == 0:
+        counts = [min(length, room) for length in lengths]
+        if max(counts) == 0:
             return [Draft([]) for _ in chosen]
-        choices = Choices(self.decoding, [g.rng for g in chosen])
-        drafts = self.drafter.propose(_slots(chosen), texts, count, choices)
+        choices = Choices(self.decoding, [g.rng for g in chosen], counts, thresholds)
+        drafts = self.drafter.propose(_slots(chosen), texts, choices)
         return [
             g.acceptance.fit(len(g.output), draft, count)
-            for g, draft in zip(chosen, drafts, strict=True)
+            for g, draft, count in zip(chosen, drafts, counts, strict=True)
         ]
 
     def _verify(self, chosen: Sequence[Generation], drafts: Sequence[Draft]) -> list[RoundResult]:

@@ -152,23 +152,20 @@ class HeadDrafter(Drafter):
         self._states.setdefault(slot, []).append((start, hidden))
 
     @torch.inference_mode()
-    def propose(self, slots: Slots, texts: Texts, count: int, chosen: Choices) -> list[Draft]:
+    def propose(self, slots: Slots, texts: Texts, chosen: Choices) -> list[Draft]:
         """Draft for each; a text of a single token, which has no state yet, gets no draft."""
         # in order of their slots: neighbours' caches are read where they are
         known = sorted((i for i, text in enumerate(texts) if len(text) > 1), key=slots.__getitem__)
         drafts = [Draft([]) for _ in texts]
         if known:
             chain = self._chain(
-                [slots[i] for i in known],
-                [texts[i] for i in known],
-                count,
-                chosen.of(known),
+                [slots[i] for i in known], [texts[i] for i in known], chosen.of(known)
             )
             for i, draft in zip(known, chain, strict=True):
                 drafts[i] = draft
         return drafts
 
-    def _chain(self, slots: Slots, texts: Texts, count: int, chosen: Choices) -> list[Draft]:
+    def _chain(self, slots: Slots, texts: Texts, chosen: Choices) -> list[Draft]:
         starts = [self._held.get(slot, 0) for slot in slots]
         fresh = [
             self._committed(slot, start, len(text) - 1)
@@ -185,7 +182,8 @@ class HeadDrafter(Drafter):
         starts = [len(text) - 1 for text in texts]
         for slot, start in zip(slots, starts, strict=True):
             self._held[slot] = start
-        for step in range(count - 1):
+        while not chosen.complete:
+            step = len(chosen.tokens) - 1
             state = self._feed(slots, [[t] for t in drafted], state, [s + step for s in starts])
             drafted = self._next(state[:, 0], chosen)
         return chosen.drafts()

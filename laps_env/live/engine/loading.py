@@ -19,12 +19,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from laps_env.live.engine.drafters import Drafter, DraftModel, PromptLookup
-from laps_env.live.engine.engine import Engine, Stopping
+from laps_env.live.engine.engine import Engine
 from laps_env.live.engine.head import DraftHead
 from laps_env.live.engine.head_drafter import HeadDrafter
 from laps_env.live.engine.head_file import DESCRIPTION, load_head
 from laps_env.live.engine.kv_slots import longest_context
 from laps_env.live.engine.random_weights import RANDOM, RandomWeights
+from laps_env.live.engine.stopping import Stopping
 from laps_env.live.engine.verification import Decoding
 
 #: Where `make demo-models` puts its model, and the draft head for it that comes with the package.

@@ -24,9 +24,10 @@ import numpy as np
 from scipy.stats import trim_mean
 
 from laps_env.live.engine.drafters import DraftModel
-from laps_env.live.engine.engine import Engine, Generation, Stopping
+from laps_env.live.engine.engine import Engine, Generation
 from laps_env.live.engine.graphs import bucket
 from laps_env.live.engine.kv_slots import PREFILL_CHUNK
+from laps_env.live.engine.stopping import Stopping
 from laps_env.sim.costs import Work
 from laps_env.utils.checks import check_count
 

@@ -34,9 +34,10 @@ from laps_env.live.engine.drafters import (
     Texts,
     confidence_of,
 )
-from laps_env.live.engine.engine import Generation, RoundResult, Stopping
+from laps_env.live.engine.engine import Generation, RoundResult
 from laps_env.live.engine.head_drafter import HeadDrafter
 from laps_env.live.engine.loading import Pair
+from laps_env.live.engine.stopping import Stopping
 from laps_env.live.engine.verification import Decoding, Draft, longest_match
 from laps_env.live.measure.sampling import acceptance_of, drawn_lengths, lookup_acceptance
 from laps_env.live.prompts import Question, encode
@@ -99,9 +100,9 @@ class _States(Drafter):
         self._drafter = drafter
         self._parts: dict[int, list[Tensor]] = {}
 
-    def propose(self, slots: Slots, texts: Texts, count: int, chosen: Choices) -> list[Draft]:
+    def propose(self, slots: Slots, texts: Texts, chosen: Choices) -> list[Draft]:
         """What the drafter proposes."""
-        return self._drafter.propose(slots, texts, count, chosen)
+        return self._drafter.propose(slots, texts, chosen)
 
     def of(self, slot: int) -> Tensor:
         """[tokens, width] of the sequence in this slot, all but its last token."""

@@ -19,8 +19,10 @@ from laps_env.live.env import Judge
 from laps_env.live.measure.agreement import METRICS, Exactness, Metrics, compare_rounds
 from laps_env.live.measure.calibration import Grid
 from laps_env.live.measure.recording import Recorder, assemble
+from laps_env.live.prompt_server import PromptServer, prompt_requests
 from laps_env.live.prompts import DEMO_PROMPTS, Question, encode
-from laps_env.live.server import MARGIN, LiveServer, PromptServer, RecordedServer, prompt_requests
+from laps_env.live.recorded_server import RecordedServer
+from laps_env.live.server import MARGIN, LiveServer
 from laps_env.policies import Policy
 from laps_env.sim.costs import CostModel
 from laps_env.sim.server_model import ServerModel
