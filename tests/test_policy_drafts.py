@@ -92,6 +92,25 @@ def test_a_wish_out_of_range_is_cut() -> None:
     assert requests["drafted"].max() > 0
 
 
+@pytest.mark.parametrize("cell", [0, 1])
+def test_a_wish_that_is_no_number_is_refused(cell: int) -> None:
+    @rule
+    def lost(row: Any, server: Any, params: Any, memory: Any) -> float:
+        memory[0], memory[1] = 4.0, 0.3
+        memory[int(params[0])] = np.nan
+        return row[ARRIVAL_NUMBER]
+
+    spec = RuleSpec("lost", "asks for nothing that is", lost, cells=2, drafts=True)
+    policy = replace(asking(spec), params=np.array([float(cell)]))
+    scenario, workload = get_scenario("mixed-serial-8b"), drawn("mixed-serial-8b")
+    with pytest.raises(ValueError, match="expected a finite priority, longest draft and threshold"):
+        serve(policy, workload, scenario, split="validation")
+    env = gym.make(laps_env.ENV_IDS[0], scenario=scenario, num_requests=2)
+    _, state = policy.predict(env.reset(seed=0)[0])
+    with pytest.raises(ValueError, match="lost: expected a finite longest draft and threshold"):
+        policy.asked(state, 64)
+
+
 def test_the_search_begins_at_the_rule_with_the_best_draft() -> None:
     scenario = get_scenario("mixed-serial-8b")
     joint = policies.make(network_rule("joint", "joint", {"weights": START}), scenario)

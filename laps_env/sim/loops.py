@@ -238,8 +238,11 @@ def score_all(server: Any, e: Episode, columns: npt.NDArray[np.float32], scorer:
             return index
         scorer.priority[index] = priority
         if scorer.drafts:
-            slot.asked = min(max(memory[index, -2], 0.0), MAX_DRAFT_LENGTH)
-            slot.threshold = memory[index, -1]
+            longest, threshold = memory[index, -2], memory[index, -1]
+            if not (np.isfinite(longest) and np.isfinite(threshold)):
+                return index
+            slot.asked = min(max(longest, 0.0), MAX_DRAFT_LENGTH)
+            slot.threshold = min(max(threshold, 0.0), 1.0)
     return FREE
 
 

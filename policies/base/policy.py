@@ -174,8 +174,16 @@ class Policy:
         Returns:
             Most tokens of each slot's request, and the product of confidences below which its draft
             stops, float64 [E, N] each.
+
+        Raises:
+            ValueError: One of them is not finite.
         """
         longest, threshold = np.moveaxis(state[..., :slots, -2:], -1, 0)
+        if not (np.isfinite(longest).all() and np.isfinite(threshold).all()):
+            raise ValueError(
+                f"{self.name}: expected a finite longest draft and threshold for every slot, "
+                "got NaN or infinity: guard divisions and logarithms"
+            )
         return np.clip(longest, 0, MAX_DRAFT_LENGTH), np.clip(threshold, 0, 1)
 
     def _check_kept(self, memory: Floats) -> None:
@@ -189,7 +197,8 @@ class Policy:
     def failure(self, request: npt.NDArray[np.float32], errors: RuleErrors) -> ValueError:
         """Error that the rule fails at the request with these columns [F]."""
         sizes = {"parameters and constants": self.params.size, "cells of memory": self.spec.cells}
-        return failure(self.name, self.spec.rule.function, request, errors.first, sizes)
+        spec = self.spec
+        return failure(self.name, spec.rule.function, request, errors.first, sizes, spec.drafts)
 
     def _check_oracle(self) -> None:
         if self.spec.clairvoyant and self.oracle is None:

@@ -1,4 +1,4 @@
-"""What is said of a rule that raises, or gives no finite priority."""
+"""What is said of a rule that raises, or gives a number that is not finite."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def failure(
     request: npt.NDArray[np.float32],
     raised: BaseException | None,
     sizes: Mapping[str, int],
+    drafts: bool,
 ) -> ValueError:
     """Error with the rule, the place, the request and the cure; what the rule raised is its cause.
 
@@ -27,11 +28,13 @@ def failure(
         request: Columns of the request, float32 [F].
         raised: Exception of the rule, None where its priority is not finite.
         sizes: Sizes of the rule's other arrays by what they hold.
+        drafts: Whether it also decides drafts.
     """
     code = rule.__code__
     where = f"{name} ({Path(code.co_filename).name}, line {code.co_firstlineno})"
     if raised is None:
-        what = "expected a finite priority, got NaN or infinity: guard divisions and logarithms"
+        numbers = "priority, longest draft and threshold" if drafts else "priority"
+        what = f"expected a finite {numbers}, got NaN or infinity: guard divisions and logarithms"
     elif isinstance(raised, IndexError):
         held = ", ".join(f"{count} {things}" for things, count in sizes.items())
         what = f"{raised}: it has {len(QUEUE_COLUMNS)} columns of a row, {held} (RuleSpec.cells)"
