@@ -1,6 +1,6 @@
 """What deciding order and drafts together is worth; the table of docs/learned.md.
 
-*Test* workloads, load 0.9: mean and p99 latency over those of `laps_sd_tuned`, which drafts the
+*Test* workloads: mean and p99 latency over those of `laps_sd_tuned`, which drafts the
 scenario's fixed length; then the mean of the learned scheduler over that of the best hand rule with
 the same information and decisions, scenario by scenario, and their geometric mean. Beside it what
 is there to be won by order: who knows the lengths, with the same drafts, over that hand rule.
@@ -40,6 +40,8 @@ class Options:
         *("limits-batch8-8b", "mixed-serial-8b", "mixed-serial-135m", "mixed-batch8-135m"),
     )
     """Scenarios."""
+    load: float = 0.9
+    """Share of saturation."""
 
 
 def main() -> None:
@@ -47,7 +49,7 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     lines, ratios = [], []
     for scenario in options.scenarios:
-        line, ratio = compared(options.models, scenario)
+        line, ratio = compared(options.models, scenario, options.load)
         lines.append(line)
         ratios.append(ratio)
     names = [f"`{name}`" for name in (*HAND, options.models[0])]
@@ -56,11 +58,11 @@ def main() -> None:
     print(f"\nGeometric mean over the best hand rules: {np.exp(np.mean(np.log(ratios))):.3f}.")
 
 
-def compared(models: tuple[str, ...], scenario: str) -> tuple[list[str], float]:
+def compared(models: tuple[str, ...], scenario: str, load: float) -> tuple[list[str], float]:
     """A line of the table, and the ratio of means to the best hand rule."""
     policies = (REFERENCE, *HAND, *models, CLAIRVOYANT)
     model = models[0]
-    evaluation = Evaluation(Grid(policies, (scenario,), (0.9,), reference=REFERENCE))
+    evaluation = Evaluation(Grid(policies, (scenario,), (load,), reference=REFERENCE))
     evaluation.run()
     rows = {row.policy: row for row in evaluation.results().rows}
     means = {name: np.array(rows[name].episode_mean_latency_s) for name in policies}
