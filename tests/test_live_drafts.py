@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -37,8 +38,8 @@ def drafted_by(monkeypatch: pytest.MonkeyPatch, told: Any, lengths: Any, thresho
     monkeypatch.setattr(drafters, "confidence_of", lambda logits: logits)
     chosen = Choices(Decoding(), [torch.Generator()] * len(lengths), lengths, thresholds)
     while not chosen.complete:
-        step = len(chosen.tokens)
-        chosen.add([step] * len(lengths), lambda step=step: torch.tensor(told[step]))
+        stated = torch.tensor(told[len(chosen.tokens)])
+        chosen.add([0] * len(lengths), partial(torch.clone, stated))
     return len(chosen.tokens), [len(draft.tokens) for draft in chosen.drafts()]
 
 
@@ -115,7 +116,7 @@ def test_a_sampled_text_does_not_depend_on_its_neighbour_s_draft() -> None:
 
 def sharp_pair(drafter: str) -> Any:
     """A pair whose drafts are sometimes sure; its greedy texts are those of `tiny_pair`."""
-    pair = tiny_pair(drafter)
+    pair: Any = tiny_pair(drafter)
     with torch.no_grad():
         pair.target.lm_head.weight.mul_(20)
         if drafter == "model":

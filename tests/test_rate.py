@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +74,12 @@ def test_no_other_lengths_are_faster(seed: int) -> None:
     names = ("target_token_ns", "target_kv_token_ns", "draft_step_ns", "draft_token_ns")
     pay = dict(zip(names, rng.uniform(0, (9, 0.2, 20, 2)) * rng.integers(0, 2, 4), strict=True))
     read_ns = float(rng.choice([0.0, 0.05]))
-    plain = {"overhead_ns": 0, "target_pass_ns": 100, "prefill_request_ns": 0, "swap_token_ns": 0}
+    plain: dict[str, Any] = {
+        "overhead_ns": 0,
+        "target_pass_ns": 100,
+        "prefill_request_ns": 0,
+        "swap_token_ns": 0,
+    }
     cost = CostModel(**plain, **pay, draft_kv_token_ns=read_ns)
     contexts, decided = rng.integers(1, 200, count), rng.integers(0, 80, (count, 2))
 
