@@ -63,13 +63,14 @@ def follow(policy: Any, env: Any, options: dict[str, Any]) -> list[Any]:
     """Everything that an episode shows, with a policy and the drafts that it asks."""
     observation, info = env.reset(seed=3, options=options)
     seen: list[Any] = [observation]
-    asks = env.options.server.draft_length == POLICY
+    bare = env.unwrapped
+    asks = bare.options.server.draft_length == POLICY
     state, ended = None, False
     while not ended:
         action, state = policy.predict(observation, state)
         if asks:
-            longest, threshold = policy.asked(state, env.options.slots)
-            env.ask_drafts(longest[0], threshold[0])
+            longest, threshold = policy.asked(state, bare.options.slots)
+            bare.ask_drafts(longest[0], threshold[0])
         observation, reward, terminated, truncated, info = env.step(action)
         seen += [observation, reward, terminated, truncated, info["dt"], info.get("action_mask")]
         ended = terminated or truncated
