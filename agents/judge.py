@@ -69,8 +69,7 @@ class Judge:
         *,
         normalized: bool = True,
         masked: bool = True,
-        slots: int = 64,
-        interface: str = "sequential",
+        **options: Any,
     ) -> npt.NDArray[np.float64]:
         """Mean latencies under a model's most probable actions, in seconds, [K].
 
@@ -78,10 +77,10 @@ class Judge:
             model: Model with the ``predict`` of stable-baselines3.
             normalized: Whether it was trained on `laps_env.envs.normalized` observations.
             masked: Whether its ``predict`` takes ``action_masks``.
-            slots: Slots that it was trained for.
-            interface: What its actions are, ``"sequential"`` or ``"drafts"``.
+            **options: Options of `SpecDecodeReplayVectorEnv` that it was trained with, other than
+                the scenario and its traffic: ``slots``, ``interface``, ``draft_length``.
         """
-        servers = self._servers(slots=slots, interface=interface)
+        servers = self._servers(**options)
         envs: VectorEnv = NormalizedVectorObservation(servers) if normalized else servers
         observation, _ = envs.reset(seed=self._seed)
         found = np.full(self._episodes, np.nan)

@@ -86,7 +86,8 @@ class ReferenceServer:
         self.rule: Any = None if isinstance(server.draft_length, int) else server.draft_length
         self.threshold = None
         if isinstance(self.rule, str) and self.rule.startswith("confidence:"):
-            self.threshold = float(self.rule.split(":")[1])
+            stop, most = self.rule.split(":")[1:]
+            self.threshold, self.most = float(stop), int(most)
         self.topk = isinstance(self.rule, str) and self.rule.startswith("topk:")
         self.nominal = server.draft_length if self.rule is None else 0
         self.adaptive = {batch: AdaptiveSteps(*given) for batch, given in SGLANG_STEPS.items()}
@@ -185,7 +186,7 @@ class ReferenceServer:
         invalid = not self.picked if start else action not in self.selectable()
         if invalid and not self.picked:
             self.picked = [min(self.in_slots(), key=lambda request: request.number)]
-            self.picked[0].asked = self.nominal
+            self.picked[0].asked = self.nominal if self.threshold is None else self.most
         if not invalid and not start:
             self.pick(action)
             self.picked[-1].asked = draft
@@ -225,7 +226,7 @@ class ReferenceServer:
 
         chosen, reserved = self.nominal, sum(r.context + self.lookahead for r in batch)
         own: list[int] = []
-        if self.rule is not None:
+        if self.rule is not None and not self.drafts_by_agent:
             room = self.server.pool_tokens - reserved
             own = self._own_lengths(batch, room) if self.rule == "rate" else []
             chosen = max(own) if own else self._chosen_length(batch, room)
@@ -317,7 +318,7 @@ class ReferenceServer:
     def _length(self, request: Request, chosen: int) -> int:
         """Draft length of one request: its own where there is one, else what the round chose."""
         if self.drafts_by_agent:
-            return request.asked
+            chosen = request.asked
         if request.schedule is None and self.threshold is not None:
             return request.confident(chosen, self.threshold)
         return request.draft_length(chosen)
@@ -325,7 +326,7 @@ class ReferenceServer:
     def _chosen_length(self, batch: list[Request], room: int) -> int:
         """What the rule or table in force says, whatever has room."""
         if self.threshold is not None:
-            return int(self.rule.split(":")[2])
+            return self.most
         if self.topk:
             return int(self.rule.split(":")[1])
         if self.rule == "smartspec":

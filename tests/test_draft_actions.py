@@ -34,7 +34,12 @@ def random_pair(rng: np.random.Generator) -> Pair:
     """A random instance without a schedule, whose pool holds its longest request with 17 drafts."""
     fields = random_workload(rng) | {"draft_schedule": None, "draft_schedule_offset": None}
     slots = int(rng.integers(1, 9))
-    server = make_server(random_server(rng, fields) | {"draft_length": 3}, slots)
+    rule: Any = 3
+    if rng.random() < 0.5:
+        rule = f"confidence:{rng.random():.2f}:{rng.integers(17)}"
+        tokens = int(fields["output_tokens"].sum())
+        fields["confidence"] = rng.integers(0, 256, tokens).astype(np.uint8)
+    server = make_server(random_server(rng, fields) | {"draft_length": rule}, slots)
     longest = int((fields["prompt_tokens"] + fields["output_tokens"]).max()) + MAX_DRAFT_LENGTH + 1
     pool = max(server.pool_tokens, longest)
     return Pair(fields, server.with_changes(pool_tokens=pool), slots, drafts_by_agent=True)
@@ -144,6 +149,33 @@ def get_workload(seed: int) -> Workload:
     return workload
 
 
+def test_a_threshold_stops_what_was_asked() -> None:
+    """The longest draft is the agent's, where it stops before that the server's."""
+    server = ServerModel(CostModel(1e6, 9e6, 0, 0, 1e6, 0, 0, 0), draft_length="confidence:0.5:1")
+    workload = Workload(
+        arrival_ns=np.array([0]),
+        prompt_tokens=np.array([4]),
+        output_tokens=np.array([6]),
+        predicted_tokens=np.array([6.0]),
+        category=np.array([0]),
+        categories=get_scenario("chat-serial-8b").requests.categories,
+        accepted_length=np.array([2, 1, 0, 2, 1, 0], np.uint8),
+        confidence=np.array([255, 255, 0, 255, 0, 0], np.uint8),
+    )
+    scenario = replace(get_scenario("chat-serial-8b"), server=server)
+    env = gym.make(DRAFTS, scenario=scenario, num_requests=1, slots=2)
+    env.reset(options={"workload": workload})
+    # of 16, 3 drafts (the third is unsure), 2 of them accepted; then the 1 that is asked, accepted;
+    # then 1 of 16, which is unsure at once: 13, 11 and 11 ms
+    for draft, drafted in ((16, 3), (1, 1), (16, None)):
+        seen, _, ended, _, info = env.step(np.array([0, draft]))
+        assert ended or seen["server"][1] == drafted
+    assert info["summary"]["mean_latency_s"] == pytest.approx(35e-3)
+    env.reset(options={"workload": workload})
+    seen, _, _, _, info = env.step(np.array([1, 16]))  # nobody is picked: the server's longest
+    assert (info["invalid_action"], seen["server"][1]) == (True, 1)
+
+
 def test_masks_and_spaces() -> None:
     env: Any = gym.make(DRAFTS, **SMALL).unwrapped
     _, info = env.reset(seed=0)
@@ -159,7 +191,7 @@ def test_masks_and_spaces() -> None:
         env.step(np.array([7, 0]))
     with pytest.raises(ValueError, match=r"expected shape \(2,\)"):
         env.step(3)
-    with pytest.raises(ValueError, match="draft_length: expected a number for the interface"):
+    with pytest.raises(ValueError, match="draft_length: expected a number or a threshold"):
         gym.make(DRAFTS, draft_length="smartspec")
     scheduled = replace(
         env.workload(),

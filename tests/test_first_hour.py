@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from env_play import SEQUENTIAL, SLOTS, small
 
+from laps_env import policies
 from laps_env.envs.normalized import NormalizedVectorObservation
 from laps_env.envs.vector import SpecDecodeReplayVectorEnv
 from laps_env.sim.observation import ARRIVAL_NUMBER, OCCUPIED
@@ -73,7 +74,10 @@ def test_a_judge_plays_models_as_it_plays_rules() -> None:
     judge = Judge("mixed-serial-8b", episodes=3, num_requests=20)
     np.testing.assert_allclose(judge.model(InOrder()), judge.rule("fcfs"), rtol=1e-9)
     assert (judge.rule("laps_sd") != judge.rule("fcfs")).any()
-    assert (judge.rule("fcfs+confidence") < judge.rule("fcfs")).all()
+    confident = judge.rule("fcfs+confidence")
+    assert (confident < judge.rule("fcfs")).all()
+    length = policies.make("fcfs+confidence", "mixed-serial-8b").draft_length
+    np.testing.assert_allclose(judge.model(InOrder(), draft_length=length), confident, rtol=1e-9)
 
 
 def test_a_summary_counts_masked_actions() -> None:

@@ -202,12 +202,16 @@ def test_a_threshold_of_zero_is_the_fixed_length() -> None:
     assert fixed[-1] | {"scheduling_s": 0} == never[-1] | {"scheduling_s": 0}
 
 
-@pytest.mark.parametrize("drafter", ["model", "lookup"])
-def test_an_agent_s_drafts_replay_bit_for_bit(drafter: str) -> None:
-    env = live(drafter, interface="drafts")
+@pytest.mark.parametrize(
+    ("drafter", "options"),
+    [("model", {}), ("lookup", {}), ("model", {"draft_length": "confidence:0.3:2"})],
+)
+def test_an_agent_s_drafts_replay_bit_for_bit(drafter: str, options: dict[str, Any]) -> None:
+    env = live(drafter, interface="drafts", **options)
     assert env.action_space == gym.spaces.MultiDiscrete([7, 17])
     here = act(env, {})
-    there = act(replay(env, "drafts"), {"workload": env.workload()})
+    assert max(env.workload().max_draft) > 2
+    there = act(replay(env, "drafts", **options), {"workload": env.workload()})
     check_equal(here, there)
 
 
@@ -240,7 +244,7 @@ def test_the_measured_clock_waits_for_no_new_shape() -> None:
         (
             "model",
             {"draft_length": "smartspec", "interface": "drafts"},
-            "expected a number for the interface 'drafts'",
+            "for the interface 'drafts'",
         ),
         ("model", {"interface": "mind"}, "interface: expected one of"),
     ],

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from laps_env.sim.confidence import confident_of
 from laps_env.sim.objectives import OBJECTIVES
 from laps_env.sim.server_model import DraftLength, ServerModel
 from laps_env.sim.state import NO_LIMIT
@@ -66,10 +67,11 @@ class EnvOptions:
         check_one_of("on_invalid", self.on_invalid, ON_INVALID)
         if self.interface not in INTERFACES:
             raise ValueError(f"interface: expected one of {INTERFACES}, got {self.interface!r}")
-        if self.interface == "drafts" and not isinstance(self.server.draft_length, int):
+        given = self.server.draft_length
+        if self.interface == "drafts" and not (isinstance(given, int) or confident_of(given)):
             raise ValueError(
-                "draft_length: expected a number for the interface 'drafts', whose actions choose "
-                f"it, got {self.server.draft_length!r}"
+                "draft_length: expected a number or a threshold ('confidence:0.3:8') for the "
+                f"interface 'drafts', whose actions choose the longest draft, got {given!r}"
             )
         if self.server.batch_size > self.slots:
             raise ValueError(

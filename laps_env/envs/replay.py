@@ -53,6 +53,7 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
     With ``interface="drafts"`` (``laps_env/SpecDecodeReplayDrafts-v0``) the agent decides how much
     to speculate, too: ``MultiDiscrete([slots + 1, 17])``, a pick with the tokens that the request
     drafts in the coming round, 0 to 16; the pool holds room for all of them while it is picked.
+    With ``draft_length="confidence:T:N"`` the server stops a draft before that where it is unsure.
     What is served in place of a masked action drafts as the scenario does.
 
     With ``interface="scores"`` (``laps_env/SpecDecodeReplayScores-v0``) an action is a whole

@@ -150,9 +150,11 @@ class LiveServer(SpecDecodeReplayVectorEnv):
     def _draft_lengths(self, workload: Workload) -> Sequence[int]:
         """Draft lengths that may come up, those that a workload cuts among them."""
         given = self.options.server.draft_length
+        if self.options.interface == "drafts":
+            return range(MAX_DRAFT_LENGTH + 1)
         if (rule := confident_of(given)) is not None:
             return range(rule.most + 1)
-        if isinstance(given, str) or self.options.interface == "drafts":
+        if isinstance(given, str):
             return range(MAX_DRAFT_LENGTH + 1)
         if isinstance(given, tuple):
             return range(max(given) + 1)

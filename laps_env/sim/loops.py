@@ -151,7 +151,7 @@ def ask(c: Any, state: BatchedState, i: int, action: int, draft_length: int) -> 
     starts, slots = state.slots.shape[1], state.slots[i]
     if state.mask[i, action] == 0:
         if state.servers[i].picked == 0:
-            slots[state.active[i, 0]].asked = c.draft_length
+            slots[state.active[i, 0]].asked = c.most_drafted
     elif action != starts:
         slots[action].asked = draft_length
 

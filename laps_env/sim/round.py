@@ -95,9 +95,12 @@ def note_preemptions(server: Any, e: Episode) -> None:
 
 @inlined
 def decide_draft_length(c: Any, server: Any, e: Episode) -> None:
-    """The fixed draft length, or what a rule chooses, for which it then reserves cache."""
+    """The fixed draft length, or what a rule chooses, for which it then reserves cache.
+
+    An agent's picks have reserved for theirs already.
+    """
     server.draft_length = c.draft_length
-    if c.draft_length < 0:
+    if c.draft_length < 0 and server.drafts_by != BY_AGENT:
         room = (c.pool_tokens - server.reserved) // server.picked
         server.draft_length = min(choose_draft_length(c, server, e, room), room)
         server.reserved += server.picked * server.draft_length
@@ -222,6 +225,8 @@ def draft(c: Any, server: Any, e: Episode) -> tuple[int, int, int, int, int]:
 def draft_length_of(c: Any, server: Any, e: Episode, slot: Any) -> Any:
     """Draft length in force for one request: its own, where there is one, before the round's."""
     if server.drafts_by == BY_AGENT:
+        if c.draft_length == BY_CONFIDENCE:
+            return confident_draft(e, slot, np.int64(slot.asked), c.threshold)
         return np.int64(slot.asked)
     if server.drafts_by == BY_SCHEDULE:
         return np.int64(e.schedule[e.requests[slot.request].schedule_offset + slot.rounds])

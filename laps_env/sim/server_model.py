@@ -129,7 +129,7 @@ class ServerModel:
             record["draft_table"] = self.draft_length[-1]
             record["draft_table"][: len(self.draft_length)] = self.draft_length
         else:
-            record["draft_length"] = self.draft_length
+            record["draft_length"] = record["most_drafted"] = self.draft_length
         record["pool_tokens"] = self.pool_tokens
         record["swap"] = self.eviction == "swap"
         record["victim"] = VICTIMS.index(self.victim)
@@ -160,7 +160,7 @@ CONSTANTS = np.dtype(
         ("batch_size", np.int64),
         ("draft_length", np.int64),  # below 0: a rule or a table
         ("threshold", np.float64),  # of a draft by confidences
-        ("most_drafted", np.int64),  # by it, or by top-k
+        ("most_drafted", np.int64),  # by it, or by top-k; or the fixed length
         ("draft_table", np.int64, (TABLE_SIZE,)),  # for batches of 1, 2, ...
         ("pool_tokens", np.int64),
         ("swap", np.int64),
