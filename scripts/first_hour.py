@@ -31,7 +31,8 @@ STEPS, ROUNDS, GAMMA = 128, 24, 0.97
 SECONDS, DRAFTS_GAMMA = 0.8, 0.99
 #: Seconds of training between two points of a curve.
 EVERY = 30
-#: Algorithms, and whether they know the mask. The last also decides how much is drafted.
+#: Algorithms, and whether they know the mask. The last also decides how much is drafted at most:
+#: the server stops a draft that is unsure.
 ALGORITHMS = {"shared": True, "flat": True, "unmasked": False, "recurrent": False, "drafts": True}
 
 
@@ -66,24 +67,27 @@ def run(name: str, seed: int, minutes: int, file: Path) -> None:
 
     torch.set_num_threads(1)
     judge = Judge(SCENARIO, load=LOAD)
-    interface = "drafts" if name == "drafts" else "sequential"
-    held = {"rounds": 1000, "seconds": SECONDS} if name == "drafts" else {"rounds": ROUNDS}
+    deciding: dict[str, Any] = {}
+    held: dict[str, Any] = {"rounds": ROUNDS}
+    if name == "drafts":
+        deciding = {"interface": "drafts", "draft_length": "confidence"}
+        held = {"rounds": 1000, "seconds": SECONDS}
     servers = ActionRepeat(
         ENVS,
         **held,
+        **deciding,
         scenario=SCENARIO,
         load=LOAD,
         num_requests=REQUESTS,
         slots=SLOTS,
         reward_scale=REWARD_SCALE,
-        interface=interface,
         autoreset_mode="SameStep",
     )
     model = make(name, ReplayVecEnv(NormalizedVectorObservation(servers)), seed)
     rules = {rule: judge.rule(rule).tolist() for rule in ("fcfs", "laps_sd", "laps_sd_tuned")}
     seconds, points, progress = 0.0, [], EpisodeProgress()
     while True:
-        latencies = judge.model(model, masked=ALGORITHMS[name], interface=interface)
+        latencies = judge.model(model, masked=ALGORITHMS[name], **deciding)
         points.append(
             {
                 "seconds": seconds,

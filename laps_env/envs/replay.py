@@ -53,8 +53,8 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
     With ``interface="drafts"`` (``laps_env/SpecDecodeReplayDrafts-v0``) the agent decides how much
     to speculate, too: ``MultiDiscrete([slots + 1, 17])``, a pick with the tokens that the request
     drafts in the coming round, 0 to 16; the pool holds room for all of them while it is picked.
-    With ``draft_length="confidence:T:N"`` the server stops a draft before that where it is unsure.
-    What is served in place of a masked action drafts as the scenario does.
+    With ``draft_length="confidence:T:N"`` T stops a draft before that. What is served in place of a
+    masked action drafts as the scenario does, there at most N; other rules are refused.
 
     With ``interface="scores"`` (``laps_env/SpecDecodeReplayScores-v0``) an action is a whole
     round: ``Box(-1, 1, (slots,))`` scores, and the highest that fit are served, ties by arrival.
@@ -115,8 +115,8 @@ class SpecDecodeReplay(gym.Env[Observation, Any]):
         pool_tokens: Key-value pool in tokens (the scenario's by default).
         predictor_error: Standard deviation of log(predicted / true output length), a
             `laps_env.workloads.predictors.LengthPredictor`, or ``"recorded"``; by default the
-            predictions recorded with the requests, where there are none a deviation of 0.5.
-            ``"refreshed"``: these, told anew while a request runs.
+            scenario's own, else the predictions recorded with the requests, where there are
+            none a deviation of 0.5. ``"refreshed"``: these, told anew while a request runs.
         time_limit_s: Simulated time, in seconds from the first arrival, at which an episode is
             truncated; never by default.
         queue_limit: Requests in the system beyond which it is truncated; none by default.
