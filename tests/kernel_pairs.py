@@ -29,6 +29,19 @@ def make_workload(fields: dict[str, Any]) -> Workload:
     return Workload(**{name: value for name, value in fields.items() if name != "offset"})
 
 
+def one_request(accepted: list[int], prompt: int = 4, **fields: Any) -> Workload:
+    """A request that comes at 0, with the accepted lengths of its positions; further fields."""
+    return Workload(
+        arrival_ns=np.array([0]),
+        prompt_tokens=np.array([prompt]),
+        output_tokens=np.array([len(accepted)]),
+        predicted_tokens=np.array([float(len(accepted))]),
+        category=np.array([0]),
+        accepted_length=np.array(accepted, np.uint8),
+        **fields,
+    )
+
+
 def make_server(fields: dict[str, Any], slots: int) -> ServerModel:
     """A ServerModel from the fields of `random_server`, its batch cut to the slots."""
     batch_size = min(fields["batch_size"], slots)

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from kernel_pairs import Pair, make_server
+from kernel_pairs import Pair, make_server, one_request
 from random_instances import random_server, random_workload
 
 from laps_env import policies
@@ -16,7 +16,6 @@ from laps_env.evaluation.episodes import serve
 from laps_env.sim.confidence import Confident, confident_length, confident_of
 from laps_env.sim.costs import CostModel
 from laps_env.sim.server_model import ServerModel
-from laps_env.workloads import Workload
 from laps_env.workloads.confidence import confidence_table
 from laps_env.workloads.load import busy_time_s
 from laps_env.workloads.requests import GeneratedRequests, RecordedRequests
@@ -59,14 +58,8 @@ def test_the_step_that_stops_it_is_paid_for(threshold: float, longest: int, draf
 
 
 def test_a_draft_by_confidences_takes_what_is_worked_out_by_hand() -> None:
-    workload = Workload(
-        arrival_ns=np.array([0]),
-        prompt_tokens=np.array([4]),
-        output_tokens=np.array([6]),
-        predicted_tokens=np.array([6.0]),
-        category=np.array([0]),
-        accepted_length=np.array([2, 1, 0, 2, 1, 0], np.uint8),
-        confidence=np.array([255, 255, 0, 255, 0, 0], np.uint8),
+    workload = one_request(
+        [2, 1, 0, 2, 1, 0], confidence=np.array([255, 255, 0, 255, 0, 0], np.uint8)
     )
     server = ServerModel(CostModel(1e6, 9e6, 0, 0, 1e6, 0, 0, 0), draft_length="confidence:0.5")
     # 3 drafts (the third stops it), 2 of them accepted: 13 ms; then 2, of which both: 12 ms

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from env_play import DRAFTS
-from kernel_pairs import Pair, make_server
+from kernel_pairs import Pair, make_server, one_request
 from random_instances import random_server, random_workload
 
 from laps_env.agents.vec_env import ReplayVecEnv
@@ -57,23 +57,15 @@ def test_kernel_equals_the_reference(block: int) -> None:
         pair.check_results()
 
 
-def toy() -> tuple[Any, list[int]]:
-    """One request of 9 tokens and what each of its positions accepts."""
-    accepted = [3, 2, 1, 0, 0, 2, 1, 0, 5]
-    workload = Workload(
-        arrival_ns=np.array([0]),
-        prompt_tokens=np.array([4]),
-        output_tokens=np.array([9]),
-        predicted_tokens=np.array([9.0]),
-        category=np.array([0]),
-        categories=get_scenario("chat-serial-8b").requests.categories,
-        accepted_length=np.array(accepted, np.uint8),
-    )
+def toy(draft_length: Any, accepted: list[int], **fields: Any) -> Any:
+    """One request on a server where a pass takes 10 ms and a draft step 1 ms more, begun."""
+    chat = get_scenario("chat-serial-8b")
+    workload = one_request(accepted, categories=chat.requests.categories, **fields)
     cost = CostModel(1e6, 9e6, 0, 0, 1e6, 0, 0, 0)
-    scenario = replace(get_scenario("chat-serial-8b"), server=ServerModel(cost, draft_length=4))
+    scenario = replace(chat, server=ServerModel(cost, draft_length=draft_length))
     env = gym.make(DRAFTS, scenario=scenario, num_requests=1, slots=2)
     env.reset(options={"workload": workload})
-    return env, accepted
+    return env
 
 
 @pytest.mark.parametrize(
@@ -90,7 +82,8 @@ def toy() -> tuple[Any, list[int]]:
 def test_a_clairvoyant_draft_length_costs_what_is_worked_out_by_hand(
     drafts: list[int], milliseconds: int
 ) -> None:
-    env, accepted = toy()
+    accepted = [3, 2, 1, 0, 0, 2, 1, 0, 5]
+    env = toy(4, accepted)
     position = 0
     for k, draft in enumerate(drafts):
         queue, _, terminated, _, info = env.step(np.array([0, draft]))
@@ -151,27 +144,15 @@ def get_workload(seed: int) -> Workload:
 
 def test_a_threshold_stops_what_was_asked() -> None:
     """The longest draft is the agent's, where it stops before that the server's."""
-    server = ServerModel(CostModel(1e6, 9e6, 0, 0, 1e6, 0, 0, 0), draft_length="confidence:0.5:1")
-    workload = Workload(
-        arrival_ns=np.array([0]),
-        prompt_tokens=np.array([4]),
-        output_tokens=np.array([6]),
-        predicted_tokens=np.array([6.0]),
-        category=np.array([0]),
-        categories=get_scenario("chat-serial-8b").requests.categories,
-        accepted_length=np.array([2, 1, 0, 2, 1, 0], np.uint8),
-        confidence=np.array([255, 255, 0, 255, 0, 0], np.uint8),
-    )
-    scenario = replace(get_scenario("chat-serial-8b"), server=server)
-    env = gym.make(DRAFTS, scenario=scenario, num_requests=1, slots=2)
-    env.reset(options={"workload": workload})
+    confidence = np.array([255, 255, 0, 255, 0, 0], np.uint8)
+    env = toy("confidence:0.5:1", [2, 1, 0, 2, 1, 0], confidence=confidence)
     # of 16, 3 drafts (the third is unsure), 2 of them accepted; then the 1 that is asked, accepted;
     # then 1 of 16, which is unsure at once: 13, 11 and 11 ms
     for draft, drafted in ((16, 3), (1, 1), (16, None)):
         seen, _, ended, _, info = env.step(np.array([0, draft]))
         assert ended or seen["server"][1] == drafted
     assert info["summary"]["mean_latency_s"] == pytest.approx(35e-3)
-    env.reset(options={"workload": workload})
+    env.reset(options={"workload": env.unwrapped.workload()})
     seen, _, _, _, info = env.step(np.array([1, 16]))  # nobody is picked: the server's longest
     assert (info["invalid_action"], seen["server"][1]) == (True, 1)
 

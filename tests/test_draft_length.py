@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kernel_pairs import one_request
 
 from laps_env import policies
 from laps_env.evaluation.episodes import serve
@@ -32,16 +33,8 @@ def server(rule: DraftLength, pool_tokens: int = 10_000, **cost: Any) -> ServerM
 
 def drafts(model: ServerModel, accepted: list[int], prompt: int = 1) -> list[int]:
     """Tokens drafted in each round of one request with these accepted lengths."""
-    workload = Workload(
-        arrival_ns=np.array([0]),
-        prompt_tokens=np.array([prompt]),
-        output_tokens=np.array([len(accepted)]),
-        predicted_tokens=np.array([1.0]),
-        category=np.array([0]),
-        accepted_length=np.array(accepted, np.uint8),
-    )
     simulation = Simulation(model)
-    simulation.start(0, workload)
+    simulation.start(0, one_request(accepted, prompt))
     scorer = policies.make("fcfs").scorer(simulation.slots)
     found, before = [], 0
     while simulation.state.servers[0]["finished"] == 0:

@@ -244,7 +244,7 @@ def test_the_measured_clock_waits_for_no_new_shape() -> None:
         (
             "model",
             {"draft_length": "smartspec", "interface": "drafts"},
-            "for the interface 'drafts'",
+            "expected a number or a threshold .* for the interface 'drafts'",
         ),
         ("model", {"interface": "mind"}, "interface: expected one of"),
     ],
